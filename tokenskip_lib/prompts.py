@@ -1,0 +1,90 @@
+"""The only definition of what the model is asked and how it is expected to end.
+
+Training rows, inference and every baseline build their text here, so that a ratio marker learned in
+training is the marker asked for at inference, to the token.
+
+Source: TokenSkip (arXiv:2502.12067) section 3 and appendix; github.com/hemingkx/TokenSkip for the
+literal formats.
+"""
+
+from transformers import PreTrainedTokenizerBase
+
+from tokenskip_lib.config import PromptSettings
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+# Prompt-only baselines, as published; the sentence follows INSTRUCTION.
+BASELINE_PROMPTS = {
+    "be_concise": "Be concise.",
+    "only_numbers": "Only use numbers or equations.",
+    "abbre_words": "Abbreviate words as much as possible.",
+    "lc_prompt": "Please reduce {percent}% of the words in your Chain-of-Thought process.",
+}
+
+
+def answer_tail(answer: str) -> str:
+    """What follows every chain in training: the closing phrase with the answer, never pruned."""
+    return f"\n\nThe final answer is: $\\boxed{{{answer}}}$"
+
+
+def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, style: str = "chat") -> str:
+    """The text that carries the ratio; empty at 1.0, as in the reference.
+
+    `chat` and `reference_llama3` use the tokenizer's own end-of-sequence token; `reference_qwen` is
+    the reference's literal `<|eot_id|>`, which is no special token to Qwen and splits into several.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], not {ratio}")
+    if ratio == 1.0:
+        return ""
+    end = "<|eot_id|>" if style == "reference_qwen" else tokenizer.eos_token
+    return f"{end}{ratio:g}{end}"
+
+
+def build_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    settings: PromptSettings,
+    *,
+    method: str = "original",
+    ratio: float = 1.0,
+) -> str:
+    """The whole prompt, up to where the model starts to answer.
+
+    Args:
+        question: the problem's text.
+        method: "tokenskip" appends the ratio marker to the question; a baseline of BASELINE_PROMPTS
+            appends its sentence to the instruction; "original" and "truncation" add nothing.
+        ratio: fraction of the chain to keep. Read by tokenskip and lc_prompt only.
+    """
+    instruction = INSTRUCTION
+    if method in BASELINE_PROMPTS:
+        instruction += " " + BASELINE_PROMPTS[method].format(percent=round(100 * (1 - ratio)))
+    marker = ratio_marker(tokenizer, ratio, settings.format) if method == "tokenskip" else ""
+    request = f"{instruction}\n{question}"
+    if settings.format == "reference_llama3":
+        # The reference writes a newline before the marker and no system message.
+        return (
+            f"{tokenizer.bos_token}<|start_header_id|>user<|end_header_id|>\n\n{request}\n{marker}"
+            f"{tokenizer.eos_token}<|start_header_id|>assistant<|end_header_id|>\n\n"
+        )
+    if settings.format == "reference_qwen":
+        return (
+            f"<|im_start|>system\n{settings.system}<|im_end|>\n<|im_start|>user\n{request}{marker}"
+            "<|im_end|>\n<|im_start|>assistant\n"
+        )
+    messages = [{"role": "system", "content": settings.system}, {"role": "user", "content": request + marker}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids of a built prompt; its special tokens are already in the text."""
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """Token ids of a training response, ended by the model's own end-of-sequence token.
+
+    Prompt and completion are tokenised apart, as generation meets them.
+    """
+    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -1,0 +1,213 @@
+"""The records that pass between stages, and the file they live in.
+
+A stage reads records and appends records; a killed stage continues where it stopped. This file
+knows nothing about models, prompts or notebooks.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message is one line: what, where, and what to do."""
+
+
+class Record(BaseModel):
+    """One line of a JSONL file. `key` identifies it inside its file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.id,)
+
+
+class Problem(Record):
+    """A question with its gold answer; `solution` is the data set's own worked solution, or ""."""
+
+    question: str
+    answer: str
+    solution: str = ""
+
+
+class Chain(Record):
+    """What the target model answered to one problem, split into chain of thought and answer.
+
+    Token counts are of the target model's tokenizer. `dropped` says why the chain is not used for
+    training (wrong, cut_off, no_answer, empty, too_long), or is None where it is kept.
+    """
+
+    question: str
+    answer: str
+    output: str
+    chain: str
+    prediction: str | None
+    is_correct: bool
+    chain_tokens: int
+    output_tokens: int
+    cut_off: bool
+    dropped: str | None
+
+
+class ScoredChain(Record):
+    """One chain with S character spans of its text and S importance scores (higher is kept)."""
+
+    scorer: str
+    text: str
+    spans: list[tuple[int, int]]
+    importance: list[float]
+
+    @property
+    def key(self) -> tuple:
+        return (self.id, self.scorer)
+
+
+class PrunedChain(Record):
+    """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending."""
+
+    scorer: str
+    ratio: float
+    text: str
+    kept: list[int]
+    tokens: int
+    original_tokens: int
+
+    @property
+    def key(self) -> tuple:
+        return (self.id, self.scorer, self.ratio)
+
+    @property
+    def actual_ratio(self) -> float:
+        return self.tokens / self.original_tokens
+
+
+class SFTRow(Record):
+    """One training example: prompt with the ratio marker, completion with the pruned chain."""
+
+    ratio: float
+    prompt: str
+    completion: str
+    held_out: bool
+
+
+class Prediction(Record):
+    """One answer to a test problem by one method at one ratio (1.0 where the method takes none)."""
+
+    method: str
+    ratio: float
+    answer: str
+    output: str
+    chain: str
+    prediction: str | None
+    is_correct: bool
+    chain_tokens: int
+    answer_tokens: int
+    max_new_tokens: int
+    cut_off: bool
+    seconds: float
+
+    @property
+    def key(self) -> tuple:
+        return (self.id, self.method, self.ratio)
+
+
+R = TypeVar("R", bound=Record)
+
+
+class RecordStore(Generic[R]):
+    """An append-only JSONL file of one record type, at most one record a key.
+
+    Opening it repairs the last line if a kill tore it. Records are written in whole batches and
+    flushed to disk before `append` returns, so what has been reported as done is done.
+
+    Raises:
+        InputError: a line that is no record of this type; the message names file and line.
+    """
+
+    def __init__(self, path: Path | str, record_type: type[R]):
+        self.path = Path(path)
+        self.record_type = record_type
+        self._records: dict[tuple, R] = {}
+        if self.path.exists():
+            self._repair()
+            for record in read_jsonl(self.path, record_type):
+                self._records[record.key] = record
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, key: tuple) -> bool:
+        return key in self._records
+
+    def append(self, records: Iterable[R]) -> None:
+        """Write the records whose key is not there yet, as one batch."""
+        new = {record.key: record for record in records if record.key not in self._records}
+        if not new:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(record.model_dump_json() + "\n" for record in new.values()))
+            file.flush()
+            os.fsync(file.fileno())
+        self._records.update(new)
+
+    def _repair(self) -> None:
+        # Only a torn last line can come from a kill; anything else is the user's to see.
+        with self.path.open("rb+") as file:
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
+    """Read every record of a JSONL file, in file order; empty lines are ignored.
+
+    Raises:
+        InputError: the file is missing, or a line is not JSON or not a record of this type.
+    """
+    return [
+        parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)
+    ]
+
+
+def read_json_rows(path: Path | str) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) for every line of a JSONL file that is not empty."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON ({error.msg}); mend or remove the line") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+            yield number, row
+
+
+def parse_record(row: dict, record_type: type[R], where: str) -> R:
+    """Validate one object as a record; `where` (file:line) goes into the error."""
+    try:
+        return record_type.model_validate(row)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_error(error)}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing pydantic complains about, as `field: what is wrong`."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}" if field else problem["msg"]
