@@ -20,9 +20,16 @@ PositiveInt = Annotated[int, Field(gt=0)]
 STAGES = ("generate", "score", "prune", "train", "evaluate")
 # The first stage that a change in each section makes stale.
 STAGE_OF_SECTION = {
-    "seed": 1, "target": 1, "prompts": 1, "problems": 1, "chains": 1,
-    "importance": 2, "pruning": 3, "training": 4, "evaluation": 5,
-}  # fmt: skip
+    "seed": 1,
+    "target": 1,
+    "prompts": 1,
+    "problems": 1,
+    "chains": 1,
+    "importance": 2,
+    "pruning": 3,
+    "training": 4,
+    "evaluation": 5,
+}
 
 
 class Settings(BaseModel):

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from tokenskip_lib.config import PromptSettings, TrainingSettings
 from tokenskip_lib.prompts import answer_tail, build_prompt, encode_completion, encode_prompt
@@ -51,9 +51,7 @@ def build_sft_rows(
         problem = problems[chain.id]
         prompt = build_prompt(tokenizer, problem.question, prompts, method="tokenskip", ratio=chain.ratio)
         completion = chain.text + answer_tail(problem.answer)
-        rows.append(
-            SFTRow(id=chain.id, ratio=chain.ratio, prompt=prompt, completion=completion, held_out=index in out)
-        )
+        rows.append(SFTRow(id=chain.id, ratio=chain.ratio, prompt=prompt, completion=completion, held_out=index in out))
     return rows
 
 
@@ -131,7 +129,7 @@ def train_adapter(
         # Weights are bfloat16 already; autocast would only add casts on a CPU.
         bf16=bf16 and on_cuda,
         use_cpu=not on_cuda,
-        gradient_checkpointing=on_cuda,
+        activation_checkpointing=on_cuda,
         train_sampling_strategy="group_by_length",
         dataloader_pin_memory=on_cuda,
         logging_steps=settings.log_every,
@@ -141,12 +139,10 @@ def train_adapter(
         save_steps=settings.save_every,
         save_total_limit=1,
         report_to="none",
-        disable_tqdm=False,
+        disable_tqdm=True,
     )
     torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     trainable, total = model.get_nb_trainable_parameters()
 
@@ -162,6 +158,7 @@ def train_adapter(
         eval_dataset=Dataset.from_list(held_out) if held_out else None,
         callbacks=[_LogWriter(folder / "training_log.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     result = trainer.train(resume_from_checkpoint=last)
     final = trainer.evaluate() if held_out else {}
@@ -172,7 +169,7 @@ def train_adapter(
         "rows_held_out": len(held_out),
         "rows_too_long": too_long,
         "steps": result.global_step,
-        "tokens_an_epoch": int(np.sum([len(row["input_ids"]) for row in train])),
+        "tokens_an_epoch": sum(len(row["input_ids"]) for row in train),
         "trainable_parameters": trainable,
         "all_parameters": total,
         "train_loss": round(result.training_loss, 4),
@@ -211,10 +208,20 @@ def _response_loss(model, inputs: dict, num_items_in_batch=None):
 
 
 class _LogWriter(TrainerCallback):
-    """Writes every logged loss to JSONL as it comes."""
+    """Writes every logged loss to JSONL as it comes, and shows how far the training is."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         kept = {name: logs[name] for name in ("loss", "eval_loss", "learning_rate") if name in (logs or {})}

@@ -1,5 +1,94 @@
-"""Split an output into chain and answer, extract the answer, check it (math-verify), count tokens.
+"""Split an output into chain and answer, extract the answer, check it with math-verify.
 
 Strict: an answer counts only where the output states one (boxed, or after an answer phrase), and
-only if math-verify finds it equal to the gold answer. No fallback to the last number.
+only if it equals the gold answer. There is no fallback to the last number of the text.
 """
+
+import re
+import threading
+from typing import NamedTuple
+
+_ANSWER_PHRASE = re.compile(r"(?:final\s+answer|answer\s*(?:is|:|=))", re.IGNORECASE)
+_STATED_ANSWER = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=)\s*:?)[ \t]*([^\n]+)", re.IGNORECASE)
+_SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
+_OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
+
+
+class Boxed(NamedTuple):
+    """A `\\boxed{...}`: where it starts and ends (character offsets), and what is inside."""
+
+    start: int
+    end: int
+    content: str
+
+
+class SplitOutput(NamedTuple):
+    """An output in two parts; `chain + answer` is the output, `prediction` None where none is stated."""
+
+    chain: str
+    answer: str
+    prediction: str | None
+
+
+def last_boxed(text: str) -> Boxed | None:
+    """The last `\\boxed{...}` whose braces balance, nested braces included."""
+    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
+        depth = 0
+        for position in range(match.end() - 1, len(text)):
+            if text[position] in "{}" and text[position - 1] != "\\":
+                depth += 1 if text[position] == "{" else -1
+                if depth == 0:
+                    return Boxed(match.start(), position + 1, text[match.end() : position])
+    return None
+
+
+def split_output(output: str) -> SplitOutput:
+    """Where the chain of thought ends and the answer begins, whatever words announce it.
+
+    The answer is the last boxed expression. If its sentence announces an answer ("The final answer
+    is ..."), the sentence belongs to the answer; otherwise only the box does, so that a calculation
+    that ends in a box keeps its tokens. Without a box, the last "answer is ..." or "#### ..." is
+    taken. Without either the whole output is the chain and nothing is predicted: a cut-off output
+    is counted to its last token.
+    """
+    boxed = last_boxed(output)
+    if boxed is not None:
+        before = output[: boxed.start]
+        starts = [match.end() for match in _SENTENCE_START.finditer(before)]
+        sentence = max(starts, default=0)
+        if _ANSWER_PHRASE.search(before[sentence:]):
+            start = sentence
+        else:
+            delimiter = _OPENING_DELIMITER.search(before)
+            start = delimiter.start() if delimiter else boxed.start
+        return SplitOutput(output[:start], output[start:], boxed.content.strip())
+    stated = list(_STATED_ANSWER.finditer(output))
+    if stated:
+        prediction = stated[-1].group(1).strip().rstrip(".").strip("$* ")
+        line = max((m.end() for m in _SENTENCE_START.finditer(output[: stated[-1].start()])), default=0)
+        return SplitOutput(output[:line], output[line:], prediction or None)
+    return SplitOutput(output, "", None)
+
+
+def is_correct(prediction: str | None, gold: str) -> bool:
+    """Whether a stated answer equals the gold answer, by math-verify.
+
+    Args:
+        prediction: the answer as extracted, LaTeX or plain; None is wrong.
+        gold: the data set's answer.
+    """
+    if prediction is None or not prediction.strip():
+        return False
+    if _plain(prediction) == _plain(gold):
+        return True
+    from math_verify import parse, verify
+
+    # math-verify's time limits use SIGALRM, which only the main thread may set.
+    limit = 5 if threading.current_thread() is threading.main_thread() else None
+    parsed_gold = parse(f"\\boxed{{{gold}}}", parsing_timeout=limit)
+    parsed = parse(f"\\boxed{{{prediction}}}", parsing_timeout=limit)
+    return bool(verify(parsed_gold, parsed, strict=True, timeout_seconds=limit))
+
+
+def _plain(answer: str) -> str:
+    return re.sub(r"\s+|\\[,;!]|\\text\s*(?=\{)", "", answer).strip("{}")

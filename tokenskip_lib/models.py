@@ -4,9 +4,9 @@ One name works everywhere: a local folder, the wheel that carries SmolLM2, or th
 """
 
 import importlib.util
-import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -44,6 +44,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     features = torch.cpu.get_capabilities()
     fast = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
     return torch.bfloat16 if fast else torch.float32
+
+
+def describe(settings: TargetSettings) -> str:
+    """One line for people: model, adapter, device and dtype as they will really be."""
+    device = pick_device(settings.device)
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
+    adapter = f" + {settings.adapter}" if settings.adapter else ""
+    return f"{settings.model}{adapter} on {place}, {dtype}"
 
 
 def find_model(name: str, cache_dir: str) -> str:
@@ -84,7 +93,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
         partial.chmod(0o755)
         try:
-            os.rename(partial, folder)
+            partial.rename(folder)
         except OSError:
             if not folder.is_dir():  # another process may have finished first: its copy is as good
                 raise
@@ -140,3 +149,8 @@ def _from_pretrained(auto_class, settings: TargetSettings, **options):
             f"target.model '{settings.model}': no such folder, wheel or reachable hub model "
             f"({str(error).splitlines()[0][:160]})"
         ) from None
+
+
+def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
+    """text -> number of the target model's tokens, without any special token."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

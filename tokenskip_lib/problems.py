@@ -6,6 +6,7 @@ worked solution. This file knows nothing about models.
 
 import ast
 import hashlib
+import itertools
 import operator
 import re
 from collections import Counter
@@ -55,9 +56,7 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
         training = profile.target_training
         size = training.rows if split == "target" else training.validation_size
         return load_problem_set(settings.train, split, size, profile)
-    source, size = (
-        (settings.train, settings.train_size) if split == "train" else (settings.test, settings.test_size)
-    )
+    source, size = (settings.train, settings.train_size) if split == "train" else (settings.test, settings.test_size)
     return load_problem_set(source, split, size, profile)
 
 
@@ -118,7 +117,7 @@ def check_equations(solution: str) -> str:
     checked = 0
     for line in solution.splitlines():
         sides = line.split("=")
-        for position, (left, right) in enumerate(zip(sides, sides[1:], strict=False)):
+        for position, (left, right) in enumerate(itertools.pairwise(sides)):
             left, right = _expression_before(left), _expression_after(right)
             if position == 0 and not re.search(r"[\d)]\s*[-+*/]", left):
                 return "uncheckable equation"
@@ -133,9 +132,13 @@ def check_equations(solution: str) -> str:
 
 
 _OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.USub: operator.neg, ast.UAdd: operator.pos,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
 
 
 def evaluate_arithmetic(expression: str) -> float:

@@ -7,9 +7,14 @@ Source: TokenSkip (arXiv:2502.12067) section 3 and appendix; github.com/hemingkx
 literal formats.
 """
 
-from transformers import PreTrainedTokenizerBase
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from tokenskip_lib.config import PromptSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

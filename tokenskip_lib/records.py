@@ -175,9 +175,7 @@ def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
     Raises:
         InputError: the file is missing, or a line is not JSON or not a record of this type.
     """
-    return [
-        parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)
-    ]
+    return [parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)]
 
 
 def read_json_rows(path: Path | str) -> Iterator[tuple[int, dict]]:

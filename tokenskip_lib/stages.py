@@ -1,27 +1,252 @@
-"""The stages of a run: each reads the records before it and appends its own to the run folder."""
+"""The five stages: records in, records out, in a run's folder.
+
+Each function does what is not done yet, writes as it goes, and returns what its notebook shows.
+Notebooks, the command line and any launcher call the same functions.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from tqdm import tqdm
 
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.finetuning import build_sft_rows, train_adapter
-from tokenskip_lib.models import load_model, load_tokenizer
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.records import PrunedChain
+from tokenskip_lib.evaluation import build_requests, compute_metrics, method_ratios, predict, truncation_budget
+from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, train_adapter
+from tokenskip_lib.generation import Generation, TransformersEngine
+from tokenskip_lib.grading import is_correct, split_output
+from tokenskip_lib.importance import build_scorer, windows
+from tokenskip_lib.models import load_model, load_tokenizer, token_counter
+from tokenskip_lib.problems import LoadedProblems, load_problems, refuse_shared_questions
+from tokenskip_lib.pruning import TokenCounter, prune
+from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.runs import Run
+
+CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
+SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
+TRAIN_PROBLEMS, TEST_PROBLEMS, TIMINGS = "01_train_problems.jsonl", "05_test_problems.jsonl", "01_timings.json"
 
 
-def prepare_target(profile: Profile) -> dict:
-    """Teach the base model the task from the problem set's own solutions, and check it."""
-    folder = resolve_path(profile.target.adapter)
-    base = profile.target.model_copy(update={"adapter": None})
-    tokenizer = load_tokenizer(base)
-    loaded = load_problems(profile, "target")
-    solutions = [
-        PrunedChain(id=p.id, scorer="gold", ratio=1.0, text=p.solution, kept=[], tokens=1, original_tokens=1)
-        for p in loaded.problems
-    ]
-    settings = profile.target_training.training
-    rows = build_sft_rows(
-        solutions, {p.id: p for p in loaded.problems}, tokenizer, profile.prompts,
-        held_out=settings.held_out, seed=profile.seed,
-    )  # fmt: skip
-    return train_adapter(
-        load_model(base), tokenizer, rows, settings, folder, base_name=profile.target.model, seed=profile.seed
+def generate(run: Run) -> list[Chain]:
+    """Stage 1: the target model answers the training problems; every answer is graded.
+
+    Writes 01_train_problems.jsonl and 01_chains.jsonl; a chain's `dropped` says why it is not used.
+    """
+    profile = run.profile
+    train, test = load_problems(profile, "train"), load_problems(profile, "test")
+    refuse_shared_questions(train.problems, test.problems)
+    run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
+    store = run.store(CHAINS, Chain)
+    problems = {problem.id: problem for problem in train.problems}
+    if not all((problem_id,) in store for problem_id in problems):
+        tokenizer = load_tokenizer(profile.target)
+        count = token_counter(tokenizer)
+        engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
+        requests = build_requests(
+            train.problems,
+            tokenizer,
+            profile.prompts,
+            method="original",
+            ratio=1.0,
+            max_new_tokens=profile.chains.max_new_tokens,
+        )
+        seconds = 0.0
+        for batch in engine.generate(requests, is_done=lambda key: (key,) in store, label="chains of thought"):
+            store.append(_chain(problems[g.id], g, count, profile.chains.max_chain_tokens) for g in batch)
+            seconds += sum(generation.seconds for generation in batch)
+        # Wall time is no record: records of one seed are the same bytes in every run.
+        (run.folder / TIMINGS).write_text(json.dumps({"generation_seconds": round(seconds, 2)}) + "\n")
+    chains = list(store)
+    run.note(
+        "generate",
+        chains=len(chains),
+        kept=sum(chain.dropped is None for chain in chains),
+        dropped_chains=dict(Counter(chain.dropped for chain in chains if chain.dropped)),
+        dropped_problems=dict(train.dropped),
     )
+    return chains
+
+
+def score(run: Run) -> list[ScoredChain]:
+    """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
+    profile = run.profile
+    chains = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
+    if not chains:
+        raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
+    store = run.store(SCORED, ScoredChain)
+    names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
+    tokenizer, model = load_tokenizer(profile.target), None
+    for name in names:
+        if all((chain.id, name) in store for chain in chains):
+            continue
+        if name != "random" and model is None:
+            model = load_model(profile.target)
+        scorer = build_scorer(name, model=model, tokenizer=tokenizer, prompts=profile.prompts, seed=profile.seed)
+        for window in tqdm(list(windows(chains)), desc=f"importance: {name}", unit="window"):
+            if not all((chain.id, name) in store for chain in window):
+                store.append(scorer.score(window))
+    run.note("score", chains=len(chains), scorers=names)
+    return list(store)
+
+
+def prune_chains(run: Run) -> list[SFTRow]:
+    """Stage 3: every scored chain at every ratio, and one SFT row a problem at a drawn ratio."""
+    profile = run.profile
+    scored = [chain for chain in run.need(SCORED, ScoredChain, "score") if chain.scorer == profile.importance.scorer]
+    problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
+    tokenizer = load_tokenizer(profile.target)
+    count = token_counter(tokenizer)
+    store = run.store(PRUNED, PrunedChain)
+    ratios = profile.pruning.ratios
+    for chain in tqdm(scored, desc="pruning", unit="chain"):
+        missing = [ratio for ratio in ratios if (chain.id, chain.scorer, ratio) not in store]
+        store.append([prune(chain, ratio, count_tokens=count) for ratio in missing])
+    drawn = draw_ratios([chain.id for chain in scored], ratios, profile.seed)
+    rows = build_sft_rows(
+        [chain for chain in store if chain.ratio == drawn[chain.id]],
+        problems,
+        tokenizer,
+        profile.prompts,
+        held_out=profile.training.held_out,
+        seed=profile.seed,
+    )
+    run.store(SFT_ROWS, SFTRow).append(rows)
+    run.note("prune", pruned=len(store), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
+    return rows
+
+
+def train(run: Run) -> dict:
+    """Stage 4: the TokenSkip adapter, from the mixed-ratio rows; returns the training's summary."""
+    profile = run.profile
+    rows = run.need(SFT_ROWS, SFTRow, "prune")
+    folder = run.folder / ADAPTER
+    if not (folder / "summary.json").exists():
+        train_adapter(
+            load_model(profile.target),
+            load_tokenizer(profile.target),
+            rows,
+            profile.training,
+            folder,
+            base_name=profile.target.model,
+            seed=profile.seed,
+        )
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    run.note("train", **summary)
+    return summary
+
+
+def ask(run: Run, problem: Problem, ratios: Sequence[float], *, adapted: bool) -> pd.DataFrame:
+    """One question at several ratios, answered by the target model with or without the trained adapter.
+
+    Returns:
+        Columns ratio, chain_tokens, prediction, is_correct, output.
+    """
+    profile = run.profile
+    tokenizer = load_tokenizer(profile.target)
+    model = load_model(profile.target, adapter=run.folder / ADAPTER if adapted else None)
+    engine = TransformersEngine(model, tokenizer, batch_size=1)
+    budget, rows = profile.evaluation.max_new_tokens, []
+    for ratio in ratios:
+        [request] = build_requests(
+            [problem], tokenizer, profile.prompts, method="tokenskip", ratio=ratio, max_new_tokens=budget
+        )
+        [[generation]] = engine.generate([request], label=f"asked for {ratio:g}")
+        answer = predict(
+            problem,
+            generation,
+            method="tokenskip",
+            ratio=ratio,
+            max_new_tokens=budget,
+            count_tokens=token_counter(tokenizer),
+        )
+        rows.append(answer.model_dump(include={"ratio", "chain_tokens", "prediction", "is_correct", "output"}))
+    return pd.DataFrame(rows)[["ratio", "chain_tokens", "prediction", "is_correct", "output"]]
+
+
+def evaluate(run: Run) -> pd.DataFrame:
+    """Stage 5: every method and ratio answers the test problems; returns and writes metrics.csv."""
+    profile = run.profile
+    pairs = method_ratios(profile.evaluation)
+    test = load_problems(profile, "test")
+    refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
+    adapter = run.folder / ADAPTER
+    if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
+        raise InputError(
+            f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
+        )
+    run.store(TEST_PROBLEMS, Problem).append(test.problems)
+    store = run.store(PREDICTIONS, Prediction)
+    # The adapter's model is loaded once, after all methods that ask the target model itself.
+    plain = [pair for pair in pairs if pair[0] != "tokenskip"]
+    skipping = [pair for pair in pairs if pair[0] == "tokenskip"]
+    for group, folder in ((plain, None), (skipping, adapter)):
+        todo = [(m, r) for m, r in group if not all((p.id, m, r) in store for p in test.problems)]
+        if todo:
+            tokenizer = load_tokenizer(profile.target)
+            model = load_model(profile.target, adapter=folder)
+            engine = TransformersEngine(model, tokenizer, profile.evaluation.batch_size)
+            for method, ratio in todo:
+                for batch in _answers(profile, engine, test, store, method, ratio):
+                    store.append(batch)
+    metrics = compute_metrics(store, scorer=profile.importance.scorer, seed=profile.seed)
+    metrics.to_csv(run.folder / "metrics.csv", index=False)
+    results = resolve_path(profile.results_dir)
+    results.mkdir(parents=True, exist_ok=True)
+    metrics.to_csv(results / f"{profile.name}_metrics.csv", index=False)
+    run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
+    return metrics
+
+
+def _chain(problem: Problem, generation: Generation, count: TokenCounter, max_chain_tokens: int | None) -> Chain:
+    parts = split_output(generation.text)
+    chain = parts.chain.rstrip()
+    tokens, correct = count(chain), is_correct(parts.prediction, problem.answer)
+    reasons = {
+        "cut_off": generation.cut_off,
+        "no_answer": parts.prediction is None,
+        "wrong": not correct,
+        "empty": not chain.strip(),
+        "too_long": max_chain_tokens is not None and tokens > max_chain_tokens,
+    }
+    return Chain(
+        id=problem.id,
+        question=problem.question,
+        answer=problem.answer,
+        output=generation.text,
+        chain=chain,
+        prediction=parts.prediction,
+        is_correct=correct,
+        chain_tokens=tokens,
+        output_tokens=generation.tokens,
+        cut_off=generation.cut_off,
+        dropped=next((reason for reason, holds in reasons.items() if holds), None),
+    )
+
+
+def _answers(
+    profile: Profile, engine: TransformersEngine, test: LoadedProblems, store, method: str, ratio: float
+) -> Iterator[list[Prediction]]:
+    """One method at one ratio over the test problems, batch by batch."""
+    problems = {problem.id: problem for problem in test.problems}
+    budget = profile.evaluation.max_new_tokens
+    # Complete before any other method starts, so every other method's batches are the same in each run.
+    originals = {p.id: p.chain_tokens + p.answer_tokens for p in store if p.method == "original" != method}
+    if method == "truncation":
+        budget = truncation_budget(list(originals.values()), ratio)
+    requests = build_requests(
+        test.problems,
+        engine.tokenizer,
+        profile.prompts,
+        method=method,
+        ratio=ratio,
+        max_new_tokens=budget,
+        expected_tokens=originals,
+    )
+    count = token_counter(engine.tokenizer)
+    label = f"{method} {ratio:g}"
+    for batch in engine.generate(requests, is_done=lambda key: (key, method, ratio) in store, label=label):
+        yield [
+            predict(problems[g.id], g, method=method, ratio=ratio, max_new_tokens=budget, count_tokens=count)
+            for g in batch
+        ]

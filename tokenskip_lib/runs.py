@@ -1,0 +1,147 @@
+"""A run's folder: what it was made with, which stages are finished, and when to refuse to go on.
+
+Every stage's files begin with its number, so that redoing a stage can remove it and all after it.
+"""
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, Profile, project_root
+from tokenskip_lib.records import InputError, R, RecordStore
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
+
+
+class Run:
+    """One profile's run folder. Opening it writes profile.json, or checks it."""
+
+    def __init__(self, profile: Profile, *, redo_from: int | None = None):
+        """Open (or make) the folder.
+
+        Args:
+            profile: resolved settings.
+            redo_from: remove the files of this stage (1 to 5) and of all after it first.
+
+        Raises:
+            InputError: the folder holds records made with other settings, which are not being redone.
+        """
+        self.profile = profile
+        self.folder = profile.path("")
+        self._file = self.folder / "profile.json"
+        state = self._read()
+        if state is not None:
+            self._refuse_other_settings(state, redo_from)
+            if redo_from is not None:
+                for stage in range(redo_from, len(STAGES) + 1):
+                    self._remove(stage)
+                    state["stages"].pop(STAGES[stage - 1], None)
+        self.state = {
+            "profile": profile.model_dump(),
+            "seed": profile.seed,
+            "versions": _versions(),
+            "commit": _commit(),
+            "stages": state["stages"] if state else {},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def store(self, name: str, record_type: type[R]) -> RecordStore[R]:
+        return RecordStore(self.folder / name, record_type)
+
+    def need(self, name: str, record_type: type[R], stage: str) -> list[R]:
+        """The records a stage reads; InputError names the stage that makes them, if there are none."""
+        records = list(self.store(name, record_type))
+        if not records:
+            raise InputError(
+                f"{self.folder / name}: nothing there yet; run `python -m tokenskip_lib {stage} "
+                f"--profile {self.profile.name}` first"
+            )
+        return records
+
+    def note(self, stage: str, **counts) -> None:
+        """Write a stage's counts into profile.json; what it dropped, and why, is among them."""
+        self.state["stages"] = self._read()["stages"]  # a notebook's kernel may have written meanwhile
+        self.state["stages"][stage] = {**self.state["stages"].get(stage, {}), **counts}
+        self._write()
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of each finished stage's notebook, where the pipeline ran it."""
+        stages = self.state["stages"]
+        return {
+            stage: stages[stage]["notebook_seconds"] for stage in STAGES if "notebook_seconds" in stages.get(stage, {})
+        }
+
+    def _read(self) -> dict | None:
+        if not self._file.exists():
+            return None
+        try:
+            return json.loads(self._file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            raise InputError(f"{self._file}: not JSON; remove the folder, or put the file back") from None
+
+    def _write(self) -> None:
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(self._file)
+
+    def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
+        now = self.profile.model_dump()
+        for section, stage in sorted(STAGE_OF_SECTION.items(), key=lambda item: item[1]):
+            later = range(stage, len(STAGES) + 1)
+            started = any(path for number in later for path in self.folder.glob(f"{number:02}_*"))
+            if state["profile"].get(section) == now[section] or not started:
+                continue
+            if redo_from is None or redo_from > stage:
+                raise InputError(
+                    f"{self.folder} was made with another '{section}' section; add --from {stage:02} to redo it "
+                    "from there, or --set run_dir=... to keep both"
+                )
+
+    def _remove(self, stage: int) -> None:
+        for path in self.folder.glob(f"{stage:02}_*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def stage_number(text: str) -> int:
+    """`03`, `3`, `prune` or `03_pruning` -> 3."""
+    match = re.match(r"0*([1-9]\d*)", text)
+    number = STAGES.index(text) + 1 if text in STAGES else int(match.group(1)) if match else 0
+    if not 1 <= number <= len(STAGES):
+        raise InputError(f"no stage '{text}' (01 to {len(STAGES):02}, or {', '.join(STAGES)})")
+    return number
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "tokenskip": metadata.version("tokenskip")}
+    return found | {name: metadata.version(name) for name in PACKAGES}
+
+
+def _commit() -> str | None:
+    """The commit the code is at, `+changes` where the tree differs; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "tokenskip_lib", "notebooks")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def relative(path: Path) -> str:
+    """A path for people and for figure sources: relative to the project's root where it lies below."""
+    root = project_root()
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def finished_at() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,83 @@
+"""Preparing a target model: teach a base model the task from the problem set's own solutions.
+
+Needed only where the model cannot solve the problems out of the box, as the demo's.
+"""
+
+import json
+
+from tokenskip_lib.config import Profile, resolve_path
+from tokenskip_lib.evaluation import build_requests, compute_metrics, predict
+from tokenskip_lib.finetuning import build_sft_rows, train_adapter
+from tokenskip_lib.generation import TransformersEngine
+from tokenskip_lib.models import load_model, load_tokenizer, token_counter
+from tokenskip_lib.problems import load_problems, refuse_shared_questions
+from tokenskip_lib.pruning import TokenCounter
+from tokenskip_lib.records import InputError, Problem, PrunedChain
+
+
+def prepare_target(profile: Profile) -> dict:
+    """Teach the base model the task from the problem set's own solutions, and check it.
+
+    Trains `target.adapter` on the target split and measures accuracy on the validation split, both
+    apart from every training and test problem of a run. Returns the summary it writes.
+
+    Raises:
+        InputError: the profile's model needs no preparing (no target_training or adapter).
+    """
+    loaded, validation = load_problems(profile, "target"), load_problems(profile, "validation")
+    if profile.target.adapter is None:
+        raise InputError(f"profile '{profile.name}': target.adapter must say where the adapter goes")
+    refuse_shared_questions(loaded.problems, validation.problems)
+    folder = resolve_path(profile.target.adapter)
+    settings = profile.target_training.training
+    tokenizer = load_tokenizer(profile.target)
+    count = token_counter(tokenizer)
+    if not (folder / "summary.json").exists():
+        solutions = [_unpruned(problem, count) for problem in loaded.problems]
+        rows = build_sft_rows(
+            solutions,
+            {p.id: p for p in loaded.problems},
+            tokenizer,
+            profile.prompts,
+            held_out=settings.held_out,
+            seed=profile.seed,
+        )
+        base = load_model(profile.target.model_copy(update={"adapter": None}))
+        train_adapter(base, tokenizer, rows, settings, folder, base_name=profile.target.model, seed=profile.seed)
+    engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
+    requests = build_requests(
+        validation.problems,
+        tokenizer,
+        profile.prompts,
+        method="original",
+        ratio=1.0,
+        max_new_tokens=profile.chains.max_new_tokens,
+    )
+    problems = {problem.id: problem for problem in validation.problems}
+    predictions = [
+        predict(
+            problems[g.id],
+            g,
+            method="original",
+            ratio=1.0,
+            max_new_tokens=profile.chains.max_new_tokens,
+            count_tokens=count,
+        )
+        for batch in engine.generate(requests, label="validation")
+        for g in batch
+    ]
+    [row] = compute_metrics(predictions, scorer="", seed=profile.seed).to_dict("records")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["validation"] = {key: row[key] for key in ("n", "accuracy", "accuracy_low", "accuracy_high", "cut_off")}
+    summary["dropped_problems"] = dict(loaded.dropped)
+    summary["seed"], summary["recipe"] = profile.seed, settings.model_dump()
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _unpruned(problem: Problem, count: TokenCounter) -> PrunedChain:
+    """A gold solution as a chain at ratio 1.0, so that training rows are built in one place."""
+    tokens = count(problem.solution)
+    return PrunedChain(
+        id=problem.id, scorer="gold", ratio=1.0, text=problem.solution, kept=[], tokens=tokens, original_tokens=tokens
+    )
