@@ -76,6 +76,7 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
         )
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
+            target.unlink()  # it stops in the middle of a cell
             raise InputError(error.evalue) from None
         raise
 

@@ -84,21 +84,9 @@ def read_problems(path: Path) -> list[Problem]:
 
     A GSM8K-style answer ("... #### 18") is split into solution and answer.
     """
-    problems = []
-    for number, row in read_json_rows(path):
-        where = f"{path}:{number}"
-        question = row.get("question", row.get("problem"))
-        answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
-        for name, value in (("question", question), ("answer", answer)):
-            if value is None or not str(value).strip():
-                raise InputError(f"{where}: no {name}; every row needs a question and an answer")
-        answer, solution = str(answer), str(row.get("solution") or row.get("cot") or "")
-        if "####" in answer:
-            solution, _, answer = answer.rpartition("####")
-        solution = re.sub(r"<<[^>]*>>", "", solution).strip()
-        problem_id = str(row.get("id") or row.get("unique_id") or f"{path.stem}-{number}")
-        record = {"id": problem_id, "question": str(question).strip(), "answer": answer.strip(), "solution": solution}
-        problems.append(parse_record(record, Problem, where))
+    problems = [
+        _problem(row, f"{path.stem}-{number}", where=f"{path}:{number}") for number, row in read_json_rows(path)
+    ]
     repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
     if repeated:
         raise InputError(f"{path}: id '{repeated[0]}' stands on more than one row; ids must differ")
@@ -233,18 +221,23 @@ def _hub_problems(name: str, split: str) -> list[Problem]:
             f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
             "give the path of a JSONL file with question and answer instead"
         ) from None
-    problems = []
-    for index, row in enumerate(rows):
-        question = row.get("question", row.get("problem"))
-        solution = row.get("solution", "")
-        answer = row.get("answer", _last_boxed_or_none(solution))
-        if "####" in answer:
-            solution, _, answer = answer.rpartition("####")
-        solution = re.sub(r"<<[^>]*>>", "", solution).strip()
-        problems.append(
-            Problem(id=f"{name}-{split}-{index}", question=question, answer=answer.strip(), solution=solution)
-        )
-    return problems
+    return [_problem(row, f"{name}-{split}-{index}", where=f"{repository}:{index}") for index, row in enumerate(rows)]
+
+
+def _problem(row: dict, default_id: str, where: str) -> Problem:
+    """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, or plain."""
+    question = row.get("question", row.get("problem"))
+    answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
+    for name, value in (("question", question), ("answer", answer)):
+        if value is None or not str(value).strip():
+            raise InputError(f"{where}: no {name}; every row needs a question and an answer")
+    answer, solution = str(answer), str(row.get("solution") or row.get("cot") or "")
+    if "####" in answer:
+        solution, _, answer = answer.rpartition("####")
+    solution = re.sub(r"<<[^>]*>>", "", solution).strip()
+    problem_id = str(row.get("id") or row.get("unique_id") or default_id)
+    record = {"id": problem_id, "question": str(question).strip(), "answer": answer.strip(), "solution": solution}
+    return parse_record(record, Problem, where)
 
 
 def _last_boxed_or_none(solution: str | None) -> str | None:

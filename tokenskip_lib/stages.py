@@ -36,7 +36,6 @@ def generate(run: Run) -> list[Chain]:
     profile = run.profile
     train, test = load_problems(profile, "train"), load_problems(profile, "test")
     refuse_shared_questions(train.problems, test.problems)
-    run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
     if not all((problem_id,) in store for problem_id in problems):
@@ -51,6 +50,7 @@ def generate(run: Run) -> list[Chain]:
             ratio=1.0,
             max_new_tokens=profile.chains.max_new_tokens,
         )
+        run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
         seconds = 0.0
         for batch in engine.generate(requests, is_done=lambda key: (key,) in store, label="chains of thought"):
             store.append(_chain(problems[g.id], g, count, profile.chains.max_chain_tokens) for g in batch)
@@ -74,6 +74,9 @@ def score(run: Run) -> list[ScoredChain]:
     chains = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
     if not chains:
         raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
+    for chain in chains:
+        if not chain.chain.strip():
+            raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped or remove it")
     store = run.store(SCORED, ScoredChain)
     names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
     tokenizer, model = load_tokenizer(profile.target), None

@@ -1,0 +1,118 @@
+"""The five notebooks, end to end through papermill on the smoke profile: real model, real problems."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from tokenskip_lib import stages
+from tokenskip_lib.config import STAGES, load_profile
+from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios
+from tokenskip_lib.pipeline import NOTEBOOKS, run_notebooks
+from tokenskip_lib.records import InputError, Prediction, RecordStore
+from tokenskip_lib.runs import Run
+
+FIGURES = [
+    "chain_length", "token_importance", "importance_by_kind", "pruned_ratio", "training_loss",
+    "accuracy_vs_tokens", "requested_vs_actual",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("smoke")
+    return {name: str(folder / name) for name in ("run_dir", "figures_dir", "results_dir")}
+
+
+@pytest.fixture(scope="module")
+def smoke(places) -> Run:
+    return run_notebooks("smoke", places)
+
+
+def test_every_notebook_was_executed_with_the_profile_and_without_errors(smoke):
+    for name in NOTEBOOKS.values():
+        notebook = nbformat.read(smoke.folder / "notebooks" / f"{name}.ipynb", as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code if cell.source)
+        assert not [o for cell in code for o in cell.outputs if o.output_type == "error"]
+        assert "profile smoke" in str([o for cell in code for o in cell.outputs])
+
+
+def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem(smoke):
+    metrics = pd.read_csv(smoke.folder / "metrics.csv", keep_default_na=False)
+    wanted = method_ratios(smoke.profile.evaluation)
+    assert list(metrics.columns) == METRIC_COLUMNS
+    assert list(zip(metrics["method"], metrics["ratio"], strict=True)) == wanted
+    predictions = RecordStore(smoke.folder / stages.PREDICTIONS, Prediction)
+    assert len(predictions) == len(wanted) * smoke.profile.problems.test_size
+    correct = sum(p.is_correct for p in predictions if p.method == "original")
+    assert metrics["accuracy"][0] == round(correct / smoke.profile.problems.test_size, 4)
+
+
+def test_results_are_the_run_metrics_to_the_byte(smoke, places):
+    committed = Path(places["results_dir"]) / "smoke_metrics.csv"
+    assert committed.read_bytes() == (smoke.folder / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_names_its_source(smoke, places, name):
+    picture = Path(places["figures_dir"]) / f"smoke_{name}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    origin = json.loads(picture.with_suffix(".json").read_text())
+    assert origin["profile"] == "smoke" and Path(origin["source"]).exists() and len(origin["source_sha256"]) == 64
+
+
+def test_the_profile_file_records_settings_seed_versions_and_what_was_dropped(smoke):
+    state = json.loads((smoke.folder / "profile.json").read_text())
+    assert state["profile"] == json.loads(smoke.profile.model_dump_json())
+    assert state["seed"] == smoke.profile.seed and state["versions"]["torch"]
+    assert list(state["stages"]) == list(STAGES)
+    generate = state["stages"]["generate"]
+    assert generate["kept"] + sum(generate["dropped_chains"].values()) == generate["chains"] == 16
+
+
+def test_the_adapter_is_safetensors_for_the_public_model_name(smoke):
+    folder = smoke.folder / stages.ADAPTER
+    assert (folder / "adapter_model.safetensors").exists() and not (folder / "checkpoints").exists()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == smoke.profile.target.model
+
+
+def test_a_second_run_redoes_nothing(smoke, places):
+    before = {path: path.stat().st_mtime_ns for path in smoke.folder.rglob("*") if path.name != "profile.json"}
+    run_notebooks("smoke", places)
+    after = {path: path.stat().st_mtime_ns for path in smoke.folder.rglob("*") if path.name != "profile.json"}
+    assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+
+
+def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, places):
+    with pytest.raises(InputError, match=r"'training' section.*--from 04"):
+        run_notebooks("smoke", {**places, "training.epochs": 2})
+
+
+def test_the_same_seed_gives_the_same_records_to_the_byte(smoke, places, tmp_path):
+    again = Run(load_profile("smoke", {**places, "run_dir": str(tmp_path)}))
+    stages.generate(again)
+    stages.score(again)
+    stages.prune_chains(again)
+    for name in (stages.TRAIN_PROBLEMS, stages.CHAINS, stages.SCORED, stages.PRUNED, stages.SFT_ROWS):
+        assert (tmp_path / name).read_bytes() == (smoke.folder / name).read_bytes(), name
+
+
+def test_an_interrupted_evaluation_continues_to_the_same_predictions(smoke, places, tmp_path):
+    # Whole lines lost and one torn, as after a kill: what comes back differs in wall time alone.
+    lines = (smoke.folder / stages.PREDICTIONS).read_text().splitlines(keepends=True)
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+    for name in (stages.TRAIN_PROBLEMS, stages.ADAPTER):
+        (folder / name).symlink_to(smoke.folder / name)
+    (folder / stages.PREDICTIONS).write_text("".join(lines[:-9]) + lines[-9][:40])
+    run = Run(load_profile("smoke", {**places, "run_dir": str(folder), "results_dir": str(tmp_path)}))
+    stages.evaluate(run)
+
+    def content(path: Path) -> list[dict]:
+        return [p.model_dump(exclude={"seconds"}) for p in RecordStore(path, Prediction)]
+
+    assert content(folder / stages.PREDICTIONS) == content(smoke.folder / stages.PREDICTIONS)

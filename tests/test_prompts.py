@@ -1,0 +1,162 @@
+"""Prompts: one definition, equal in training and inference, equal to what was published."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tokenskip_lib.config import PromptSettings
+from tokenskip_lib.evaluation import build_requests
+from tokenskip_lib.finetuning import build_sft_rows, encode_rows
+from tokenskip_lib.prompts import (
+    BASELINE_PROMPTS,
+    INSTRUCTION,
+    answer_tail,
+    build_prompt,
+    encode_completion,
+    encode_prompt,
+    ratio_marker,
+)
+from tokenskip_lib.records import Problem, PrunedChain
+
+QUESTION = "Tom has 3 apples and buys 4 more. How many has he?"
+RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+@pytest.fixture(params=["tiny_tokenizer", "real_tokenizer"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def llama3():
+    """The two special tokens that the format of the reference reads from Llama 3's tokenizer."""
+    return SimpleNamespace(bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+
+
+@pytest.fixture
+def qwen():
+    return SimpleNamespace(bos_token=None, eos_token="<|im_end|>")
+
+
+@pytest.mark.parametrize(("ratio", "written"), [(0.5, "0.5"), (0.9, "0.9"), (0.25, "0.25")])
+def test_the_marker_is_the_ratio_between_two_end_tokens(tokenizer, ratio, written):
+    assert ratio_marker(tokenizer, ratio) == f"{tokenizer.eos_token}{written}{tokenizer.eos_token}"
+    ids = encode_prompt(tokenizer, ratio_marker(tokenizer, ratio))
+    assert ids[0] == ids[-1] == tokenizer.eos_token_id
+    assert ids[1:-1] == tokenizer(written, add_special_tokens=False)["input_ids"]
+
+
+def test_there_is_no_marker_at_1(tokenizer):
+    assert ratio_marker(tokenizer, 1.0) == ""
+    settings = PromptSettings()
+    full = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=1.0)
+    assert full == build_prompt(tokenizer, QUESTION, settings, method="original")
+
+
+@pytest.mark.parametrize("ratio", [0, -0.5, 1.5])
+def test_a_marker_for_an_impossible_ratio_is_refused(tokenizer, ratio):
+    with pytest.raises(ValueError):
+        ratio_marker(tokenizer, ratio)
+
+
+def test_the_marker_follows_the_question_and_nothing_else_changes(tokenizer):
+    settings = PromptSettings()
+    original = build_prompt(tokenizer, QUESTION, settings)
+    asked = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=0.5)
+    assert asked == original.replace(QUESTION, QUESTION + ratio_marker(tokenizer, 0.5))
+    prompts = {build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=ratio) for ratio in RATIOS}
+    assert len(prompts) == len(RATIOS)
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "reference_qwen", "reference_llama3"])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_training_prompt_is_the_inference_prompt_to_the_token(tokenizer, prompt_format, ratio):
+    settings = PromptSettings(format=prompt_format)
+    problem = Problem(id="a", question=QUESTION, answer="7")
+    chain = PrunedChain(id="a", scorer="s", ratio=ratio, text="3 + 4 = 7", kept=[0], tokens=5, original_tokens=9)
+    [row] = build_sft_rows([chain], {"a": problem}, tokenizer, settings, held_out=0, seed=0)
+    [request] = build_requests([problem], tokenizer, settings, method="tokenskip", ratio=ratio, max_new_tokens=9)
+    asked = encode_prompt(tokenizer, request.prompt)
+    [encoded], too_long = encode_rows([row], tokenizer, 10_000)
+    assert too_long == 0
+    assert row.prompt == request.prompt
+    assert encoded["input_ids"][: len(asked)] == asked
+    assert encoded["input_ids"][len(asked) :] == encode_completion(tokenizer, row.completion)
+
+
+def test_the_chat_layout_has_system_message_instruction_question_and_an_open_answer(tokenizer):
+    prompt = build_prompt(tokenizer, QUESTION, PromptSettings(system="You count apples."))
+    assert prompt == (
+        "<|im_start|>system\nYou count apples.<|im_end|>\n"
+        f"<|im_start|>user\n{INSTRUCTION}\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_qwen_format_of_the_reference_is_reproduced_exactly(qwen):
+    settings = PromptSettings(format="reference_qwen")
+    assert build_prompt(qwen, QUESTION, settings, method="tokenskip", ratio=0.5) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.\n"
+        "Tom has 3 apples and buys 4 more. How many has he?<|eot_id|>0.5<|eot_id|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert build_prompt(qwen, QUESTION, settings, method="tokenskip", ratio=1.0) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.\n"
+        "Tom has 3 apples and buys 4 more. How many has he?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_the_llama_format_of_the_reference_is_reproduced_exactly(llama3):
+    settings = PromptSettings(format="reference_llama3")
+    assert build_prompt(llama3, QUESTION, settings, method="tokenskip", ratio=0.5) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.\n"
+        "Tom has 3 apples and buys 4 more. How many has he?\n"
+        "<|eot_id|>0.5<|eot_id|><|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    assert build_prompt(llama3, QUESTION, settings, method="tokenskip", ratio=1.0) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.\n"
+        "Tom has 3 apples and buys 4 more. How many has he?\n"
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "sentence"),
+    [
+        ("be_concise", 1.0, "Be concise."),
+        ("only_numbers", 1.0, "Only use numbers or equations."),
+        ("abbre_words", 1.0, "Abbreviate words as much as possible."),
+        ("lc_prompt", 0.5, "Please reduce 50% of the words in your Chain-of-Thought process."),
+        ("lc_prompt", 0.7, "Please reduce 30% of the words in your Chain-of-Thought process."),
+        ("lc_prompt", 0.9, "Please reduce 10% of the words in your Chain-of-Thought process."),
+    ],
+)
+def test_a_baseline_adds_its_published_sentence_to_the_instruction(tiny_tokenizer, method, ratio, sentence):
+    original = build_prompt(tiny_tokenizer, QUESTION, PromptSettings())
+    prompt = build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), method=method, ratio=ratio)
+    assert prompt == original.replace(INSTRUCTION, f"{INSTRUCTION} {sentence}")
+
+
+def test_the_instruction_and_the_four_baselines_are_the_published_ones():
+    assert INSTRUCTION == "Please reason step by step, and put your final answer within \\boxed{}."
+    assert set(BASELINE_PROMPTS) == {"be_concise", "only_numbers", "abbre_words", "lc_prompt"}
+
+
+def test_truncation_asks_what_the_original_asks(tiny_tokenizer):
+    original = build_prompt(tiny_tokenizer, QUESTION, PromptSettings())
+    assert build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), method="truncation", ratio=0.5) == original
+
+
+def test_braces_and_chat_tokens_in_a_question_are_left_as_they_are(tiny_tokenizer):
+    question = "What is \\frac{1}{2} of {percent}% of {{ 8 }}?"
+    for method in ("tokenskip", "lc_prompt"):
+        assert question in build_prompt(tiny_tokenizer, question, PromptSettings(), method=method, ratio=0.5)
+
+
+def test_a_response_ends_in_the_tail_and_one_end_token(tokenizer):
+    assert answer_tail("\\frac{1}{2}") == "\n\nThe final answer is: $\\boxed{\\frac{1}{2}}$"
+    ids = encode_completion(tokenizer, "3 + 4 = 7" + answer_tail("7"))
+    assert ids[-1] == tokenizer.eos_token_id and ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids[:-1]) == "3 + 4 = 7\n\nThe final answer is: $\\boxed{7}$"

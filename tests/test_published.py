@@ -1,0 +1,56 @@
+"""What is committed for readers: the README's table, the results and the notebooks are one run."""
+
+import json
+import subprocess
+
+import pandas as pd
+import pytest
+
+from tokenskip_lib.config import project_root
+from tokenskip_lib.evaluation import METRIC_COLUMNS, markdown_table
+from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE
+
+
+def committed(path: str) -> str:
+    """A file as committed: a reader's own `make demo` rewrites results in the working tree."""
+    shown = subprocess.run(["git", "-C", str(project_root()), "show", f"HEAD:{path}"], capture_output=True, text=True)
+    return shown.stdout if shown.returncode == 0 else (project_root() / path).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory) -> pd.DataFrame:
+    path = tmp_path_factory.mktemp("results") / "demo_metrics.csv"
+    path.write_text(committed("data/results/demo_metrics.csv"))
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def test_results_have_the_documented_columns_and_enough_problems(metrics):
+    assert list(metrics.columns) == METRIC_COLUMNS
+    assert (metrics["n"] >= 200).all()
+    assert metrics["method"][0] == "original" and metrics["accuracy"][0] > 0.4
+
+
+def test_the_readme_table_is_the_results_file(metrics):
+    table = README_TABLE.search(committed("README.md")).group()
+    assert markdown_table(metrics) in table
+
+
+def test_notebook_05_shows_the_results_file(metrics):
+    notebook = json.loads(committed("notebooks/05_accuracy_vs_tokens.ipynb"))
+    shown = [o["data"].get("text/markdown", "") for c in notebook["cells"] for o in c.get("outputs", []) if "data" in o]
+    assert markdown_table(metrics) in ["".join(text) for text in shown]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS.values())
+def test_committed_notebooks_carry_one_complete_demo_run(name):
+    notebook = json.loads(committed(f"notebooks/{name}.ipynb"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    assert all(cell["execution_count"] for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert "profile demo" in json.dumps(outputs)
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert "widgets" not in notebook["metadata"]
+
+
+def test_the_readme_is_short():
+    assert committed("README.md").count("\n") <= 150
