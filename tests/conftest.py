@@ -82,6 +82,7 @@ def tiny_model(tiny_tokenizer):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.set_num_threads(1)  # for a model this small, threads that wait for each other are most of the time
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tiny_tokenizer),

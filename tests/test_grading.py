@@ -10,10 +10,25 @@ from tokenskip_lib.grading import is_correct, last_boxed, split_output
 from tokenskip_lib.problems import read_problems
 from tokenskip_lib.prompts import answer_tail
 
-pieces = st.sampled_from(
-    ["\\boxed{", "\\fbox{", "{", "}", "\\{", "$", "\\[", "**", "\n", "\n\n", ". ", "The final answer is", ": ", "answer is "]
-    + ["#### ", "18", "\\frac{1}{2}", "So ", "Answer: ", "  "]
-)
+symbols = [
+    "\\boxed{",
+    "\\fbox{",
+    "{",
+    "}",
+    "\\{",
+    "$",
+    "\\[",
+    "**",
+    "\n",
+    "\n\n",
+    ". ",
+    ": ",
+    "  ",
+    "18",
+    "\\frac{1}{2}",
+]
+phrases = ["The final answer is", "answer is ", "Answer: ", "#### ", "So "]
+pieces = st.sampled_from(symbols) | st.sampled_from(phrases)
 
 
 @given(st.text(max_size=60) | st.lists(pieces, max_size=14).map("".join))
@@ -23,7 +38,9 @@ def test_chain_and_answer_together_are_the_output(output):
     assert parts.prediction is None or parts.answer
 
 
-@given(st.text(alphabet="ab 1\n.$+=", max_size=60), st.sampled_from(["18", "-3", "\\frac{1}{2}", "\\{1, 2\\}", "(0, 1]"]))
+@given(
+    st.text(alphabet="ab 1\n.$+=", max_size=60), st.sampled_from(["18", "-3", "\\frac{1}{2}", "\\{1, 2\\}", "(0, 1]"])
+)
 def test_the_tail_of_training_is_taken_off_exactly_and_read_back(chain, answer):
     parts = split_output(chain + answer_tail(answer))
     assert parts.prediction == answer

@@ -135,13 +135,14 @@ def test_tokens_grow_with_the_ratio(real_tokenizer):
     assert tokens == sorted(tokens) and tokens[0] < tokens[-1] == count(LONG)
 
 
-@given(a_chain(st.sampled_from(["Half of 88 is 88/2 = 44.", "x 0.8", "x0 0.8 8", "88 88\n88/88", "$5*2=$10, 5%."])), a_ratio)
+@given(
+    a_chain(st.sampled_from(["Half of 88 is 88/2 = 44.", "x 0.8", "x0 0.8 8", "88 88\n88/88", "$5*2=$10, 5%."])),
+    a_ratio,
+)
 def test_numbers_whose_operator_is_left_out_stay_apart(chain, ratio):
     text = prune(chain, ratio, count_tokens=_spans).text
-    whole = set(_parts(chain.text))
-    assert set(text.replace("\n", " ").split()) <= whole | set(chain.text.split()) or set(_parts(text)) <= whole
-    for glued in ("8888", "882", "8844", "x08", "x0.8", "0.88", "52", "510", "210"):
-        assert glued not in text.replace("$", "").replace("x0 ", "")
+    assert set(_parts(text)) <= set(_parts(chain.text))
+    assert not any(glued in text for glued in ("8888", "882", "8844", "x08", "x0.8"))
 
 
 def test_the_two_cases_that_glued_in_the_pilot():

@@ -117,6 +117,7 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     from tokenskip_lib import stages
     from tokenskip_lib.runs import Run, relative
 
+    stages.check_names(loaded)
     opened = Run(loaded)
     functions = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
     dict(zip(STAGES, functions, strict=True))[name](opened)

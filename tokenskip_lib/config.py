@@ -27,7 +27,7 @@ STAGE_OF_SECTION = {
     "chains": 1,
     "importance": 2,
     "pruning": 3,
-    "training": 4,
+    "training": 3,  # training.held_out marks rows there
     "evaluation": 5,
 }
 
@@ -237,7 +237,10 @@ def _set(values: dict, dotted: str, value: Any) -> None:
     if field not in _fields(parents):
         raise InputError(_unknown_key(parents, field))
     for parent in parents:
-        values[parent] = dict(values.get(parent) or {})
+        section = values.get(parent) or {}
+        if not isinstance(section, dict):
+            raise InputError(f"{parent}: a section of settings, not {section!r}")
+        values[parent] = dict(section)
         values = values[parent]
     values[field] = value
 

@@ -6,6 +6,7 @@ budget alone. Metrics are computed from records on disk.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -70,11 +71,11 @@ def truncation_budget(output_tokens: Sequence[int], ratio: float) -> int:
     Source: TokenSkip's Truncation baseline caps max_new_tokens at a fraction of the original's
         budget; its published actual ratios (.95, .70, .49) are of the tokens really spent.
     """
+    if not any(output_tokens):
+        raise ValueError("no output of the original to take a budget from")
     wanted = ratio * sum(output_tokens)
-    cap = 1
-    while sum(min(length, cap) for length in output_tokens) < wanted:
-        cap += 1
-    return cap
+    caps = range(1, max(output_tokens) + 1)
+    return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in output_tokens))]
 
 
 def build_requests(
@@ -85,20 +86,13 @@ def build_requests(
     method: str,
     ratio: float,
     max_new_tokens: int,
-    expected_tokens: dict[str, int] | None = None,
 ) -> list[Request]:
-    """One request a problem for a method at a ratio.
-
-    Args:
-        expected_tokens: problem id -> a guess at the answer's length, such as the original's.
-    """
-    expected_tokens = expected_tokens or {}
+    """One request a problem for a method at a ratio."""
     return [
         Request(
             id=problem.id,
             prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
             max_new_tokens=max_new_tokens,
-            expected_tokens=expected_tokens.get(problem.id, 0),
         )
         for problem in problems
     ]

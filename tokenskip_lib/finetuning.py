@@ -184,7 +184,7 @@ def _save(model, folder: Path, base_name: str) -> None:
     """The adapter in the base model's dtype, which it is merged in anyway: half the file in bfloat16."""
     dtype = next(parameter for parameter in model.parameters() if not parameter.requires_grad).dtype
     model.peft_config["default"].base_model_name_or_path = base_name
-    model.to(dtype).save_pretrained(folder, safe_serialization=True)
+    model.to(dtype).save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form nobody filled in
 
 

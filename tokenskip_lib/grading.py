@@ -9,7 +9,10 @@ import threading
 from typing import NamedTuple
 
 _ANSWER_PHRASE = re.compile(r"(?:final\s+answer|answer\s*(?:is|:|=))", re.IGNORECASE)
-_STATED_ANSWER = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=)\s*:?)[ \t]*([^\n]+)", re.IGNORECASE)
+# On the last line, and short: "#### 18", "The answer is 18 apples." A Markdown heading is neither.
+_STATED_ANSWER = re.compile(
+    r"(?:####[ \t]*([-+$€£]?\d[\d.,/% ]*)|answer\s*(?:is|:|=)[ \t]*:?[ \t]*([^\n]{1,60}))\s*\Z", re.IGNORECASE
+)
 _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
@@ -47,9 +50,9 @@ def split_output(output: str) -> SplitOutput:
 
     The answer is the last boxed expression. If its sentence announces an answer ("The final answer
     is ..."), the sentence belongs to the answer; otherwise only the box does, so that a calculation
-    that ends in a box keeps its tokens. Without a box, the last "answer is ..." or "#### ..." is
-    taken. Without either the whole output is the chain and nothing is predicted: a cut-off output
-    is counted to its last token.
+    that ends in a box keeps its tokens. Without a box, an "answer is ..." or "#### ..." that ends
+    the output is taken. Without either the whole output is the chain and nothing is predicted: a
+    cut-off output is counted to its last token.
     """
     boxed = last_boxed(output)
     if boxed is not None:
@@ -62,10 +65,10 @@ def split_output(output: str) -> SplitOutput:
             delimiter = _OPENING_DELIMITER.search(before)
             start = delimiter.start() if delimiter else boxed.start
         return SplitOutput(output[:start], output[start:], boxed.content.strip())
-    stated = list(_STATED_ANSWER.finditer(output))
-    if stated:
-        prediction = stated[-1].group(1).strip().rstrip(".").strip("$* ")
-        line = max((m.end() for m in _SENTENCE_START.finditer(output[: stated[-1].start()])), default=0)
+    stated = _STATED_ANSWER.search(output)
+    if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
+        prediction = (stated.group(1) or stated.group(2)).strip().rstrip(".").strip("$* ")
+        line = max((m.end() for m in _SENTENCE_START.finditer(output[: stated.start()])), default=0)
         return SplitOutput(output[:line], output[line:], prediction or None)
     return SplitOutput(output, "", None)
 
@@ -79,7 +82,7 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     """
     if prediction is None or not prediction.strip():
         return False
-    if _plain(prediction) == _plain(gold):
+    if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
     from math_verify import parse, verify
 
@@ -88,7 +91,3 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     parsed_gold = parse(f"\\boxed{{{gold}}}", parsing_timeout=limit)
     parsed = parse(f"\\boxed{{{prediction}}}", parsing_timeout=limit)
     return bool(verify(parsed_gold, parsed, strict=True, timeout_seconds=limit))
-
-
-def _plain(answer: str) -> str:
-    return re.sub(r"\s+|\\[,;!]|\\text\s*(?=\{)", "", answer).strip("{}")

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from tokenskip_lib.config import STAGES, Profile, load_profile, project_root
-from tokenskip_lib.evaluation import markdown_table, method_ratios
-from tokenskip_lib.importance import check_scorers
+from tokenskip_lib.evaluation import markdown_table
 from tokenskip_lib.records import InputError
 from tokenskip_lib.runs import Run, finished_at, relative
+from tokenskip_lib.stages import check_names
 
 NOTEBOOKS = dict(
     zip(
@@ -34,8 +34,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         InputError: bad settings, or bad input met inside a notebook.
     """
     profile = load_profile(name, overrides)
-    method_ratios(profile.evaluation)
-    check_scorers([profile.importance.scorer, *profile.importance.compare_with])
+    check_names(profile)
     run = Run(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(STAGES, 1):
@@ -48,7 +47,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         start = time.perf_counter()
         _execute(run, NOTEBOOKS[stage], name, overrides)
         seconds = time.perf_counter() - start
-        run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
+        if stage not in run.timings():  # a notebook drawn again from its records did not do the work again
+            run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
         print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
 

@@ -7,6 +7,7 @@ worked solution. This file knows nothing about models.
 import ast
 import hashlib
 import itertools
+import math
 import operator
 import re
 from collections import Counter
@@ -137,11 +138,13 @@ def evaluate_arithmetic(expression: str) -> float:
     """
     from simpleeval import InvalidExpression, SimpleEval
 
+    if not re.fullmatch(r"[\d\s.+\-*/()]{1,200}", expression) or "**" in expression or "//" in expression:
+        raise ValueError(f"not arithmetic: {expression[:200]!r}")
     try:
         value = SimpleEval(operators=_OPERATORS, functions={}, names={}).eval(expression)
-    except (InvalidExpression, SyntaxError, TypeError, KeyError) as error:
+    except (InvalidExpression, SyntaxError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"not arithmetic: {expression!r}") from error
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"not arithmetic: {expression!r}")
     return float(value)
 
@@ -228,15 +231,16 @@ def _problem(row: dict, default_id: str, where: str) -> Problem:
     """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, or plain."""
     question = row.get("question", row.get("problem"))
     answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
-    for name, value in (("question", question), ("answer", answer)):
-        if value is None or not str(value).strip():
-            raise InputError(f"{where}: no {name}; every row needs a question and an answer")
-    answer, solution = str(answer), str(row.get("solution") or row.get("cot") or "")
+    question, answer = (str("" if value is None else value).strip() for value in (question, answer))
+    solution = str(row.get("solution") or row.get("cot") or "")
     if "####" in answer:
         solution, _, answer = answer.rpartition("####")
+    for name, value in (("question", question), ("answer", answer)):
+        if not value.strip():
+            raise InputError(f"{where}: no {name}; every row needs a question and an answer")
     solution = re.sub(r"<<[^>]*>>", "", solution).strip()
     problem_id = str(row.get("id") or row.get("unique_id") or default_id)
-    record = {"id": problem_id, "question": str(question).strip(), "answer": answer.strip(), "solution": solution}
+    record = {"id": problem_id, "question": question, "answer": answer.strip(), "solution": solution}
     return parse_record(record, Problem, where)
 
 

@@ -16,7 +16,7 @@ from tokenskip_lib.evaluation import build_requests, compute_metrics, method_rat
 from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, train_adapter
 from tokenskip_lib.generation import Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.importance import build_scorer, windows
+from tokenskip_lib.importance import build_scorer, check_scorers, windows
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import LoadedProblems, load_problems, refuse_shared_questions
 from tokenskip_lib.pruning import TokenCounter, prune
@@ -26,6 +26,12 @@ from tokenskip_lib.runs import Run
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
 SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
 TRAIN_PROBLEMS, TEST_PROBLEMS, TIMINGS = "01_train_problems.jsonl", "05_test_problems.jsonl", "01_timings.json"
+
+
+def check_names(profile: Profile) -> None:
+    """Raise InputError for a method or scorer that does not exist, before any stage runs."""
+    method_ratios(profile.evaluation)
+    check_scorers([profile.importance.scorer, *profile.importance.compare_with])
 
 
 def generate(run: Run) -> list[Chain]:
@@ -233,10 +239,8 @@ def _answers(
     """One method at one ratio over the test problems, batch by batch."""
     problems = {problem.id: problem for problem in test.problems}
     budget = profile.evaluation.max_new_tokens
-    # Complete before any other method starts, so every other method's batches are the same in each run.
-    originals = {p.id: p.chain_tokens + p.answer_tokens for p in store if p.method == "original" != method}
     if method == "truncation":
-        budget = truncation_budget(list(originals.values()), ratio)
+        budget = truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)
     requests = build_requests(
         test.problems,
         engine.tokenizer,
@@ -244,7 +248,6 @@ def _answers(
         method=method,
         ratio=ratio,
         max_new_tokens=budget,
-        expected_tokens=originals,
     )
     count = token_counter(engine.tokenizer)
     label = f"{method} {ratio:g}"

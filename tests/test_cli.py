@@ -1,0 +1,112 @@
+"""The command line: what a user gets wrong is one line on stderr and exit code 2, and nothing is left half written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tokenskip_lib.records import Chain, Problem, RecordStore
+
+
+@pytest.fixture
+def command(root, tmp_path):
+    """A function of arguments: run `python -m tokenskip_lib` from the root, outputs below tmp_path."""
+    places = {name: tmp_path / name for name in ("run_dir", "figures_dir", "results_dir")}
+
+    def call(*arguments: str, profile: str = "smoke") -> subprocess.CompletedProcess:
+        settings = [word for name, path in places.items() for word in ("--set", f"{name}={path}")]
+        return subprocess.run(
+            [sys.executable, "-m", "tokenskip_lib", *arguments, "--profile", profile, *settings],
+            cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+
+    return call
+
+
+def _assert_refused(done: subprocess.CompletedProcess, tmp_path, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stdout == ""
+    written = [p.relative_to(tmp_path) for p in tmp_path.glob("*_dir/**/*") if p.is_file() and p.name != "profile.json"]
+    assert written == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("pruning.ratios=[0,1]", ["pruning.ratios", "greater than 0"]),
+        ("pruning.ratios=[0.5,1.5]", ["pruning.ratios", "1.5"]),
+        ("trainin.epochs=1", ["trainin", "did you mean 'training'"]),
+        ("training.epoch=1", ["training.epoch", "did you mean 'epochs'"]),
+        ("training.epochs", ["training.epochs", "key=value"]),
+    ],
+)
+def test_a_bad_setting_is_refused_before_any_folder_is_made(command, tmp_path, setting, words):
+    _assert_refused(command("generate", "--set", setting), tmp_path, *words)
+    assert not (tmp_path / "run_dir").exists()
+
+
+def test_an_unknown_profile_is_refused_with_the_nearest_name(command, tmp_path):
+    _assert_refused(command("generate", profile="smok"), tmp_path, "did you mean 'smoke'")
+
+
+def test_a_model_that_is_nowhere_is_refused(command, tmp_path):
+    done = command("generate", "--set", "target.model=nobody/nothing", "--set", "target.adapter=null")
+    _assert_refused(done, tmp_path, "nobody/nothing")
+
+
+def test_a_broken_line_of_a_problem_file_is_refused_with_file_and_line(command, tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"question": "q", "answer": "1"}\n{"question": "r", "answ\n')
+    done = command("generate", "--set", f"problems.train={own}", "--set", "problems.train_size=null")
+    _assert_refused(done, tmp_path, f"{own}:2", "not JSON")
+
+
+def test_an_unknown_problem_set_is_refused_with_the_nearest_name(command, tmp_path):
+    _assert_refused(command("generate", "--set", "problems.train=gsm9k"), tmp_path, "did you mean 'gsm8k'")
+
+
+def test_scoring_a_run_whose_every_chain_was_dropped_is_refused(command, tmp_path, problems, chain_of):
+    folder = tmp_path / "run_dir"
+    RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
+    RecordStore(folder / "01_chains.jsonl", Chain).append([chain_of(p, "", dropped="empty") for p in problems[:2]])
+    done = command("score")
+    assert done.returncode == 2 and "every chain was dropped" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "01_chains.jsonl",
+        "01_train_problems.jsonl",
+        "profile.json",
+    ]
+
+
+def test_a_stage_runs_and_reports_what_it_noted(command, tmp_path, problems, chain_of):
+    folder = tmp_path / "run_dir"
+    RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
+    RecordStore(folder / "01_chains.jsonl", Chain).append([chain_of(p) for p in problems[:2]])
+    done = command("score", "--set", "importance.scorer=random", "--set", "importance.compare_with=[]")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.partition(": ")[2]) == {"chains": 2, "scorers": ["random"]}
+    assert len((folder / "02_scored.jsonl").read_text().splitlines()) == 2
+
+
+def test_help_lists_every_command_and_profiles_lists_every_profile(root):
+    def say(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "tokenskip_lib", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+
+    shown = say("--help")
+    commands = ("run", "profiles", "prepare-target", "generate", "score", "prune", "train", "evaluate", "publish")
+    assert all(command in shown for command in commands)
+    assert [line.split()[0] for line in say("profiles").splitlines()] == [
+        "demo",
+        "llama3.1-8b-math",
+        "qwen2.5-7b-gsm8k",
+        "smoke",
+    ]

@@ -1,0 +1,154 @@
+"""Generation: batches, padding and resuming change nothing about what is written."""
+
+import copy
+
+import pytest
+import torch
+
+from tokenskip_lib.config import PromptSettings
+from tokenskip_lib.generation import Request, TransformersEngine
+from tokenskip_lib.prompts import build_prompt
+
+BUDGET = 12
+
+
+@pytest.fixture
+def requests(problems, tiny_tokenizer):
+    return [
+        Request(p.id, build_prompt(tiny_tokenizer, p.question * (index + 1), PromptSettings()), BUDGET)
+        for index, p in enumerate(problems)
+    ]
+
+
+@pytest.fixture
+def alone(tiny_model, tiny_tokenizer, requests):
+    """id -> the tokens that plain `generate` gives for one prompt at a time, no end token to stop it."""
+    found = {}
+    for request in requests:
+        ids = tiny_tokenizer(request.prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            new = tiny_model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=BUDGET,
+                eos_token_id=None, pad_token_id=tiny_tokenizer.pad_token_id,
+            )  # fmt: skip
+        found[request.id] = new[0, ids.shape[1] :].tolist()
+    return found
+
+
+@pytest.fixture
+def ends_with(tiny_tokenizer):
+    """A function token id -> the same tokenizer with this token as its end token."""
+
+    def make(token_id: int):
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token_id)
+        assert tokenizer.eos_token_id == token_id
+        return tokenizer
+
+    return make
+
+
+def _answers(engine, requests, **options):
+    return {g.id: g for batch in engine.generate(requests, **options) for g in batch}
+
+
+def _first_new(ids: list[int], position: int) -> bool:
+    return ids[position] not in ids[:position]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_every_batch_size_gives_what_one_prompt_at_a_time_gives(
+    batch_size, tiny_model, tiny_tokenizer, requests, alone
+):
+    answers = _answers(TransformersEngine(tiny_model, tiny_tokenizer, batch_size), requests)
+    assert set(answers) == set(alone)
+    for name, ids in alone.items():
+        assert tiny_tokenizer.eos_token_id not in ids  # or the comparison below would be empty
+        assert answers[name].text == tiny_tokenizer.decode(ids, skip_special_tokens=True)
+        assert answers[name].tokens == BUDGET and answers[name].cut_off
+        assert answers[name].seconds > 0
+    assert len({answer.text for answer in answers.values()}) > 1
+
+
+def test_an_answer_ends_before_its_end_token_and_is_not_cut_off(tiny_model, requests, alone, ends_with):
+    name, ids = next((n, i) for n, i in alone.items() if any(_first_new(i, p) for p in range(2, BUDGET - 1)))
+    position = next(p for p in range(2, BUDGET - 1) if _first_new(ids, p))
+    tokenizer = ends_with(ids[position])
+    answers = _answers(TransformersEngine(tiny_model, tokenizer, 5), requests)
+    assert answers[name].tokens == position and not answers[name].cut_off
+    assert answers[name].text == tokenizer.decode(ids[:position])
+    for other, other_ids in alone.items():
+        ends = other_ids.index(ids[position]) if ids[position] in other_ids else None
+        assert answers[other].tokens == (BUDGET if ends is None else ends)
+        assert answers[other].cut_off == (ends is None)
+
+
+def test_an_end_token_as_the_last_token_of_the_budget_is_in_time(tiny_model, requests, alone, ends_with):
+    name, position = next((n, p) for n, i in alone.items() for p in range(2, BUDGET) if _first_new(i, p))
+    tokenizer = ends_with(alone[name][position])
+    [request] = [r for r in requests if r.id == name]
+    in_time = Request(name, request.prompt, position + 1)
+    too_late = Request(name, request.prompt, position)
+    engine = TransformersEngine(tiny_model, tokenizer, 1)
+    assert not _answers(engine, [in_time])[name].cut_off
+    assert _answers(engine, [too_late])[name].cut_off
+    assert _answers(engine, [in_time])[name].text == _answers(engine, [too_late])[name].text
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_a_smaller_budget_in_a_batch_of_larger_ones_is_kept_as_if_alone(tiny_model, requests, alone, ends_with, extra):
+    name, position = next((n, p) for n, i in alone.items() for p in range(2, BUDGET) if _first_new(i, p))
+    tokenizer = ends_with(alone[name][position])
+    short = [Request(r.id, r.prompt, position + extra if r.id == name else BUDGET) for r in requests]
+    [one] = [r for r in short if r.id == name]
+    by_itself = _answers(TransformersEngine(tiny_model, tokenizer, 1), [one])[name]
+    in_batch = _answers(TransformersEngine(tiny_model, tokenizer, 5), short)[name]
+    assert (in_batch.text, in_batch.tokens, in_batch.cut_off) == (by_itself.text, by_itself.tokens, by_itself.cut_off)
+
+
+def test_batches_hold_every_request_once_sorted_by_budget_then_prompt_length(tiny_model, tiny_tokenizer, requests):
+    by_length = TransformersEngine(tiny_model, tiny_tokenizer, 2).generate(requests[::-1])
+    ids = sorted((r.id for r in requests), key=lambda n: len(tiny_tokenizer(requests[int(n[1])].prompt)["input_ids"]))
+    assert [[g.id for g in batch] for batch in by_length] == [ids[:2], ids[2:4], ids[4:]]
+    mixed = [
+        Request("a", requests[0].prompt, 3),
+        Request("b", requests[0].prompt, 3),
+        Request("c", requests[1].prompt, 2),
+        Request("e", requests[0].prompt, 2),
+        Request("d", requests[0].prompt, 2),
+    ]
+    batches = TransformersEngine(tiny_model, tiny_tokenizer, 2).generate(mixed)
+    assert [[g.id for g in batch] for batch in batches] == [["d", "e"], ["c", "a"], ["b"]]
+
+
+def test_only_batches_that_are_wholly_done_are_skipped_and_the_others_stay_as_they_were(
+    tiny_model, tiny_tokenizer, requests
+):
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, 2)
+
+    def batches(done):
+        made = engine.generate(requests, is_done=lambda name: name in done)
+        return [[(g.id, g.text, g.tokens, g.cut_off) for g in batch] for batch in made]
+
+    fresh = batches(set())
+    first, second, third = [[g[0] for g in batch] for batch in fresh]
+    assert (len(first), len(second), len(third)) == (2, 2, 1)
+    assert batches({*first}) == fresh[1:]
+    assert batches({*third, second[0]}) == fresh[:2]
+    assert batches({first[0], second[1]}) == fresh
+    assert batches({"p0", "p1", "p2", "p3", "p4"}) == []
+
+
+def test_a_batch_is_decoded_only_when_it_is_asked_for(tiny_model, tiny_tokenizer, requests):
+    # A caller writes each batch down before the next begins: what is done is looked up late.
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, 2)
+    first, second, third = [[g.id for g in batch] for batch in engine.generate(requests)]
+    done, seen = set(), []
+    for batch in engine.generate(requests, is_done=lambda name: name in done):
+        seen.append([g.id for g in batch])
+        done.update(second)
+    assert seen == [first, third]
+
+
+def test_no_request_is_no_batch(tiny_model, tiny_tokenizer):
+    assert list(TransformersEngine(tiny_model, tiny_tokenizer, 2).generate([])) == []

@@ -1,0 +1,93 @@
+"""Models: found by folder, loaded with adapters, refused in one line."""
+
+import pytest
+import torch
+
+from tokenskip_lib.config import TargetSettings
+from tokenskip_lib.models import (
+    describe,
+    find_model,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    token_counter,
+)
+from tokenskip_lib.records import InputError
+
+
+@pytest.fixture
+def settings(tiny_target):
+    return TargetSettings(model=str(tiny_target), device="cpu", dtype="float32")
+
+
+def test_a_local_folder_is_the_model(settings, tiny_model):
+    model = load_model(settings)
+    assert not model.training and next(model.parameters()).dtype == torch.float32
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_a_folder_below_the_root_is_found_before_wheel_and_hub(tmp_path, monkeypatch):
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    assert find_model(name, "none") == str(tmp_path / name)
+    assert find_model("nobody/nothing", "none") == "nobody/nothing"
+
+
+def test_the_tokenizer_pads_on_the_left_and_always_can(tiny_tokenizer, tmp_path, settings):
+    import copy
+
+    assert load_tokenizer(settings).padding_side == "left"
+    assert load_tokenizer(settings).pad_token == tiny_tokenizer.pad_token
+    without = copy.deepcopy(tiny_tokenizer)
+    without.pad_token = None
+    without.save_pretrained(tmp_path)
+    loaded = load_tokenizer(settings.model_copy(update={"model": str(tmp_path)}))
+    assert loaded.pad_token == loaded.eos_token == "<|im_end|>"
+
+
+def test_tokens_are_counted_without_special_ones(real_tokenizer):
+    count = token_counter(real_tokenizer)
+    assert count("") == 0
+    assert count("3 + 4 = 7") == len(real_tokenizer.tokenize("3 + 4 = 7"))
+
+
+def test_an_adapter_is_merged_and_its_absence_is_named(settings, tiny_target, tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = get_peft_model(load_model(settings), lora).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        wanted, plain = adapted(input_ids=ids).logits, tiny_model(input_ids=ids).logits
+        second = load_model(settings, adapter=tmp_path / "adapter")(input_ids=ids).logits
+        own = load_model(settings.model_copy(update={"adapter": str(tmp_path / "adapter")}))(input_ids=ids).logits
+    assert torch.allclose(second, wanted, atol=1e-4) and torch.allclose(own, wanted, atol=1e-4)
+    assert not torch.allclose(plain, wanted, atol=1e-2)
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing"):
+        load_model(settings, adapter=tmp_path / "nothing")
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(InputError, match="unknown device 'gpu'"):
+        pick_device("gpu")
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(InputError, match="no CUDA device"):
+            pick_device("cuda")
+
+
+def test_a_named_dtype_is_taken_and_auto_is_one_that_the_device_computes_in():
+    cpu = torch.device("cpu")
+    assert pick_dtype("float16", cpu) == torch.float16
+    assert pick_dtype("auto", cpu) in (torch.bfloat16, torch.float32)
+
+
+def test_the_description_names_model_adapter_device_and_dtype(settings, tiny_target):
+    text = describe(settings.model_copy(update={"adapter": "data/one"}))
+    assert text.startswith(f"{tiny_target} + data/one on CPU") and text.endswith("float32")

@@ -1,0 +1,91 @@
+"""Figures: written with their origin, text drawn as it is, every point of the table shown."""
+
+import hashlib
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from tokenskip_lib import plots
+from tokenskip_lib.importance import segment
+from tokenskip_lib.records import ScoredChain
+from tokenskip_lib.runs import Run
+
+TEXT = "Tom pays $18 for <b>2</b> pens & 3_4 x^2.\n\nThen $9 is left: \\frac{1}{2} of it, " + "and so on " * 20
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def _scored(scorer: str) -> ScoredChain:
+    spans = segment(TEXT)
+    return ScoredChain(id="a", scorer=scorer, text=TEXT, spans=spans, importance=[float(i) for i in range(len(spans))])
+
+
+def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(tiny_profile, tmp_path):
+    run = Run(tiny_profile)
+    source = run.folder / "metrics.csv"
+    source.write_text("a,b\n1,2\n")
+    figure = plots.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
+    path = plots.save_figure(figure, "loss", run, source)
+    assert path == tmp_path / "figures" / "smoke_loss.png" and path.read_bytes().startswith(b"\x89PNG")
+    origin = json.loads(path.with_suffix(".json").read_text())
+    assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
+    assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])
+    assert origin["source"].endswith("metrics.csv")
+
+
+def test_a_strip_shows_every_character_of_a_chain_once_and_no_mathematics():
+    figure = plots.importance_strip([_scored("one"), _scored("two")])
+    figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left") or axes.texts]
+    shown = ["".join(text.get_text() for text in axes.texts) for axes in panels if axes.texts]
+    assert shown == ["".join(TEXT.split())] * 2
+    assert not any(text.get_parse_math() for axes in panels for text in axes.texts)
+
+
+def test_every_point_of_the_metrics_is_drawn():
+    metrics = pd.DataFrame(
+        [("original", 1.0, 0.5, 100.0), ("tokenskip", 0.5, 0.4, 60.0), ("tokenskip", 0.9, 0.45, 90.0)],
+        columns=["method", "ratio", "accuracy", "chain_tokens"],
+    ).assign(accuracy_low=0.3, accuracy_high=0.6)
+    axes = plots.accuracy_figure(metrics, "t").axes[0]
+    drawn = {float(x): float(y) for c in axes.containers for x, y in zip(*c.lines[0].get_data(), strict=True)}
+    assert drawn == pytest.approx({60.0: 40.0, 90.0: 45.0, 100.0: 50.0})
+
+
+def test_every_method_has_a_style_of_its_own():
+    from tokenskip_lib.evaluation import METHODS
+
+    assert set(plots.METHOD_STYLE) == set(METHODS)
+    assert len(set(plots.METHOD_STYLE.values())) == len(METHODS)
+
+
+def test_a_ratio_figure_prints_the_mean_at_each_request():
+    table = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "actual_ratio": [0.4, 0.6, 0.91]})
+    axes = plots.ratio_figure(table, "t").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.50", "0.91"]
+
+
+def test_lengths_are_drawn_for_kept_and_dropped_chains():
+    chains = pd.DataFrame({"chain_tokens": [10, 20, 30, 40], "dropped": [None, None, "wrong", "cut_off"]})
+    axes = plots.chain_length_figure(chains).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "cut_off", "wrong"]
+    assert any("mean of kept 15" in text.get_text() for text in axes.texts)
+
+
+def test_chains_that_were_all_kept_can_be_drawn():
+    axes = plots.chain_length_figure(pd.DataFrame({"chain_tokens": [10, 20], "dropped": [None, None]})).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
+
+
+def test_kinds_are_drawn_most_important_first():
+    table = pd.DataFrame(
+        {"scorer": ["s"] * 4, "kind": ["word", "number", "word", "number"], "rank": [0.2, 0.9, 0.3, 0.8]}
+    )
+    axes = plots.kind_figure(table).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]

@@ -1,0 +1,196 @@
+"""The stages, on a tiny random model: what each refuses, writes, skips, and how a killed one goes on."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tokenskip_lib import stages
+from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios, truncation_budget
+from tokenskip_lib.finetuning import draw_ratios
+from tokenskip_lib.models import load_tokenizer, token_counter
+from tokenskip_lib.prompts import answer_tail
+from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
+from tokenskip_lib.runs import Run
+
+
+@pytest.fixture
+def run(tiny_profile):
+    return Run(tiny_profile)
+
+
+@pytest.fixture
+def answered(run, problems, chain_of):
+    """The run as if a model that can solve the problems had answered: two chains kept, one dropped."""
+    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
+    kept = [chain_of(problem) for problem in problems[:2]]
+    run.store(stages.CHAINS, Chain).append([*kept, chain_of(problems[2], dropped="wrong")])
+    return run
+
+
+def _tear(path) -> bytes:
+    """Keep the first line and half of the second, as a kill in the middle of a write would; the whole is returned."""
+    whole = path.read_bytes()
+    first, second, *_ = whole.splitlines(keepends=True)
+    path.write_bytes(first + second[: len(second) // 2])
+    return whole
+
+
+def test_generating_grades_every_problem_and_says_why_a_chain_is_dropped(run, problems):
+    chains = stages.generate(run)
+    assert {chain.id for chain in chains} == {"p0", "p1", "p2"}
+    count = token_counter(load_tokenizer(run.profile.target))
+    for chain in chains:
+        # A random model states no answer: it is cut off by its budget, or ends without one.
+        assert chain.dropped == ("cut_off" if chain.cut_off else "no_answer") and not chain.is_correct
+        assert chain.chain == chain.output.rstrip() and chain.chain_tokens == count(chain.chain)
+    assert list(run.store(stages.TRAIN_PROBLEMS, Problem)) == problems[:3]
+    noted = run.state["stages"]["generate"]
+    assert noted["chains"] == 3 and noted["kept"] + sum(noted["dropped_chains"].values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "cut_off", "dropped"),
+    [
+        ("3 + 4 = 7.\n\nThe final answer is: $\\boxed{7}$", False, None),
+        ("3 + 4 = 8.\n\nThe final answer is: $\\boxed{8}$", False, "wrong"),
+        ("3 + 4 = 7.\n\nThe final answer is: $\\boxed{7}$ and", True, "cut_off"),
+        ("3 + 4 = 7.", False, "no_answer"),
+        ("The final answer is: $\\boxed{7}$", False, "empty"),
+        ("3 + 4 = 7. " * 9 + "\n\nThe final answer is: $\\boxed{7}$", False, "too_long"),
+    ],
+)
+def test_a_chain_is_dropped_for_what_is_wrong_with_it(problems, output, cut_off, dropped):
+    generation = stages.Generation(id="p0", text=output, tokens=9, cut_off=cut_off, seconds=0.1)
+    chain = stages._chain(problems[0], generation, lambda text: len(text.split()), 20)
+    assert chain.dropped == dropped and chain.output == output
+    unlimited = stages._chain(problems[0], generation, lambda text: len(text.split()), None)
+    assert unlimited.dropped == (None if dropped == "too_long" else dropped)
+
+
+def test_a_killed_generation_goes_on_to_the_same_bytes(run):
+    stages.generate(run)
+    whole = _tear(run.folder / stages.CHAINS)
+    stages.generate(Run(run.profile))
+    assert (run.folder / stages.CHAINS).read_bytes() == whole
+
+
+def test_a_finished_generation_loads_no_model(run, monkeypatch):
+    before = stages.generate(run)
+    monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
+    assert stages.generate(Run(run.profile)) == before
+
+
+def test_a_training_question_in_the_test_set_stops_the_first_stage(tiny_profile, problems, tmp_path):
+    RecordStore(tmp_path / "test.jsonl", Problem).append([problems[0].model_copy(update={"id": "twin"})])
+    run = Run(tiny_profile)
+    with pytest.raises(InputError, match="'twin'"):
+        stages.generate(run)
+    assert not list(run.folder.glob("01_*"))
+
+
+def test_scoring_scores_the_kept_chains_by_every_scorer(answered):
+    scored = stages.score(answered)
+    assert [(s.id, s.scorer) for s in scored] == [
+        ("p0", "selective_context"),
+        ("p1", "selective_context"),
+        ("p0", "random"),
+        ("p1", "random"),
+    ]
+    whole = _tear(answered.folder / stages.SCORED)
+    stages.score(Run(answered.profile))
+    assert (answered.folder / stages.SCORED).read_bytes() == whole
+
+
+def test_random_scores_need_no_model(answered, monkeypatch):
+    settings = answered.profile.importance.model_copy(update={"scorer": "random", "compare_with": []})
+    monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    scored = stages.score(Run(answered.profile.model_copy(update={"importance": settings})))
+    assert {s.scorer for s in scored} == {"random"}
+
+
+def test_scoring_refuses_a_run_without_a_kept_chain(run, problems, chain_of):
+    with pytest.raises(InputError, match="generate"):
+        stages.score(run)
+    run.store(stages.CHAINS, Chain).append([chain_of(p, "", dropped="empty") for p in problems[:3]])
+    with pytest.raises(InputError, match="every chain was dropped"):
+        stages.score(run)
+    assert not (run.folder / stages.SCORED).exists()
+
+
+def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answered, problems):
+    stages.score(answered)
+    rows = stages.prune_chains(answered)
+    ratios = answered.profile.pruning.ratios
+    pruned = {record.key: record for record in answered.store(stages.PRUNED, PrunedChain)}
+    assert set(pruned) == {(name, "selective_context", ratio) for name in ("p0", "p1") for ratio in ratios}
+    drawn = draw_ratios(["p0", "p1"], ratios, answered.profile.seed)
+    assert {row.id: row.ratio for row in rows} == drawn
+    for row in rows:
+        answer = {p.id: p.answer for p in problems}[row.id]
+        assert row.completion == pruned[(row.id, "selective_context", row.ratio)].text + answer_tail(answer)
+    whole = _tear(answered.folder / stages.PRUNED)
+    rows_whole = (answered.folder / stages.SFT_ROWS).read_bytes()
+    (answered.folder / stages.SFT_ROWS).unlink()
+    stages.prune_chains(Run(answered.profile))
+    assert (answered.folder / stages.PRUNED).read_bytes() == whole
+    assert (answered.folder / stages.SFT_ROWS).read_bytes() == rows_whole
+
+
+def test_every_stage_names_the_one_to_run_first(run):
+    for stage, needed in (
+        (stages.score, "generate"),
+        (stages.prune_chains, "score"),
+        (stages.train, "prune"),
+        (stages.evaluate, "generate"),
+    ):
+        with pytest.raises(InputError, match=f"tokenskip_lib {needed} --profile smoke"):
+            stage(run)
+    assert [path.name for path in run.folder.iterdir()] == ["profile.json"]
+
+
+def test_evaluating_tokenskip_needs_the_adapter(answered):
+    with pytest.raises(InputError, match="tokenskip_lib train"):
+        stages.evaluate(answered)
+    assert not list(answered.folder.glob("05_*"))
+
+
+def test_from_scores_to_metrics(answered, problems, tmp_path):
+    stages.score(answered)
+    stages.prune_chains(answered)
+    summary = stages.train(answered)
+    assert summary["rows_trained"] + summary["rows_held_out"] == len(answered.need(stages.SFT_ROWS, SFTRow, "prune"))
+    metrics = stages.evaluate(answered)
+
+    pairs = method_ratios(answered.profile.evaluation)
+    predictions = list(answered.store(stages.PREDICTIONS, Prediction))
+    assert {p.key for p in predictions} == {(t.id, m, r) for t in problems[3:] for m, r in pairs}
+    assert list(metrics.columns) == METRIC_COLUMNS and set(metrics["n"]) == {2}
+    assert sorted(zip(metrics["method"], metrics["ratio"], strict=True)) == sorted(pairs)
+    spent = [p.chain_tokens + p.answer_tokens for p in predictions if p.method == "original"]
+    budgets = {p.max_new_tokens for p in predictions if p.method == "truncation"}
+    assert budgets == {truncation_budget(spent, 0.5)}
+    assert {p.max_new_tokens for p in predictions if p.method != "truncation"} == {8}
+    written = pd.read_csv(tmp_path / "results" / "smoke_metrics.csv", keep_default_na=False)
+    assert list(written["method"]) == list(metrics["method"])
+
+    # A tear in the file costs time, not content.
+    before = [p.model_dump(exclude={"seconds"}) for p in predictions]
+    _tear(answered.folder / stages.PREDICTIONS)
+    stages.evaluate(Run(answered.profile))
+    after = RecordStore(answered.folder / stages.PREDICTIONS, Prediction)
+    assert [p.model_dump(exclude={"seconds"}) for p in after] == before
+    state = json.loads((answered.folder / "profile.json").read_text())["stages"]
+    assert set(state) == {"score", "prune", "train", "evaluate"}
+
+
+def test_one_question_can_be_asked_at_several_ratios(answered, problems):
+    table = stages.ask(answered, problems[0], [1.0, 0.5], adapted=False)
+    assert list(table.columns) == ["ratio", "chain_tokens", "prediction", "is_correct", "output"]
+    assert list(table["ratio"]) == [1.0, 0.5] and table["output"].nunique() == 2
+
+
+def test_scores_on_disk_are_of_the_chains_text(answered, problems):
+    stages.score(answered)
+    on_disk = RecordStore(answered.folder / stages.SCORED, ScoredChain)
+    assert {(s.id, s.text) for s in on_disk} == {(p.id, p.solution) for p in problems[:2]}
