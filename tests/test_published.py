@@ -1,5 +1,6 @@
 """What is committed for readers: the README's table, the results and the notebooks are one run."""
 
+import hashlib
 import json
 import subprocess
 
@@ -54,3 +55,14 @@ def test_committed_notebooks_carry_one_complete_demo_run(name):
 
 def test_the_readme_is_short():
     assert committed("README.md").count("\n") <= 150
+
+
+def test_data_readme_states_what_the_target_adapter_measured():
+    summary = json.loads(committed("data/target_adapter/summary.json"))
+    measured = summary["validation"]
+    readme = committed("data/README.md")
+    interval = f"{100 * measured['accuracy_low']:.1f}-{100 * measured['accuracy_high']:.1f}, n = {measured['n']}"
+    assert f"{100 * measured['accuracy']:.1f}% (95% interval {interval})" in readme
+    assert f"| seed | {summary['seed']} |" in readme and measured["accuracy"] > 0.4
+    weights = project_root() / "data" / "target_adapter" / "adapter_model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in readme and weights.stat().st_size <= 10_000_000
