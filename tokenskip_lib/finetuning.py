@@ -107,7 +107,8 @@ def train_adapter(
     from trl import SFTConfig, SFTTrainer
 
     train, too_long = encode_rows([row for row in rows if not row.held_out], tokenizer, settings.max_tokens)
-    held_out, _ = encode_rows([row for row in rows if row.held_out], tokenizer, settings.max_tokens)
+    held_out, held_out_too_long = encode_rows([row for row in rows if row.held_out], tokenizer, settings.max_tokens)
+    too_long += held_out_too_long
     if not train:
         raise InputError(
             f"{folder}: no training rows ({len(rows)} given, {too_long} above {settings.max_tokens} tokens)"
@@ -163,7 +164,6 @@ def train_adapter(
     result = trainer.train(resume_from_checkpoint=last)
     final = trainer.evaluate() if held_out else {}
     _save(model, folder, base_name)
-    shutil.rmtree(checkpoints)
     summary = {
         "rows_trained": len(train),
         "rows_held_out": len(held_out),
@@ -176,7 +176,9 @@ def train_adapter(
         "held_out_loss": round(final["eval_loss"], 4) if held_out else None,
         "seconds": round(result.metrics["train_runtime"], 1),
     }
+    # The summary says that training is done; until it is there, a checkpoint to go on from must be.
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(checkpoints)
     return summary
 
 
@@ -215,6 +217,10 @@ class _LogWriter(TrainerCallback):
         self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if self.path.exists():  # steps after the checkpoint are done, and logged, again
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
 
     def on_step_end(self, args, state, control, **kwargs):

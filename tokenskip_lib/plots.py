@@ -89,7 +89,8 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
         )
         mean = table.loc[table["outcome"] == "kept", "chain_tokens"].mean()
         axes.axvline(mean, color="0.25", linestyle="--", linewidth=1)
-        axes.text(mean, axes.get_ylim()[1] * 0.97, f" mean of kept {mean:.0f}", va="top", color="0.25")
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+        axes.text(mean, axes.get_ylim()[1] * 0.98, f" mean of kept {mean:.0f}", va="top", color="0.25")
         axes.set(xlabel="chain tokens", ylabel="chains", title="How long the target model's chains are")
         sns.move_legend(axes, "upper right", title=None, frameon=False)
     return figure
@@ -107,7 +108,7 @@ def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
     lines = [max(row for row, _, _ in layout) + 1 for layout in layouts]
     columns = max(column + len(piece) for layout in layouts for _, column, piece in layout)
     width = 9.0
-    font = 0.9 * width * 72 / max(columns, 60) / _MONOSPACE_WIDTH
+    font = 0.85 * width * 72 / max(columns, 60) / _MONOSPACE_WIDTH
     height = sum(lines) * 1.6 * font / 72 + 0.4 * len(chains) + 0.6
     colours = sns.color_palette("YlOrBr", as_cmap=True)
     with plt.rc_context(_STYLE):
