@@ -136,7 +136,7 @@ def train_adapter(
         logging_steps=settings.log_every,
         logging_first_step=True,
         eval_strategy="steps" if held_out else "no",
-        eval_steps=settings.log_every * 5,
+        eval_steps=0.125,  # below 1 it is a share of all steps
         save_steps=settings.save_every,
         save_total_limit=1,
         report_to="none",

@@ -206,7 +206,7 @@ def loss_figure(log: pd.DataFrame) -> Figure:
             end = points.iloc[-1]
             axes.annotate(
                 f" {label} {end[column]:.3f}",
-                (end["step"], end[column]),
+                (log["step"].max(), end[column]),
                 color=colour,
                 va="center",
                 xytext=(4, 8 if column == "loss" else -8),
@@ -244,13 +244,13 @@ def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
                 zorder=3 if method in ("original", "tokenskip") else 2,
             )
             if len(rows) > 1:
-                for row in rows.itertuples():
+                for number, row in enumerate(rows.itertuples()):
                     axes.annotate(
                         f"{row.ratio:g}",
                         (row.chain_tokens, 100 * row.accuracy),
                         color=colour,
                         fontsize=8,
-                        xytext=(5, 5),
+                        xytext=[(5, 5), (5, -12), (-17, 5), (-17, -12)][number % 4],
                         textcoords="offset points",
                     )
         axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
