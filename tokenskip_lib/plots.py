@@ -197,19 +197,18 @@ def loss_figure(log: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        for column, label, style in (("loss", "training", "-"), ("eval_loss", "held out", "o-")):
-            if column not in log:
-                continue
+        curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
+        curves = {column: curve for column, curve in curves.items() if column in log}
+        ends = {column: log[column].dropna().iloc[-1] for column in curves}
+        for column, (label, style, colour) in curves.items():
             points = log.dropna(subset=[column])
-            colour = PALETTE[0 if column == "loss" else 1]
             axes.plot(points["step"], points[column], style, color=colour, markersize=4, linewidth=1.4)
-            end = points.iloc[-1]
             axes.annotate(
-                f" {label} {end[column]:.3f}",
-                (log["step"].max(), end[column]),
+                f" {label} {ends[column]:.3f}",
+                (log["step"].max(), ends[column]),
                 color=colour,
-                va="center",
-                xytext=(4, 8 if column == "loss" else -8),
+                va="bottom" if ends[column] == max(ends.values()) else "top",
+                xytext=(4, 0),
                 textcoords="offset points",
             )
         axes.set(xlabel="optimiser step", ylabel="loss (nats a response token)", title="Fine-tuning", ylim=(0, None))

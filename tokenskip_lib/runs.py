@@ -99,8 +99,8 @@ class Run:
                 continue
             if redo_from is None or redo_from > stage:
                 raise InputError(
-                    f"{self.folder} was made with another '{section}' section; add --from {stage:02} to redo it "
-                    "from there, or --set run_dir=... to keep both"
+                    f"{self.folder} was made with another '{section}' section; `run --from {stage:02}` redoes it "
+                    "from there, --set run_dir=... keeps both"
                 )
 
     def _remove(self, stage: int) -> None:
