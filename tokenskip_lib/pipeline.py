@@ -18,6 +18,7 @@ NOTEBOOKS = dict(
         strict=True,
     )
 )
+WIDGET = "application/vnd.jupyter.widget-view+json"
 README_TABLE = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
 
 
@@ -123,5 +124,5 @@ def _for_readers(notebook):
         for field in ("papermill", "execution"):
             cell.metadata.pop(field, None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
     return notebook

@@ -55,6 +55,7 @@ def save_figure(figure: Figure, name: str, run: Run, source: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.profile.name}_{name}.png"
     figure.savefig(path, dpi=160)
+    plt.close(figure)  # a notebook would show an open figure a second time
     origin = {
         "profile": run.profile.name,
         "seed": run.profile.seed,
