@@ -4,7 +4,7 @@ PROFILE ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo figures test test-slow lab lint
+.PHONY: help demo figures test test-slow bench lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -28,6 +28,9 @@ test: $(READY) ## set up, then the tests
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY) ## the claims about speed, each against its peer (half an hour)
+	$(BIN)/python -m benchmarks.pruning
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

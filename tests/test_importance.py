@@ -1,93 +1,57 @@
-"""Importance: spans cover the text and break nothing, scores are the model's own whatever the batch."""
+"""Importance by name: controls, your own scores, and every published scorer built from a profile."""
 
-import re
+from itertools import count, islice
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from classifiers import write_classifier
 
-from tokenskip_lib.config import PromptSettings
 from tokenskip_lib.importance import (
     SCORERS,
     WINDOW,
+    FunctionScorer,
     RandomScorer,
-    SelectiveContextScorer,
-    average_over_spans,
     build_scorer,
     check_scorers,
-    segment,
-    span_kind,
+    keep_first,
+    register_scorer,
     windows,
 )
-from tokenskip_lib.prompts import build_prompt
-from tokenskip_lib.records import InputError
-
-any_text = st.text(max_size=60) | st.text(alphabet="ab1 2.,'’\n\\${}=+-*_²½éÜß漢\t×", max_size=60)
-
-
-@given(any_text)
-def test_spans_cover_every_character_but_whitespace_exactly_once_in_order(text):
-    spans = segment(text)
-    covered = [position for start, end in spans for position in range(start, end)]
-    assert covered == [position for position, character in enumerate(text) if not character.isspace()]
-    assert all(start < end for start, end in spans)
+from tokenskip_lib.models import Target
+from tokenskip_lib.pruning import prune
+from tokenskip_lib.records import ChainText, InputError
+from tokenskip_lib.spans import segment
 
 
-@given(any_text)
-def test_no_number_and_no_word_is_split(text):
-    spans = segment(text)
-    for whole in re.finditer(r"\d+(?:[.,]\d+)*|(?<!\\)\b[^\W\d_]+", text):
-        assert any(start <= whole.start() and whole.end() <= end for start, end in spans), whole
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    corpus = ["He has 3 + 4 = 7 apples.", "She reads 12 * 5 = 60 pages in 5 days, and 9 / 3 = 3 m are left of it."]
+    return write_classifier("xlm-roberta", tmp_path_factory.mktemp("classifier"), corpus, vocabulary=80)
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("pays $3.50, not 1,200.", ["pays", "$", "3.50", ",", "not", "1,200", "."]),
-        ("I don't know", ["I", "don't", "know"]),
-        ("2x = \\frac{1}{2}", ["2x", "=", "\\frac", "{", "1", "}", "{", "2", "}"]),
-        ("**So** 3 ... 4", ["**", "So", "**", "3", "...", "4"]),
-        ("3+4=7\n\nDone", ["3", "+", "4", "=", "7", "Done"]),
-        ("the dogs' 5%", ["the", "dogs", "'", "5", "%"]),
-        ("", []),
-        (" \n\t ", []),
-    ],
-)
-def test_a_text_is_cut_into_words_numbers_and_symbols(text, parts):
-    assert [text[start:end] for start, end in segment(text)] == parts
+@pytest.fixture
+def profile(tiny_profile, classifier):
+    importance = tiny_profile.importance.model_copy(update={"classifier": str(classifier)})
+    return tiny_profile.model_copy(update={"importance": importance})
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("3.5", "number"),
-        ("2x", "number"),
-        ("+", "operator"),
-        ("×", "operator"),
-        ("\\times", "operator"),
-        ("So", "connective"),
-        ("Tom", "name"),
-        ("apples", "word"),
-        ("\\boxed", "word"),
-        (".", "punctuation"),
-        ("$", "punctuation"),
-    ],
-)
-def test_spans_have_kinds(text, kind):
-    assert span_kind(text) == kind
+@pytest.fixture
+def registry():
+    """The list of scorers, put back afterwards."""
+    before = dict(SCORERS)
+    yield SCORERS
+    SCORERS.clear()
+    SCORERS.update(before)
 
 
-def test_a_spans_score_is_the_mean_over_its_tokens():
-    # "abc de": one token straddles both spans, one is whitespace, one span has three tokens.
-    spans = [(0, 3), (4, 6)]
-    offsets = [(0, 1), (1, 3), (2, 5), (3, 4), (5, 6)]
-    assert average_over_spans(spans, offsets, [1.0, 2.0, 6.0, 100.0, 8.0]) == [3.0, 7.0]
+def with_whole_latex(profile):
+    return profile.model_copy(
+        update={"importance": profile.importance.model_copy(update={"whole_latex": True})},
+    )
 
 
-def test_a_span_without_a_token_is_refused():
-    with pytest.raises(ValueError, match="characters 4-6"):
-        average_over_spans([(0, 3), (4, 6)], [(0, 3)], [1.0])
+def lengths(window):
+    return [[end - start for start, end in segment(chain.chain)] for chain in window]
 
 
 def test_random_scores_depend_on_seed_and_chain_alone(problems, chain_of):
@@ -101,59 +65,75 @@ def test_random_scores_depend_on_seed_and_chain_alone(problems, chain_of):
     assert all(0 <= value < 1 for scored in first for value in scored.importance)
 
 
-@pytest.fixture(scope="module")
-def scorer(tiny_model, tiny_tokenizer):
-    return SelectiveContextScorer(tiny_model, tiny_tokenizer, PromptSettings())
+def test_random_scores_are_spread_evenly():
+    [scored] = RandomScorer(0).score([ChainText(id="long", chain="a " * 4000)])
+    shares, _ = np.histogram(scored.importance, bins=4, range=(0, 1))
+    assert all(900 < share < 1100 for share in shares)
 
 
-def _surprisal_by_hand(model, tokenizer, chain):
-    """-log p of each chain token after its prompt, one row, no padding; then a plain mean per span."""
-    import torch
-
-    prompt = build_prompt(tokenizer, chain.question, PromptSettings())
-    encoded = tokenizer(chain.chain, add_special_tokens=False, return_offsets_mapping=True)
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([before + encoded["input_ids"]])
-    with torch.no_grad():
-        log_probs = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
-    values = [-log_probs[position - 1, ids[0, position]].item() for position in range(len(before), ids.shape[1])]
-    means = []
-    for start, end in segment(chain.chain):
-        inside = [v for v, (a, b) in zip(values, encoded["offset_mapping"], strict=True) if a < end and b > start]
-        means.append(np.mean(inside))
-    return means
+def test_position_prunes_the_end_and_keeps_the_beginning(profile):
+    scorer = build_scorer("position", Target(profile.target), profile)
+    [scored] = scorer.score([ChainText(id="a", chain="one two three four five six seven eight")])
+    assert scored.importance[0] == 1 and scored.importance[-1] == 0
+    assert sorted(scored.importance, reverse=True) == scored.importance
+    assert len(set(scored.importance)) == 8
+    pruned = prune(scored, 0.5, count_tokens=lambda texts: [len(segment(text)) for text in texts])
+    assert pruned.text == "one two three four"
 
 
-def test_selective_context_is_the_surprisal_of_a_plain_forward_pass(
-    scorer, tiny_model, tiny_tokenizer, problems, chain_of
-):
-    chains = [chain_of(problem) for problem in problems] + [
-        chain_of(problems[0].model_copy(update={"id": "odd"}), "× é 漢字 don't\n\n1,200 $3.50 \\frac{1}{2}")
-    ]
-    for chain, scored in zip(chains, scorer.score(chains), strict=True):
-        assert scored.importance == pytest.approx(_surprisal_by_hand(tiny_model, tiny_tokenizer, chain), abs=1e-4)
+@pytest.mark.parametrize(("text", "scores"), [("", []), ("one", [1.0]), ("one two", [1.0, 0.0])])
+def test_position_scores_any_number_of_spans(text, scores):
+    assert keep_first([ChainText(id="a", chain=text)]) == [scores]
 
 
-def test_scores_do_not_depend_on_the_batch(scorer, tiny_model, tiny_tokenizer, problems, chain_of):
-    chains = [chain_of(p, p.solution * repeat) for repeat, p in enumerate(problems, 1)]
-    together = scorer.score(chains)
-    alone = [scorer.score([chain])[0] for chain in chains]
-    one_row_batches = SelectiveContextScorer(tiny_model, tiny_tokenizer, PromptSettings(), batch_tokens=1).score(chains)
-    for a, b, c in zip(together, alone, one_row_batches, strict=True):
-        assert a.importance == pytest.approx(b.importance, abs=1e-4)
-        assert a.importance == pytest.approx(c.importance, abs=1e-4)
+def test_your_own_function_scores_one_number_a_span(problems, chain_of):
+    scored = FunctionScorer("longest", lengths).score([chain_of(problem) for problem in problems])
+    assert [one.id for one in scored] == [problem.id for problem in problems]
+    for one, problem in zip(scored, problems, strict=True):
+        assert one.text == problem.solution and one.scorer == "longest"
+        assert one.importance == [end - start for start, end in segment(problem.solution)]
 
 
-def test_the_question_is_part_of_what_the_model_knows(scorer, problems, chain_of):
-    [here] = scorer.score([chain_of(problems[0], "He has 7 apples.")])
-    other = problems[0].model_copy(update={"question": "What is the capital of France?"})
-    [elsewhere] = scorer.score([chain_of(other, "He has 7 apples.")])
-    assert here.importance != pytest.approx(elsewhere.importance, abs=1e-3)
+def test_your_own_function_may_return_arrays_or_a_generator(problems, chain_of):
+    chains = [chain_of(problem) for problem in problems]
+    expected = FunctionScorer("s", lengths).score(chains)
+    assert FunctionScorer("s", lambda window: [np.array(row) for row in lengths(window)]).score(chains) == expected
+    assert FunctionScorer("s", lambda window: (row for row in lengths(window))).score(chains) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda window: lengths(window)[:-1], "1 lists of scores for 2 chains"),
+        (lambda window: [row[:-1] for row in lengths(window)], "'p0': 7 scores for 8 spans"),
+        (lambda window: [[*row[:-1], float("nan")] for row in lengths(window)], "'p0': a score is not finite"),
+        (lambda window: [[*row[:-1], float("-inf")] for row in lengths(window)], "'p0': a score is not finite"),
+    ],
+)
+def test_scores_that_do_not_fit_the_spans_are_refused_with_scorer_and_chain(function, says, problems, chain_of):
+    chains = [chain_of(problem, "He has 3 + 4 = 7.") for problem in problems[:2]]
+    with pytest.raises(InputError) as caught:
+        FunctionScorer("mine", function).score(chains)
+    assert says in str(caught.value) and "'mine'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_registered_score_is_available_by_name(registry, profile, problems, chain_of):
+    register_scorer("longest", lengths)
+    check_scorers(["longest"])
+    scorer = build_scorer("longest", Target(profile.target), profile)
+    [scored] = scorer.score([chain_of(problems[0])])
+    assert scored.scorer == "longest" and scored.importance == lengths([chain_of(problems[0])])[0]
+
+
+def test_a_registered_score_replaces_the_one_of_its_name(registry, profile):
+    register_scorer("random", lambda window: [[5.0] for _ in window])
+    [scored] = build_scorer("random", Target(profile.target), profile).score([ChainText(id="a", chain="one")])
+    assert scored.importance == [5.0]
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_scored_chains_come_in_the_order_they_went_in(name, tiny_model, tiny_tokenizer, problems, chain_of):
-    scorer = build_scorer(name, model=tiny_model, tokenizer=tiny_tokenizer, prompts=PromptSettings(), seed=0)
+def test_scored_chains_come_in_the_order_they_went_in(name, profile, problems, chain_of):
+    scorer = build_scorer(name, Target(profile.target), profile)
     assert scorer.name == name
     chains = [chain_of(p, p.solution * (5 - index)) for index, p in enumerate(problems)]
     for order in (chains, chains[::-1]):
@@ -162,17 +142,81 @@ def test_scored_chains_come_in_the_order_they_went_in(name, tiny_model, tiny_tok
         assert [s.text for s in scored] == [c.chain for c in order]
         for one in scored:
             assert one.scorer == name and one.spans == segment(one.text) and len(one.importance) == len(one.spans)
+            assert np.isfinite(one.importance).all()
 
 
-def test_windows_hold_every_chain_once_in_order(problems, chain_of):
-    chains = [chain_of(problems[0].model_copy(update={"id": str(i)}), "x") for i in range(2 * WINDOW + 3)]
-    cut = [list(window) for window in windows(chains)]
+@pytest.mark.parametrize("name", SCORERS)
+def test_no_chains_have_no_scores(name, profile):
+    assert build_scorer(name, Target(profile.target), profile).score([]) == []
+
+
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_chain_without_a_span_has_no_scores(name, text, profile, problems, chain_of):
+    scorer = build_scorer(name, Target(profile.target), profile)
+    empty, other = scorer.score([chain_of(problems[0], text), chain_of(problems[1])])
+    assert empty.spans == [] and empty.importance == []
+    assert len(other.importance) == len(other.spans) > 0
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_the_same_window_has_the_same_scores_to_the_last_digit(name, profile, problems, chain_of):
+    chains = [chain_of(problem) for problem in problems]
+    first, second = (build_scorer(name, Target(profile.target), profile).score(chains) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_every_scorer_can_hold_a_latex_command_together(name, profile, problems, chain_of):
+    scorer = build_scorer(name, Target(profile.target), with_whole_latex(profile))
+    [scored] = scorer.score([chain_of(problems[0], "So it is \\frac{36}{2} = \\boxed{18}.")])
+    parts = [scored.text[start:end] for start, end in scored.spans]
+    assert parts == ["So", "it", "is", "\\frac{36}{2}", "=", "\\boxed{18}", "."]
+    assert len(scored.importance) == len(parts)
+
+
+@pytest.mark.parametrize("name", ["random", "position"])
+def test_a_control_loads_no_model(name, profile, problems, chain_of):
+    target = Target(profile.target)
+    build_scorer(name, target, profile).score([chain_of(problems[0])])
+    assert "model" not in vars(target) and "tokenizer" not in vars(target)
+
+
+def test_a_classifier_that_is_not_there_is_named(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    importance = profile.importance.model_copy(update={"classifier": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match=r"importance\.classifier .*nowhere"):
+        build_scorer("llmlingua2", Target(profile.target), profile.model_copy(update={"importance": importance}))
+
+
+def test_windows_hold_every_chain_once_in_order():
+    chains = [ChainText(id=str(i), chain="x") for i in range(2 * WINDOW + 3)]
+    cut = list(windows(chains))
     assert [len(window) for window in cut] == [WINDOW, WINDOW, 3]
     assert [chain for window in cut for chain in window] == chains
     assert list(windows([])) == []
 
 
-def test_an_unknown_scorer_is_refused_with_the_nearest_name():
+def test_windows_take_from_a_stream_no_more_than_they_need():
+    taken = []
+
+    def stream():
+        for number in count():  # it never ends
+            taken.append(number)
+            yield ChainText(id=str(number), chain="x")
+
+    cut = windows(stream())
+    assert taken == []
+    next(cut)
+    assert len(taken) == WINDOW
+    assert [window[0].id for window in islice(cut, 2)] == [str(WINDOW), str(2 * WINDOW)]
+    assert len(taken) == 3 * WINDOW
+
+
+def test_an_unknown_scorer_is_refused_with_the_nearest_name(profile):
     with pytest.raises(InputError, match="did you mean 'selective_context'"):
         check_scorers(["random", "selective_contxt"])
+    with pytest.raises(InputError, match="unknown scorer 'nothing_like_it'"):
+        build_scorer("nothing_like_it", Target(profile.target), profile)
     check_scorers(SCORERS)
+    check_scorers([])

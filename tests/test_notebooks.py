@@ -17,8 +17,9 @@ from tokenskip_lib.records import InputError, Prediction, RecordStore
 from tokenskip_lib.runs import Run
 
 FIGURES = [
-    "chain_length", "token_importance", "importance_by_kind", "pruned_ratio", "training_loss",
-    "accuracy_vs_tokens", "requested_vs_actual",
+    "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
+    "kept_against_skipped", "scorer_disagreement", "pruned_ratio", "training_loss", "accuracy_vs_tokens",
+    "requested_vs_actual",
 ]  # fmt: skip
 
 

@@ -15,16 +15,30 @@ LAYERS = [
     ["records"],
     ["config"],
     ["problems", "prompts", "models", "grading", "runs"],
-    ["generation", "importance"],
-    ["pruning", "finetuning"],
-    ["evaluation"],
-    ["stages", "plots"],
-    ["target"],
-    ["explorer"],
+    ["spans", "batching"],
+    ["generation", "target_scores", "llmlingua2"],
+    ["importance"],
+    ["pruning"],
+    ["llmlingua_mode", "span_tables", "finetuning"],
+    ["evaluation", "plots"],
+    ["stages", "importance_plots"],
+    ["target", "own_chains", "explorer"],
     ["pipeline"],
     ["__main__"],
 ]
-HEAVY = ["torch", "transformers", "llmlingua", "trl", "reasoning_gym", "peft", "datasets", "matplotlib", "papermill"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "llmlingua",
+    "bpe_openai",
+    "treescope",
+    "trl",
+    "reasoning_gym",
+    "peft",
+    "datasets",
+    "matplotlib",
+    "papermill",
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,13 @@ import pandas as pd
 import pytest
 
 from tokenskip_lib import plots
-from tokenskip_lib.importance import segment
-from tokenskip_lib.records import ScoredChain
 from tokenskip_lib.runs import Run
-
-TEXT = "Tom pays $18 for <b>2</b> pens & 3_4 x^2.\n\nThen $9 is left: \\frac{1}{2} of it, " + "and so on " * 20
 
 
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
     plt.close("all")
-
-
-def _scored(scorer: str) -> ScoredChain:
-    spans = segment(TEXT)
-    return ScoredChain(id="a", scorer=scorer, text=TEXT, spans=spans, importance=[float(i) for i in range(len(spans))])
 
 
 def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(tiny_profile, tmp_path):
@@ -37,15 +28,6 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
     assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])
     assert origin["source"].endswith("metrics.csv")
-
-
-def test_a_strip_shows_every_character_of_a_chain_once_and_no_mathematics():
-    figure = plots.importance_strip([_scored("one"), _scored("two")])
-    figure.canvas.draw()
-    panels = [axes for axes in figure.axes if axes.get_title(loc="left") or axes.texts]
-    shown = ["".join(text.get_text() for text in axes.texts) for axes in panels if axes.texts]
-    assert shown == ["".join(TEXT.split())] * 2
-    assert not any(text.get_parse_math() for axes in panels for text in axes.texts)
 
 
 def test_every_point_of_the_metrics_is_drawn():
@@ -81,11 +63,3 @@ def test_lengths_are_drawn_for_kept_and_dropped_chains():
 def test_chains_that_were_all_kept_can_be_drawn():
     axes = plots.chain_length_figure(pd.DataFrame({"chain_tokens": [10, 20], "dropped": [None, None]})).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
-
-
-def test_kinds_are_drawn_most_important_first():
-    table = pd.DataFrame(
-        {"scorer": ["s"] * 4, "kind": ["word", "number", "word", "number"], "rank": [0.2, 0.9, 0.3, 0.8]}
-    )
-    axes = plots.kind_figure(table).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.records import InputError, Problem, PrunedChain, RecordStore, ScoredChain, read_jsonl
+from tokenskip_lib.records import InputError, Problem, PrunedChain, RecordLog, RecordStore, ScoredChain, read_jsonl
 
 a_text = st.text(max_size=40) | st.text(alphabet='ab"\\\n\r\t\u2028\u0085×é', max_size=20)
 some_problems = st.lists(
@@ -129,3 +129,53 @@ def test_empty_lines_are_ignored_but_counted(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_jsonl(tmp_path / "none.jsonl", Problem)
+
+
+def test_a_log_holds_keys_and_no_records(tmp_path):
+    log = RecordLog(tmp_path / "p.jsonl", Problem)
+    log.append([_problem("a"), _problem("b")])
+    for opened in (log, RecordLog(tmp_path / "p.jsonl", Problem)):
+        assert len(opened) == 2 and ("a",) in opened and ("c",) not in opened
+        assert not any(isinstance(value, Problem) for value in vars(opened).values())
+        assert not any(isinstance(record, Problem) for record in opened._records.values())
+        with pytest.raises(TypeError):
+            iter(opened)
+
+
+def test_a_log_and_a_store_write_the_same_file(tmp_path):
+    records = [_problem("a"), _problem("b"), _problem("a")]
+    RecordLog(tmp_path / "log.jsonl", Problem).append(records)
+    RecordStore(tmp_path / "store.jsonl", Problem).append(records)
+    assert (tmp_path / "log.jsonl").read_bytes() == (tmp_path / "store.jsonl").read_bytes()
+    assert list(RecordStore(tmp_path / "log.jsonl", Problem)) == records[:2]
+
+
+def test_a_log_resumes_with_the_keys_that_are_on_disk(tmp_path):
+    path = tmp_path / "p.jsonl"
+    RecordLog(path, Problem).append([_problem("a")])
+    log = RecordLog(path, Problem)
+    log.append([_problem("a"), _problem("b")])
+    log.append([_problem("b"), _problem("c")])
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+
+
+@given(st.data())
+def test_a_log_removes_a_torn_last_line_and_does_its_record_again(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "p.jsonl"
+        records = [_problem("a"), _problem("b"), _problem("c")]
+        RecordLog(path, Problem).append(records)
+        whole = path.read_bytes()
+        last = whole[:-1].rindex(b"\n") + 1
+        path.write_bytes(whole[: data.draw(st.integers(last, len(whole) - 1))])
+        log = RecordLog(path, Problem)
+        assert len(log) == 2 and ("c",) not in log
+        log.append(records)
+        assert path.read_bytes() == whole
+
+
+def test_a_log_refuses_a_line_that_is_no_record(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(_problem("a").model_dump_json() + '\n{"id": "b"}\n')
+    with pytest.raises(InputError, match=r"p\.jsonl:2: question"):
+        RecordLog(path, Problem)

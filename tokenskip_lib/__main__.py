@@ -21,6 +21,17 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set training.epochs=1; repeatable."),
 ]
+OwnChains = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CHAINS.jsonl]", help="Your own chains (id, question, answer, chain a line); `-` reads a pipe."
+    ),
+]
+Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the file to write; `-` is a pipe.")]
+ScorerName = Annotated[str | None, typer.Option(help="With CHAINS: whose importance, e.g. llmlingua2.")]
+TargetName = Annotated[
+    str | None, typer.Option(help="With CHAINS: the target model, whose tokens the ratio counts; folder or hub name.")
+]
 
 
 @app.command()
@@ -73,15 +84,61 @@ def generate(profile: ProfileName = "demo", assignments: Assignments = None) -> 
 
 
 @app.command()
-def score(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
-    """Stage 2: importance of every part of every kept chain."""
-    _stage("score", profile, assignments)
+def score(
+    chains: OwnChains = None,
+    output: Output = "-",
+    scorer: ScorerName = None,
+    model: TargetName = None,
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """Stage 2, importance of every part of every kept chain; or of your own CHAINS, spans and scores out."""
+    if chains is None:
+        _refuse_without_chains(scorer=scorer, model=model, output=None if output == "-" else output)
+        _stage("score", profile, assignments)
+    else:
+        from tokenskip_lib.own_chains import score_file
+
+        score_file(chains, output, _own_profile(profile, assignments, scorer, model))
 
 
 @app.command()
-def prune(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
-    """Stage 3: chains at every ratio, and the mixed-ratio training rows."""
-    _stage("prune", profile, assignments)
+def prune(
+    chains: OwnChains = None,
+    output: Output = "-",
+    scorer: ScorerName = None,
+    model: TargetName = None,
+    ratios: Annotated[
+        str | None, typer.Option(metavar="R,R,...", help="Fractions of tokens kept, e.g. 0.9,0.7,0.5.")
+    ] = None,
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """Stage 3, chains at every ratio and the training rows; or your own CHAINS at every ratio."""
+    if chains is None:
+        _refuse_without_chains(scorer=scorer, model=model, ratios=ratios, output=None if output == "-" else output)
+        _stage("prune", profile, assignments)
+    else:
+        from tokenskip_lib.own_chains import prune_file
+
+        prune_file(chains, output, _own_profile(profile, assignments, scorer, model, ratios))
+
+
+@app.command()
+def export(
+    output: Annotated[str, typer.Option("--output", "-o", help="The folder to write to.")],
+    style: Annotated[str, typer.Option("--format", help="trl, or llamafactory.")] = "trl",
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """The training rows of stage 3, for another trainer."""
+    from pathlib import Path
+
+    from tokenskip_lib import stages
+    from tokenskip_lib.runs import Run, relative
+
+    for path in stages.export(Run(_load(profile, assignments)), style, Path(output)):
+        print(relative(path))
 
 
 @app.command()
@@ -108,6 +165,29 @@ def publish(profile: ProfileName = "demo", assignments: Assignments = None) -> N
 
 def _load(profile: str, assignments: list[str] | None) -> Profile:
     return load_profile(profile, parse_overrides(assignments or []))
+
+
+def _own_profile(
+    profile: str, assignments: list[str] | None, scorer: str | None, model: str | None, ratios: str | None = None
+) -> Profile:
+    """The profile whose settings own chains are treated with."""
+    overrides = parse_overrides(assignments or [])
+    if scorer is not None:
+        overrides["importance.scorer"] = scorer
+    if model is not None:
+        overrides |= {"target.model": model, "target.adapter": None}
+    if ratios is not None:
+        try:
+            overrides["pruning.ratios"] = sorted({float(ratio) for ratio in ratios.split(",")})
+        except ValueError:
+            raise InputError(f"--ratios {ratios}: numbers between commas, e.g. 0.9,0.7,0.5") from None
+    return load_profile(profile, overrides)
+
+
+def _refuse_without_chains(**options: str | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name} goes with a file of CHAINS; for a profile's stage use --set")
 
 
 def _stage(name: str, profile: str, assignments: list[str] | None) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tokenskip_lib.records import InputError, first_error
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 STAGES = ("generate", "score", "prune", "train", "evaluate")
 # The first stage that a change in each section makes stale.
@@ -42,7 +43,7 @@ class TargetSettings(Settings):
     model: str
     adapter: str | None = None
     device: str = "auto"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     cache_dir: str = "~/.cache/tokenskip"
 
 
@@ -73,11 +74,29 @@ class ChainSettings(Settings):
 
 
 class ImportanceSettings(Settings):
+    """Whose scores are used later, and whose are shown beside them."""
+
     scorer: str = "selective_context"
     compare_with: list[str] = ["random"]
+    classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
+    classifier_dtype: Dtype = "auto"
+    whole_latex: bool = False  # a LaTeX command and its arguments are one span
+    batch_tokens: PositiveInt = 2048  # padded tokens of a forward pass; halved where memory runs out
 
 
-class PruningSettings(Settings):
+class KeepSettings(Settings):
+    """What stays whatever its score. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
+
+    keep_tokens: list[str] = []
+    keep_digits: bool = False
+    keep_operators: bool = False
+    drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
+
+
+class PruningSettings(KeepSettings):
+    """`spans`: whole words and numbers, ratios in target tokens. `llmlingua`: byte for byte as llmlingua 0.2.2."""
+
+    mode: Literal["spans", "llmlingua"] = "spans"
     ratios: list[Ratio] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
     @field_validator("ratios")
@@ -86,6 +105,12 @@ class PruningSettings(Settings):
         if not ratios or ratios != sorted(set(ratios)):
             raise ValueError("ratios must ascend, without repeats")
         return ratios
+
+    @model_validator(mode="after")
+    def _known_to_llmlingua(self) -> "PruningSettings":
+        if self.mode == "llmlingua" and self.keep_operators:
+            raise ValueError("keep_operators is not one of llmlingua's options; use mode: spans")
+        return self
 
 
 class TrainingSettings(Settings):
@@ -145,6 +170,11 @@ class Profile(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
+
+    @property
+    def pruned_by(self) -> str:
+        """What the pruned chains' `scorer` field says."""
+        return "llmlingua" if self.pruning.mode == "llmlingua" else self.importance.scorer
 
     def path(self, name: str) -> Path:
         """A file of this run's folder."""

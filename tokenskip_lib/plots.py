@@ -5,7 +5,6 @@ Text of models and problems is drawn as it is (no mathtext), so `$18` stays `$18
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,11 +12,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from scipy.stats import rankdata
 
 from tokenskip_lib.config import resolve_path
-from tokenskip_lib.records import ScoredChain
 from tokenskip_lib.runs import Run, relative
 
 PALETTE = sns.color_palette("colorblind")
@@ -30,9 +26,7 @@ METHOD_STYLE = {  # colour, marker
     "only_numbers": (PALETTE[4], "P"),
     "abbre_words": (PALETTE[5], "X"),
 }
-STRIP_COLUMNS = 92  # characters a line
-_MONOSPACE_WIDTH = 0.602  # of the font size: DejaVu Sans Mono
-_STYLE = {
+STYLE = {
     **sns.axes_style("whitegrid"),
     "font.size": 10,
     "axes.titlesize": 11,
@@ -75,7 +69,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
     """
     table = chains.assign(outcome=chains["dropped"].fillna("kept"))
     order = ["kept", *sorted(set(table["outcome"]) - {"kept"})]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
         sns.histplot(
             table,
@@ -97,79 +91,6 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
     return figure
 
 
-def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
-    """One chain as text, each span coloured by its importance rank; one panel a scorer.
-
-    Ranks within the chain, not raw scores: scorers have different units.
-
-    Args:
-        chains: the same chain scored by one or more scorers.
-    """
-    layouts = [_lay_out(chain.text, chain.spans) for chain in chains]
-    lines = [max(row for row, _, _ in layout) + 1 for layout in layouts]
-    columns = max(column + len(piece) for layout in layouts for _, column, piece in layout)
-    width = 9.0
-    font = 0.85 * width * 72 / max(columns, 60) / _MONOSPACE_WIDTH
-    height = sum(lines) * 1.6 * font / 72 + 0.4 * len(chains) + 0.6
-    colours = sns.color_palette("YlOrBr", as_cmap=True)
-    with plt.rc_context(_STYLE):
-        figure, panels = plt.subplots(
-            len(chains), 1, figsize=(width, height), height_ratios=lines, squeeze=False, layout="constrained"
-        )
-        for axes, chain, layout, count in zip(panels[:, 0], chains, layouts, lines, strict=True):
-            ranks = (rankdata(chain.importance) - 0.5) / len(chain.importance)
-            for (row, column, piece), span in layout.items():
-                axes.add_patch(Rectangle((column, row), len(piece), 1, color=colours(0.8 * ranks[span]), linewidth=0))
-                axes.text(
-                    column,
-                    row + 0.5,
-                    piece,
-                    fontsize=font,
-                    family="DejaVu Sans Mono",
-                    va="center",
-                    color="white" if ranks[span] > 0.85 else "black",
-                    parse_math=False,
-                )
-            axes.set(xlim=(0, max(columns, 60)), ylim=(count, 0))
-            axes.set_title(chain.scorer)
-            axes.axis("off")
-        scale = plt.cm.ScalarMappable(cmap=colours, norm=plt.Normalize(0, 1 / 0.8))
-        bar = figure.colorbar(
-            scale, ax=panels[:, 0].tolist(), location="bottom", aspect=50, pad=0.02, boundaries=np.linspace(0, 1, 101)
-        )
-        bar.set_ticks([0, 0.5, 1], labels=["least important", "importance rank in the chain", "most important"])
-    return figure
-
-
-def kind_figure(table: pd.DataFrame) -> Figure:
-    """Which kinds of span score high, one panel's bar a scorer.
-
-    Args:
-        table: columns scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
-    """
-    first = table["scorer"].iloc[0]
-    order = table[table["scorer"] == first].groupby("kind")["rank"].mean().sort_values(ascending=False).index
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(7, 3.4))
-        sns.barplot(
-            table,
-            y="kind",
-            x="rank",
-            hue="scorer",
-            order=order,
-            errorbar=("ci", 95),
-            seed=0,
-            palette=PALETTE[: table["scorer"].nunique()],
-            err_kws={"linewidth": 1},
-            ax=axes,
-        )
-        axes.axvline(0.5, color="0.25", linestyle="--", linewidth=1)
-        axes.set(xlabel="mean importance rank in the chain (0.5 = no preference)", ylabel=None, xlim=(0, 1))
-        axes.set_title("Which kinds of token score high")
-        sns.move_legend(axes, "lower right", title=None, frameon=True)
-    return figure
-
-
 def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
     """Requested against actual ratio, one point a chain, the mean printed at each request.
 
@@ -177,7 +98,7 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
         table: columns ratio and actual_ratio.
     """
     means = table.groupby("ratio")["actual_ratio"].mean()
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 4.2))
         jitter = np.random.default_rng(0).uniform(-0.012, 0.012, len(table))
         axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1, label="as requested")
@@ -196,7 +117,7 @@ def loss_figure(log: pd.DataFrame) -> Figure:
     Args:
         log: columns step, loss, eval_loss (NaN where not measured), nats per response token.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
         curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
         curves = {column: curve for column, curve in curves.items() if column in log}
@@ -223,7 +144,7 @@ def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
     Args:
         metrics: the columns of metrics.csv.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 5))
         for method, rows in metrics.groupby("method", sort=False):
             rows = rows.sort_values("chain_tokens")
@@ -257,19 +178,3 @@ def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(0, min(100, 100 * metrics["accuracy_high"].max() + 8))
         axes.legend(frameon=False, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-def _lay_out(text: str, spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int, str], int]:
-    """Wrap a text at STRIP_COLUMNS: (line, column, piece) -> index of its span."""
-    layout, row, column, end = {}, 0, 0, 0
-    for index, (start, stop) in enumerate(spans):
-        gap = text[end:start]
-        if "\n" in gap:
-            row, column = row + 1, len(gap) - gap.rfind("\n") - 1
-        else:
-            column += len(gap)
-        if column + (stop - start) > STRIP_COLUMNS:
-            row, column = row + 1, 0
-        layout[row, column, text[start:stop]] = index
-        column, end = column + stop - start, stop
-    return layout

@@ -62,24 +62,36 @@ def build_prompt(
             appends its sentence to the instruction; "original" and "truncation" add nothing.
         ratio: fraction of the chain to keep. Read by tokenskip and lc_prompt only.
     """
-    instruction = INSTRUCTION
-    if method in BASELINE_PROMPTS:
-        instruction += " " + BASELINE_PROMPTS[method].format(percent=round(100 * (1 - ratio)))
-    marker = ratio_marker(tokenizer, ratio, settings.format) if method == "tokenskip" else ""
-    request = f"{instruction}\n{question}"
-    if settings.format == "reference_llama3":
-        # The reference writes a newline before the marker and no system message.
+    request = user_message(tokenizer, question, settings, method=method, ratio=ratio)
+    if settings.format == "reference_llama3":  # no system message there
         return (
-            f"{tokenizer.bos_token}<|start_header_id|>user<|end_header_id|>\n\n{request}\n{marker}"
+            f"{tokenizer.bos_token}<|start_header_id|>user<|end_header_id|>\n\n{request}"
             f"{tokenizer.eos_token}<|start_header_id|>assistant<|end_header_id|>\n\n"
         )
     if settings.format == "reference_qwen":
         return (
-            f"<|im_start|>system\n{settings.system}<|im_end|>\n<|im_start|>user\n{request}{marker}"
+            f"<|im_start|>system\n{settings.system}<|im_end|>\n<|im_start|>user\n{request}"
             "<|im_end|>\n<|im_start|>assistant\n"
         )
-    messages = [{"role": "system", "content": settings.system}, {"role": "user", "content": request + marker}]
+    messages = [{"role": "system", "content": settings.system}, {"role": "user", "content": request}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def user_message(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    settings: PromptSettings,
+    *,
+    method: str = "original",
+    ratio: float = 1.0,
+) -> str:
+    """What the user says in `build_prompt`: instruction, question and the ratio's marker, no template around it."""
+    instruction = INSTRUCTION
+    if method in BASELINE_PROMPTS:
+        instruction += " " + BASELINE_PROMPTS[method].format(percent=round(100 * (1 - ratio)))
+    marker = ratio_marker(tokenizer, ratio, settings.format) if method == "tokenskip" else ""
+    # The reference writes a newline before the marker for Llama.
+    return f"{instruction}\n{question}" + ("\n" if settings.format == "reference_llama3" else "") + marker
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

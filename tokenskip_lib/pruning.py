@@ -3,26 +3,68 @@
 Knows scores, spans and a token counter; does not know where the scores came from.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from tokenskip_lib.config import KeepSettings
 from tokenskip_lib.records import PrunedChain, ScoredChain
+from tokenskip_lib.spans import span_kind
 
-TokenCounter = Callable[[str], int]
+CountTokens = Callable[[Sequence[str]], Sequence[int]]  # texts -> the target model's tokens in each
+
+_FILLERS = 4  # spans tried at a time where a long one is in the way
+NO_EXCEPTIONS = KeepSettings()
+_SEPARATORS = np.array([" ", "\n", "\n\n"], dtype=object)
 
 
-def prune(chain: ScoredChain, ratio: float, *, count_tokens: TokenCounter) -> PrunedChain:
+class Layout:
+    """A text cut into S spans, ready to be written down again without some of them."""
+
+    def __init__(self, text: str, spans: Sequence[tuple[int, int]]):
+        ends = [0, *(end for _, end in spans[:-1])]
+        self.pieces = np.array([text[start:end] for start, end in spans], dtype=object)
+        self.gaps = np.array([text[end:start] for (start, _), end in zip(spans, ends, strict=True)], dtype=object)
+        # Line breaks and empty lines before each span, counted from the text's beginning.
+        self.breaks = np.cumsum(["\n" in gap for gap in self.gaps])
+        self.empty_lines = np.cumsum(["\n\n" in gap for gap in self.gaps])
+
+    def join(self, kept: np.ndarray) -> str:
+        """Write kept spans down, so that what stood apart stays apart.
+
+        Neighbours keep what was between them, to the byte. Where something was left out, a line
+        break of the gap survives as one, any other gap becomes a single space: numbers are never
+        glued ("88 / 2" without its operator is "88 2") and steps stay on lines of their own.
+
+        Args:
+            kept: indices of spans, ascending.
+        """
+        before, after = kept[:-1], kept[1:]
+        broken = (self.breaks[after] > self.breaks[before]).astype(int)
+        between = _SEPARATORS[broken + (self.empty_lines[after] > self.empty_lines[before])]
+        neighbours = after == before + 1
+        between[neighbours] = self.gaps[after[neighbours]]
+        written = np.empty(2 * len(kept) - 1, dtype=object)
+        written[0::2] = self.pieces[kept]
+        written[1::2] = between
+        return "".join(written.tolist())
+
+
+def prune(
+    chain: ScoredChain, ratio: float, *, count_tokens: CountTokens, keep: KeepSettings = NO_EXCEPTIONS
+) -> PrunedChain:
     """Keep the most important part of one chain of thought, in its original order.
 
     Spans are taken from the most important down, ties to the earlier span, until the target model
-    would see as near to round(ratio * T) tokens as whole spans allow, T being the chain's own count.
+    would see round(ratio * T) tokens, T being the chain's own count. Where the next span would
+    overshoot by more than a token, less important ones that fit fill the gap.
 
     Args:
         chain: text with S spans and S importance scores (float, higher is kept).
         ratio: fraction of target-model tokens kept, 0 < ratio <= 1 (TokenSkip's gamma).
-        count_tokens: text -> number of target-model tokens.
+        count_tokens: texts -> number of target-model tokens of each.
+        keep: spans that stay whatever their score; they may take the chain over its ratio.
 
     Returns:
         The pruned chain; at ratio 1.0 its text is the original's to the byte.
@@ -31,74 +73,204 @@ def prune(chain: ScoredChain, ratio: float, *, count_tokens: TokenCounter) -> Pr
         ValueError: ratio outside (0, 1], no span, or a score that is not finite.
 
     Source: TokenSkip (arXiv:2502.12067), eq. 3-4: the threshold is the (1 - ratio) quantile, so that
-        the top `ratio` is kept.
+        the top `ratio` is kept. LLMLingua-2 thresholds words per chunk instead: see llmlingua_mode.
     """
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be in (0, 1], not {ratio}")
-    if not chain.spans:
-        raise ValueError(f"chain '{chain.id}' is empty: nothing to prune")
-    if len(chain.importance) != len(chain.spans):
-        raise ValueError(f"chain '{chain.id}': {len(chain.spans)} spans, {len(chain.importance)} scores")
-    scores = np.asarray(chain.importance, dtype=float)
-    if not np.isfinite(scores).all():
-        raise ValueError(f"chain '{chain.id}': an importance score is not finite")
-    original = count_tokens(chain.text)
-    if ratio == 1.0:
-        kept, text, tokens = list(range(len(chain.spans))), chain.text, original
-    else:
-        kept, text, tokens = _nearest_to(chain, scores, round(ratio * original), count_tokens)
-    return PrunedChain(
-        id=chain.id, scorer=chain.scorer, ratio=ratio, text=text, kept=kept, tokens=tokens, original_tokens=original
-    )
+    [pruned] = prune_many([chain], [ratio], count_tokens=count_tokens, keep=keep)
+    return pruned
 
 
-def join_spans(text: str, spans: Sequence[tuple[int, int]], kept: Sequence[int]) -> str:
-    """Write the kept spans of a text down again, so that what stood apart stays apart.
+def prune_many(
+    chains: Sequence[ScoredChain],
+    ratios: Sequence[float],
+    *,
+    count_tokens: CountTokens,
+    keep: KeepSettings = NO_EXCEPTIONS,
+) -> list[PrunedChain]:
+    """`prune` for many chains and ratios at once: token counts are asked for in a few large batches.
 
-    Neighbours keep what was between them, to the byte. Where something was left out, a line break
-    of the gap survives as one, any other gap becomes a single space: numbers are never glued
-    ("88 / 2" without its operator is "88 2") and steps stay on lines of their own.
-
-    Args:
-        spans: S character spans of `text`, ascending.
-        kept: indices into `spans`, ascending.
+    Returns:
+        Chains in order, ratios within each.
     """
-    pieces: list[str] = []
-    for position, index in enumerate(kept):
-        start, end = spans[index]
-        if position:
-            previous = kept[position - 1]
-            between = text[spans[previous][1] : start]
-            pieces.append(between if index == previous + 1 else _separator(between))
-        pieces.append(text[start:end])
-    return "".join(pieces)
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], not {ratio}")
+    layouts = [_Ranked(chain, keep) for chain in chains]
+    originals = count_tokens([chain.text for chain in chains])
+    costs = _piece_costs(layouts, count_tokens)
+    searches = [
+        _Search(layout, ratio, original, costs)
+        for layout, original in zip(layouts, originals, strict=True)
+        for ratio in ratios
+        if ratio < 1
+    ]
+    open_searches = searches
+    while open_searches:
+        texts = [text for search in open_searches for text in search.texts]
+        counts = iter(count_tokens(texts))
+        for search in open_searches:
+            search.learn([next(counts) for _ in search.texts])
+        open_searches = [search for search in open_searches if search.texts]
+    found = iter(searches)
+    pruned = []
+    for chain, original in zip(chains, originals, strict=True):
+        for ratio in ratios:
+            if ratio < 1:
+                best = next(found).best
+                kept, text, tokens = best.kept.tolist(), best.text, best.tokens
+            else:
+                kept, text, tokens = list(range(len(chain.spans))), chain.text, original
+            pruned.append(
+                PrunedChain(
+                    id=chain.id,
+                    scorer=chain.scorer,
+                    ratio=ratio,
+                    text=text,
+                    kept=kept,
+                    tokens=tokens,
+                    original_tokens=original,
+                )
+            )
+    return pruned
 
 
-def _separator(gap: str) -> str:
-    if "\n" not in gap:
-        return " "
-    return "\n\n" if "\n\n" in gap else "\n"
+class _Ranked(Layout):
+    """A scored chain's layout, its spans from the most to the least important, forced ones first."""
+
+    def __init__(self, chain: ScoredChain, keep: KeepSettings):
+        if not chain.spans:
+            raise ValueError(f"chain '{chain.id}' is empty: nothing to prune")
+        if len(chain.importance) != len(chain.spans):
+            raise ValueError(f"chain '{chain.id}': {len(chain.spans)} spans, {len(chain.importance)} scores")
+        scores = np.asarray(chain.importance, dtype=float)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"chain '{chain.id}': an importance score is not finite")
+        super().__init__(chain.text, chain.spans)
+        listed = _occurrences(chain, keep.keep_tokens)
+        forced = listed.copy()
+        if keep.keep_digits:
+            forced |= [any(character.isdigit() for character in piece) for piece in self.pieces]
+        if keep.keep_operators:
+            forced |= [span_kind(piece) == "operator" for piece in self.pieces]
+        self.forced = int(forced.sum())
+        # A stable sort puts the earlier of two equal spans first.
+        self.ranked = np.lexsort((np.arange(len(scores)), -scores, ~forced))
+        self.repeatable = listed if keep.drop_consecutive else None
+
+    def written(self, chosen: np.ndarray) -> np.ndarray:
+        """Chosen spans in order; of equal listed ones that come to stand side by side, the first alone."""
+        kept = np.sort(chosen)
+        if self.repeatable is None:
+            return kept
+        repeated = np.zeros(len(kept), dtype=bool)
+        repeated[1:] = self.repeatable[kept[1:]] & (self.pieces[kept[1:]] == self.pieces[kept[:-1]])
+        return kept[~repeated]
 
 
-def _nearest_to(
-    chain: ScoredChain, scores: np.ndarray, wanted: int, count_tokens: TokenCounter
-) -> tuple[list[int], str, int]:
-    # A stable sort on the negated scores puts the earlier of two equal spans first.
-    ranked = np.argsort(-scores, kind="stable")
+def _occurrences(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:
+    """Which spans lie in an occurrence of a listed text that begins and ends with whole spans."""
+    starts, ends = np.asarray(chain.spans).T
+    inside = np.zeros(len(starts), dtype=bool)
+    for token in tokens:
+        position = chain.text.find(token)
+        while position >= 0:
+            stop = position + len(token)
+            first, last = np.searchsorted(starts, position), np.searchsorted(ends, stop)
+            if first <= last < len(ends) and starts[first] == position and ends[last] == stop:
+                inside[first : last + 1] = True
+            position = chain.text.find(token, position + 1)
+    return inside
 
-    def keep(number: int) -> tuple[list[int], str, int]:
-        kept = sorted(int(index) for index in ranked[:number])
-        text = join_spans(chain.text, chain.spans, kept)
-        return kept, text, count_tokens(text)
 
-    # Token counts grow with the number of spans: find the last number at or below the wanted count.
-    low, high = 1, len(ranked)
-    while low < high:
-        middle = math.ceil((low + high) / 2)
-        if keep(middle)[2] <= wanted:
-            low = middle
+def _piece_costs(layouts: Sequence[Layout], count_tokens: CountTokens) -> dict[str, int]:
+    """Tokens of each distinct span by itself: where to begin looking, not the count that is reported."""
+    distinct = sorted({piece for layout in layouts for piece in layout.pieces})
+    return dict(zip(distinct, count_tokens([f" {piece}" for piece in distinct]), strict=True))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    kept: np.ndarray
+    text: str
+    tokens: int
+
+
+class _Search:
+    """The choice of spans whose token count is nearest to the wanted one, for one chain and ratio.
+
+    `texts` is what to count next, empty when the search is over; `learn` takes the counts.
+    """
+
+    def __init__(self, layout: _Ranked, ratio: float, original: int, costs: dict[str, int]):
+        self.layout, self.wanted = layout, (wanted := round(ratio * original))
+        self.expected = np.cumsum([costs[piece] for piece in layout.pieces[layout.ranked]])
+        # Numbers of top-ranked spans: `low` is known to be within the wanted count (or the least
+        # there is), `high` known to be above it (or one more than all).
+        self.low, self.high = max(1, layout.forced), len(layout.ranked) + 1
+        self.below: _Candidate | None = None
+        self.above: _Candidate | None = None
+        self.best: _Candidate | None = None
+        self.filling = False
+        self._ask(int(np.searchsorted(self.expected, wanted * self.expected[-1] / original, side="right")))
+
+    def _ask(self, number: int) -> None:
+        """Look at the text of the `number` most important spans next."""
+        self.number = min(max(number, self.low + (self.below is not None)), self.high - 1)
+        self._ask_chosen([self.layout.ranked[: self.number]])
+
+    def _ask_chosen(self, choices: Sequence[np.ndarray]) -> None:
+        self.asked = [self.layout.written(chosen) for chosen in choices]
+        self.texts = [self.layout.join(kept) for kept in self.asked]
+
+    def learn(self, counts: Sequence[int]) -> None:
+        found = [_Candidate(*each) for each in zip(self.asked, self.texts, counts, strict=True)]
+        if self.filling:
+            self._fill_with(found)
+            return
+        [candidate] = found
+        if candidate.tokens <= self.wanted:
+            self.low, self.below = self.number, candidate
         else:
-            high = middle - 1
-    below = keep(low)
-    above = keep(min(low + 1, len(ranked)))
-    return above if abs(above[2] - wanted) < abs(below[2] - wanted) else below
+            self.high, self.above = self.number, candidate
+        if candidate.tokens == self.wanted or (self.above is not None and self.high <= max(1, self.layout.forced)):
+            self._end(candidate)
+        elif self.below is not None and self.high - self.low == 1:
+            self._bracketed()
+        else:
+            base = self.expected[self.number - 1] + self.wanted - candidate.tokens
+            self._ask(int(np.searchsorted(self.expected, base, side="right")))
+
+    def _bracketed(self) -> None:
+        """The count jumps over the wanted one from `below` to `above`: a long span is in the way."""
+        near = [c for c in (self.below, self.above) if c is not None and abs(c.tokens - self.wanted) <= 1]
+        rest = self.layout.ranked[self.low + 1 :]
+        if near or not len(rest):
+            self._end(*near or (self.below, self.above))
+            return
+        self.filling = True
+        self.chosen, self.rest = self.layout.ranked[: self.low], rest
+        self._ask_fillers()
+
+    def _ask_fillers(self) -> None:
+        self._ask_chosen([np.append(self.chosen, span) for span in self.rest[:_FILLERS]])
+
+    def _fill_with(self, found: Sequence[_Candidate]) -> None:
+        """Take the most important of the remaining spans that fits, and go on below it."""
+        tried = len(found)
+        for index, candidate in enumerate(found):
+            if self.below.tokens < candidate.tokens <= self.wanted:
+                self.below, tried = candidate, index + 1
+                self.chosen = np.append(self.chosen, self.rest[index])
+                break
+        self.rest = self.rest[tried:]
+        if len(self.rest) and self.wanted - self.below.tokens > 1:
+            self._ask_fillers()
+        else:
+            self._end(self.below, self.above)
+
+    def _end(self, *candidates: _Candidate | None) -> None:
+        """The nearest wins; of two as near, the shorter."""
+        self.best = min(
+            (candidate for candidate in candidates if candidate is not None),
+            key=lambda candidate: (abs(candidate.tokens - self.wanted), candidate.tokens),
+        )
+        self.texts = []

@@ -7,8 +7,9 @@ knows nothing about models, prompts or notebooks.
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,17 +38,22 @@ class Problem(Record):
     solution: str = ""
 
 
-class Chain(Record):
+class ChainText(Record):
+    """The part of a chain that scorers read; `question` and `answer` may be "" where none needs them."""
+
+    question: str = ""
+    answer: str = ""
+    chain: str
+
+
+class Chain(ChainText):
     """What the target model answered to one problem, split into chain of thought and answer.
 
     Token counts are of the target model's tokenizer. `dropped` says why the chain is not used for
     training (wrong, cut_off, no_answer, empty, too_long), or is None where it is kept.
     """
 
-    question: str
-    answer: str
     output: str
-    chain: str
     prediction: str | None
     is_correct: bool
     chain_tokens: int
@@ -70,12 +76,15 @@ class ScoredChain(Record):
 
 
 class PrunedChain(Record):
-    """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending."""
+    """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending.
+
+    It is None where the text was not pruned by spans (llmlingua mode).
+    """
 
     scorer: str
     ratio: float
     text: str
-    kept: list[int]
+    kept: list[int] | None
     tokens: int
     original_tokens: int
 
@@ -121,8 +130,8 @@ class Prediction(Record):
 R = TypeVar("R", bound=Record)
 
 
-class RecordStore(Generic[R]):
-    """An append-only JSONL file of one record type, at most one record a key.
+class RecordLog(Generic[R]):
+    """An append-only JSONL file of one record type, at most one record a key; keys alone are held.
 
     Opening it repairs the last line if a kill tore it. Records are written in whole batches and
     flushed to disk before `append` returns, so what has been reported as done is done.
@@ -134,20 +143,20 @@ class RecordStore(Generic[R]):
     def __init__(self, path: Path | str, record_type: type[R]):
         self.path = Path(path)
         self.record_type = record_type
-        self._records: dict[tuple, R] = {}
+        self._records: dict[tuple, R | None] = {}
         if self.path.exists():
             self._repair()
-            for record in read_jsonl(self.path, record_type):
-                self._records[record.key] = record
-
-    def __iter__(self) -> Iterator[R]:
-        return iter(self._records.values())
+            for number, row in read_json_rows(self.path):
+                self._remember(parse_record(row, record_type, f"{self.path}:{number}"))
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __contains__(self, key: tuple) -> bool:
         return key in self._records
+
+    def _remember(self, record: R) -> None:
+        self._records[record.key] = None
 
     def append(self, records: Iterable[R]) -> None:
         """Write the records whose key is not there yet, as one batch."""
@@ -159,7 +168,8 @@ class RecordStore(Generic[R]):
             file.write("".join(record.model_dump_json() + "\n" for record in new.values()))
             file.flush()
             os.fsync(file.fileno())
-        self._records.update(new)
+        for record in new.values():
+            self._remember(record)
 
     def _repair(self) -> None:
         # Only a torn last line can come from a kill; anything else is the user's to see.
@@ -167,6 +177,16 @@ class RecordStore(Generic[R]):
             content = file.read()
             if content and not content.endswith(b"\n"):
                 file.truncate(content.rfind(b"\n") + 1)
+
+
+class RecordStore(RecordLog[R]):
+    """A RecordLog that holds its records too."""
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._records.values())
+
+    def _remember(self, record: R) -> None:
+        self._records[record.key] = record
 
 
 def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
@@ -178,12 +198,11 @@ def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
     return [parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)]
 
 
-def read_json_rows(path: Path | str) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for every line of a JSONL file that is not empty."""
-    path = Path(path)
-    if not path.is_file():
+def read_json_rows(path: Path | str | BinaryIO) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) for every line of a JSONL file, or open stream, that is not empty."""
+    if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    with path.open("rb") as file:
+    with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

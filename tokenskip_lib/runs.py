@@ -44,8 +44,8 @@ class Run:
         self.state = {
             "profile": profile.model_dump(),
             "seed": profile.seed,
-            "versions": _versions(),
-            "commit": _commit(),
+            "versions": versions(),
+            "commit": commit(),
             "stages": state["stages"] if state else {},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,12 +117,13 @@ def stage_number(text: str) -> int:
     return number
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python, this library and what the results depend on."""
     found = {"python": platform.python_version(), "tokenskip": metadata.version("tokenskip")}
     return found | {name: metadata.version(name) for name in PACKAGES}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit the code is at, `+changes` where the tree differs; None outside a checkout."""
 
     def git(*arguments: str) -> str:

@@ -6,20 +6,23 @@ Notebooks, the command line and any launcher call the same functions.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import build_requests, compute_metrics, method_ratios, predict, truncation_budget
-from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, train_adapter
+from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, export_rows, train_adapter
 from tokenskip_lib.generation import Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.importance import build_scorer, check_scorers, windows
-from tokenskip_lib.models import load_model, load_tokenizer, token_counter
+from tokenskip_lib.llmlingua2 import load_classifier
+from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
+from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import LoadedProblems, load_problems, refuse_shared_questions
-from tokenskip_lib.pruning import TokenCounter, prune
+from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
 
@@ -77,24 +80,19 @@ def generate(run: Run) -> list[Chain]:
 def score(run: Run) -> list[ScoredChain]:
     """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
     profile = run.profile
-    chains = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
-    if not chains:
-        raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
-    for chain in chains:
-        if not chain.chain.strip():
-            raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped or remove it")
+    chains = _kept_chains(run)
     store = run.store(SCORED, ScoredChain)
     names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
-    tokenizer, model = load_tokenizer(profile.target), None
+    target = Target(profile.target)
     for name in names:
         if all((chain.id, name) in store for chain in chains):
             continue
-        if name != "random" and model is None:
-            model = load_model(profile.target)
-        scorer = build_scorer(name, model=model, tokenizer=tokenizer, prompts=profile.prompts, seed=profile.seed)
-        for window in tqdm(list(windows(chains)), desc=f"importance: {name}", unit="window"):
-            if not all((chain.id, name) in store for chain in window):
-                store.append(scorer.score(window))
+        scorer = build_scorer(name, target, profile)
+        with tqdm(total=len(chains), desc=f"importance: {name}", unit="chain") as bar:
+            for window in windows(chains):
+                if not all((chain.id, name) in store for chain in window):
+                    store.append(scorer.score(window))
+                bar.update(len(window))
     run.note("score", chains=len(chains), scorers=names)
     return list(store)
 
@@ -102,27 +100,68 @@ def score(run: Run) -> list[ScoredChain]:
 def prune_chains(run: Run) -> list[SFTRow]:
     """Stage 3: every scored chain at every ratio, and one SFT row a problem at a drawn ratio."""
     profile = run.profile
-    scored = [chain for chain in run.need(SCORED, ScoredChain, "score") if chain.scorer == profile.importance.scorer]
+    if profile.pruning.mode == "llmlingua":
+        chains = _kept_chains(run)
+    else:
+        scored = run.need(SCORED, ScoredChain, "score")
+        chains = [chain for chain in scored if chain.scorer == profile.importance.scorer]
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
-    tokenizer = load_tokenizer(profile.target)
-    count = token_counter(tokenizer)
+    target = Target(profile.target)
     store = run.store(PRUNED, PrunedChain)
     ratios = profile.pruning.ratios
-    for chain in tqdm(scored, desc="pruning", unit="chain"):
-        missing = [ratio for ratio in ratios if (chain.id, chain.scorer, ratio) not in store]
-        store.append([prune(chain, ratio, count_tokens=count) for ratio in missing])
-    drawn = draw_ratios([chain.id for chain in scored], ratios, profile.seed)
+    cut: Counter[str] = Counter()
+    if not all((chain.id, profile.pruned_by, ratio) in store for chain in chains for ratio in ratios):
+        prune_window, cut = build_pruner(target, profile)
+        with tqdm(total=len(chains), desc="pruning", unit="chain") as bar:
+            for window in windows(chains):
+                if not all((chain.id, profile.pruned_by, ratio) in store for chain in window for ratio in ratios):
+                    store.append(prune_window(window))
+                bar.update(len(window))
+    drawn = draw_ratios([chain.id for chain in chains], ratios, profile.seed)
     rows = build_sft_rows(
         [chain for chain in store if chain.ratio == drawn[chain.id]],
         problems,
-        tokenizer,
+        target.tokenizer,
         profile.prompts,
         held_out=profile.training.held_out,
         seed=profile.seed,
     )
     run.store(SFT_ROWS, SFTRow).append(rows)
     run.note("prune", pruned=len(store), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
+    if cut:
+        run.note("prune", tokens_cut_by_llmlingua=dict(cut))
     return rows
+
+
+def export(run: Run, style: str, folder: Path) -> list[Path]:
+    """The training rows of stage 3 for another trainer; see finetuning.export_rows."""
+    rows = run.need(SFT_ROWS, SFTRow, "prune")
+    problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
+    return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
+
+
+def build_pruner(target: Target, profile: Profile) -> tuple[Callable[[Sequence], list[PrunedChain]], Counter[str]]:
+    """What prunes one window at all of a profile's ratios, and a count of what llmlingua's habits cut off.
+
+    Returns:
+        In `spans` mode a function of scored chains; in `llmlingua` mode of chains, which it scores
+        itself, and chain id -> tokens it lost unseen.
+    """
+    settings, count = profile.pruning, batch_token_counter(target.tokenizer)
+    if settings.mode == "spans":
+        return lambda scored: prune_many(scored, settings.ratios, count_tokens=count, keep=settings), Counter()
+    dtype = profile.importance.classifier_dtype
+    # llmlingua's own precision, unless the profile insists: in bfloat16 the bytes differ.
+    model, tokenizer = load_classifier(profile.importance, profile.target, "float32" if dtype == "auto" else dtype)
+    pruner = LLMLinguaPruner(
+        model,
+        tokenizer,
+        force_tokens=settings.keep_tokens,
+        force_reserve_digit=settings.keep_digits,
+        drop_consecutive=settings.drop_consecutive,
+        batch_tokens=profile.importance.batch_tokens,
+    )
+    return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count), pruner.cut
 
 
 def train(run: Run) -> dict:
@@ -198,7 +237,7 @@ def evaluate(run: Run) -> pd.DataFrame:
             for method, ratio in todo:
                 for batch in _answers(profile, engine, test, store, method, ratio):
                     store.append(batch)
-    metrics = compute_metrics(store, scorer=profile.importance.scorer, seed=profile.seed)
+    metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
     results = resolve_path(profile.results_dir)
     results.mkdir(parents=True, exist_ok=True)
@@ -207,7 +246,19 @@ def evaluate(run: Run) -> pd.DataFrame:
     return metrics
 
 
-def _chain(problem: Problem, generation: Generation, count: TokenCounter, max_chain_tokens: int | None) -> Chain:
+def _kept_chains(run: Run) -> list[Chain]:
+    chains = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
+    if not chains:
+        raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
+    for chain in chains:
+        if not chain.chain.strip():
+            raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped or remove it")
+    return chains
+
+
+def _chain(
+    problem: Problem, generation: Generation, count: Callable[[str], int], max_chain_tokens: int | None
+) -> Chain:
     parts = split_output(generation.text)
     chain = parts.chain.rstrip()
     tokens, correct = count(chain), is_correct(parts.prediction, problem.answer)

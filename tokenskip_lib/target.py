@@ -4,6 +4,7 @@ Needed only where the model cannot solve the problems out of the box, as the dem
 """
 
 import json
+from collections.abc import Callable
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import build_requests, compute_metrics, predict
@@ -11,7 +12,6 @@ from tokenskip_lib.finetuning import build_sft_rows, train_adapter
 from tokenskip_lib.generation import TransformersEngine
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
-from tokenskip_lib.pruning import TokenCounter
 from tokenskip_lib.records import InputError, Problem, PrunedChain
 
 
@@ -75,7 +75,7 @@ def prepare_target(profile: Profile) -> dict:
     return summary
 
 
-def _unpruned(problem: Problem, count: TokenCounter) -> PrunedChain:
+def _unpruned(problem: Problem, count: Callable[[str], int]) -> PrunedChain:
     """A gold solution as a chain at ratio 1.0, so that training rows are built in one place."""
     tokens = count(problem.solution)
     return PrunedChain(

@@ -1,0 +1,317 @@
+"""The explorer: its HTML shows a chain to the character, its widgets prune again, and a browser agrees."""
+
+import html
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenskip_lib.explorer import chain_html, explore
+from tokenskip_lib.importance import FunctionScorer, RandomScorer, keep_first
+from tokenskip_lib.models import batch_token_counter, load_tokenizer
+from tokenskip_lib.pruning import prune
+from tokenskip_lib.records import Chain, ChainText, InputError, ScoredChain
+from tokenskip_lib.runs import Run
+from tokenskip_lib.spans import scored_chain, segment
+from tokenskip_lib.stages import CHAINS, SCORED
+
+TEXT = 'Each pen costs $18 & "two" cost $36, if a < b.\nA <b>bold</b> claim:  it\'s 18 + 18 = 36, so $36 it is.'
+WAIT_S = 60
+
+
+def shown(page: str) -> str:
+    """What a reader sees of HTML, tags aside."""
+    return html.unescape(re.sub(r"<[^>]*>", "", page))
+
+
+def block(page: str, name: str) -> str:
+    """What a reader sees of one of the explorer's blocks."""
+    [content] = re.findall(rf'<div class="tokenskip-{name} [^>]*>(.*?)</div>', page, re.DOTALL)
+    return shown(content)
+
+
+def scored(text: str, importance: list[float] | None = None) -> ScoredChain:
+    spans = segment(text)
+    return scored_chain(ChainText(id="c", chain=text), "own", spans, importance or list(range(len(spans), 0, -1)))
+
+
+@pytest.fixture
+def run(tiny_profile, problems, chain_of) -> Run:
+    """A run with two scored chains by two scorers; the second chain has lost its question."""
+    run = Run(tiny_profile)
+    chains = [chain_of(problems[0], TEXT), chain_of(problems[1])]
+    run.store(CHAINS, Chain).append(chains[:1])
+    for scorer in (FunctionScorer("position", keep_first), RandomScorer(0)):
+        run.store(SCORED, ScoredChain).append(scorer.score(chains))
+    return run
+
+
+@pytest.fixture
+def panel(run):
+    """(description -> control, a function that returns the view's HTML)."""
+    root = explore(run)
+    *rows, view = root.children
+    return {control.description: control for row in rows for control in row.children}, lambda: view.value
+
+
+# The HTML.
+
+
+def test_markup_and_dollars_of_a_chain_stay_text():
+    page = chain_html(scored("<script>alert('x')</script> & \"$18\" \\(y\\)"), [0, 1])
+    assert "<script" not in page and "&lt;" in page and "&amp;" in page
+    assert shown(page) == "<script>alert('x')</script> & \"$18\" \\(y\\)"
+    assert 'class="tokenskip-chain mathjax_ignore tex2jax_ignore"' in page and "pre-wrap" in page
+
+
+@given(text=st.text(max_size=60) | st.text("<>&\"'$\\(){} \n\tab1", max_size=60), data=st.data())
+def test_every_character_is_shown_in_order(text, data):
+    spans = segment(text)
+    n = len(spans)
+    importance = data.draw(st.lists(st.floats(allow_nan=False), min_size=n, max_size=n))
+    chain = ScoredChain(id="c", scorer="own", text=text, spans=spans, importance=importance)
+    kept = data.draw(st.sets(st.sampled_from(range(n)))) if n else set()
+    page = chain_html(chain, sorted(kept))
+    assert shown(page) == text
+    assert (page.count("<mark "), page.count("<s ")) == (len(kept), n - len(kept))
+
+
+def test_kept_spans_are_coloured_by_rank_and_skipped_ones_struck_through():
+    page = chain_html(scored("one two three four", [0.2, 30.0, 0.1, 4.0]), [0, 1, 3])
+    colours = dict(re.findall(r"<mark [^>]*background: (#\w{6})[^>]*>(\w+)</mark>", page))
+    lightness = {word: sum(bytes.fromhex(colour[1:])) for colour, word in colours.items()}
+    assert lightness["two"] < lightness["four"] < lightness["one"]
+    assert re.search(r"<s [^>]*line-through[^>]*>three</s>", page)
+    assert 'title="importance rank 1 of 4" style="background: ' in page
+
+
+# The widgets.
+
+
+def test_what_is_shown_is_what_prune_returns(run, panel):
+    controls, page = panel
+    chain = next(iter(run.store(SCORED, ScoredChain)))
+    count = batch_token_counter(load_tokenizer(run.profile.target))
+    for ratio in (0.7, 0.35, 0.1, 1.0):
+        controls["ratio"].value = ratio
+        pruned = prune(chain, ratio, count_tokens=count)
+        assert block(page(), "pruned") == pruned.text
+        assert block(page(), "chain") == TEXT
+        assert page().count("<mark ") == len(pruned.kept)
+        assert block(page(), "counts") == (
+            f"{pruned.tokens} of {pruned.original_tokens} target tokens, "
+            f"actual ratio {pruned.actual_ratio:.2f} (asked for {ratio:.2f})"
+        )
+
+
+def test_every_step_of_the_slider_is_a_ratio(panel):
+    controls, page = panel
+    slider = controls["ratio"]
+    assert (slider.min, slider.max, slider.step, slider.value) == (0.1, 1.0, 0.05, 0.7)
+    for step in range(19):
+        slider.value = slider.min + step * slider.step
+        assert f"(asked for {0.1 + 0.05 * step:.2f})" in block(page(), "counts")
+    assert block(page(), "pruned") == TEXT
+
+
+def test_examples_show_their_question_where_there_is_one(panel, problems):
+    controls, page = panel
+    assert dict(controls["example"].options) == {f"p0: {problems[0].question}": "p0", "p1": "p1"}
+    controls["example"].value = "p1"
+    assert block(page(), "chain") == problems[1].solution
+
+
+def test_another_scorer_keeps_other_spans(panel):
+    controls, page = panel
+    assert controls["scorer"].options == ("position", "random")
+    controls["ratio"].value = 0.4
+    assert TEXT.startswith(beginning := block(page(), "pruned"))
+    controls["scorer"].value = "random"
+    assert not TEXT.startswith(block(page(), "pruned")) and block(page(), "pruned") != beginning
+
+
+def test_a_chain_that_a_scorer_has_not_reached_is_said_to_be_so(run, problems, chain_of):
+    run.store(SCORED, ScoredChain).append(RandomScorer(0).score([chain_of(problems[2])]))
+    *rows, view = explore(run).children
+    [example], [scorer] = rows[0].children, rows[1].children
+    example.value, scorer.value = "p2", "position"
+    assert block(view.value, "counts") == "position has not scored this chain; finish the score stage"
+
+
+def test_switches_keep_what_they_name(panel):
+    controls, page = panel
+    controls["ratio"].value = 0.1
+
+    def numbers(text: str) -> list[str]:
+        return re.findall(r"\d+", text)
+
+    assert numbers(block(page(), "pruned")) != numbers(TEXT)
+    controls["keep digits"].value = True
+    assert numbers(block(page(), "pruned")) == numbers(TEXT)
+    controls["keep operators"].value = True
+    assert block(page(), "pruned").count("=") == 1 and block(page(), "pruned").count("+") == 1
+    controls["keep tokens"].value = " so,, bold , "
+    assert {"so", "bold"} <= set(re.findall(r"\w+", block(page(), "pruned")))
+
+
+def test_drop_consecutive_leaves_one_of_equal_neighbours(run, problems, chain_of):
+    text = "so one so two so three so four"
+    chains = [chain_of(problems[0], text)]
+    run.store(SCORED, ScoredChain).append(FunctionScorer("flat", lambda w: [[0.0] * 8 for _ in w]).score(chains))
+    *rows, view = explore(run).children
+    controls = {control.description: control for row in rows for control in row.children}
+    controls["scorer"].value, controls["ratio"].value, controls["keep tokens"].value = "flat", 0.1, "so"
+    assert block(view.value, "pruned") == "so so so so"
+    controls["drop consecutive"].value = True
+    assert block(view.value, "pruned") == "so"
+
+
+def test_switches_start_as_the_profile_has_them(run):
+    pruning = run.profile.pruning.model_copy(update={"keep_operators": True, "keep_tokens": ["so", "="]})
+    run.profile = run.profile.model_copy(update={"pruning": pruning})
+    *rows, _ = explore(run).children
+    controls = {control.description: control for row in rows for control in row.children}
+    values = {name: controls[name].value for name in ("keep digits", "keep operators", "keep tokens")}
+    assert values == {"keep digits": False, "keep operators": True, "keep tokens": "so, ="}
+
+
+def test_a_run_without_scores_names_the_stage_that_makes_them(tiny_profile):
+    with pytest.raises(InputError, match="tokenskip_lib score"):
+        explore(Run(tiny_profile))
+
+
+# The browser.
+
+
+@pytest.fixture
+def lab(run, tmp_path):
+    """The address of a JupyterLab of its own, with one notebook that explores the run."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (extra `notebooks`)")
+    folder = tmp_path / "lab"
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (folder / "root").mkdir()
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(run.profile.model_dump()))
+    code = f"""
+from ipywidgets import HTMLMath, VBox
+from tokenskip_lib.config import load_profile
+from tokenskip_lib.explorer import explore
+from tokenskip_lib.runs import Run
+profile = load_profile({str(folder / "tiny.yaml")!r})
+explorer = explore(Run(profile))
+typeset = HTMLMath("<p>$x^2$</p>" + explorer.children[-1].value)  # what typesets its content, unlike HTML
+typeset.add_class("typeset")
+VBox([explorer, typeset])
+"""
+    cells = [nbformat.v4.new_markdown_cell("# Explorer"), nbformat.v4.new_code_cell(code.strip())]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "root" / "explorer.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex()
+    own = {
+        "HOME": folder,
+        "JUPYTER_CONFIG_DIR": folder / "config",
+        "JUPYTER_DATA_DIR": folder / "data",
+        "JUPYTER_RUNTIME_DIR": folder / "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
+        "IPYTHONDIR": folder / "ipython",
+        "JUPYTER_TOKEN": token,
+    }
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", *options, f"--ServerApp.root_dir={folder / 'root'}"],
+            env={**os.environ, **{name: str(value) for name, value in own.items()}},
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for(server, f"http://127.0.0.1:{port}/api", folder / "log")
+        yield f"http://127.0.0.1:{port}/lab/tree/explorer.ipynb?token={token}"
+    finally:
+        server.terminate()  # it shuts its kernel down too
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for(server: subprocess.Popen, address: str, log: Path) -> None:
+    for _ in range(10 * WAIT_S):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=WAIT_S).close()
+            return
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    pytest.fail(f"JupyterLab did not answer: {log.read_text()}")
+
+
+@pytest.fixture
+def page():
+    """A page of a headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser_path = next(filter(None, map(shutil.which, names)), None)
+    if browser_path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=[f"--{switch}" for switch in switches])
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(1000 * WAIT_S)
+            yield page
+        finally:
+            browser.close()
+
+
+def test_in_jupyterlab_the_slider_prunes_again_and_text_stays_text(page, lab):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * WAIT_S)
+    page.goto(lab)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    explorer = page.locator(".jp-OutputArea-output .widget-vbox .widget-vbox")
+    chain, pruned, counts = (explorer.locator(f".tokenskip-{name}") for name in ("chain", "pruned", "counts"))
+    expect(counts).to_contain_text("(asked for 0.70)")
+    # MathJax is there and has been over the same HTML.
+    expect(page.locator(".typeset p mjx-container")).to_have_count(1)
+    assert page.locator(".typeset .tokenskip-chain").inner_text() == TEXT
+    assert pruned.inner_text().startswith(TEXT[:50])  # both prices: one alone would be no formula
+    assert page.locator(".typeset .tokenskip-pruned").inner_text() == pruned.inner_text()
+
+    before, numbers = pruned.inner_text(), counts.inner_text()
+    page.locator(".widget-slider .noUi-handle").focus()
+    for ratio in ("0.65", "0.60", "0.55", "0.50"):
+        page.keyboard.press("ArrowLeft")
+        expect(counts).to_contain_text(f"(asked for {ratio})")
+    expect(pruned).not_to_have_text(before)
+    assert counts.inner_text() != numbers and len(pruned.inner_text()) < len(before)
+
+    assert chain.inner_text() == TEXT  # `$18` and `<b>` as they are, and the line break
+    expect(page.locator("mjx-container")).to_have_count(1)
+    assert page.locator("[class^=tokenskip-] mjx-container, [class^=tokenskip-] b").count() == 0
+    assert pruned.locator("*").count() == 0

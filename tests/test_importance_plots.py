@@ -1,0 +1,135 @@
+"""Figures and tables of importance: nothing is left out, nothing in a model's text is read as markup or mathematics."""
+
+import re
+from html import unescape
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from tokenskip_lib import importance_plots
+from tokenskip_lib.records import ScoredChain
+from tokenskip_lib.span_tables import importance_ranks, kept_table, rank_correlations, span_table
+from tokenskip_lib.spans import segment
+
+TEXT = "Tom pays $18 for <b>2</b> pens & 3_4 x^2.\n\nThen $9 is left: \\frac{1}{2} of it, " + "and so on " * 20
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def _scored(scorer: str, values: np.ndarray | None = None, *, chain_id: str = "a", text: str = TEXT) -> ScoredChain:
+    spans = segment(text)
+    values = np.arange(len(spans)) if values is None else values
+    return ScoredChain(id=chain_id, scorer=scorer, text=text, spans=spans, importance=[float(v) for v in values])
+
+
+@pytest.fixture
+def scored() -> list[ScoredChain]:
+    """Two chains by three scorers: in order, in reverse, at random."""
+    rng, chains = np.random.default_rng(0), []
+    for chain_id, text in (("a", TEXT), ("b", "He has 3 + 4 = 7 apples. So 7 - 2 = 5 are left.")):
+        count = len(segment(text))
+        for scorer, values in (("up", np.arange(count)), ("down", -np.arange(count)), ("chance", rng.random(count))):
+            chains.append(_scored(scorer, values, chain_id=chain_id, text=text))
+    return chains
+
+
+def _words(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def test_a_strip_shows_every_character_of_a_chain_once_and_no_mathematics():
+    figure = importance_plots.importance_strip([_scored("one"), _scored("two")])
+    figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left") or axes.texts]
+    shown = ["".join(text.get_text() for text in axes.texts) for axes in panels if axes.texts]
+    assert shown == ["".join(TEXT.split())] * 2
+    assert not any(text.get_parse_math() for axes in panels for text in axes.texts)
+
+
+def test_a_live_chain_carries_its_text_escaped_and_out_of_reach_of_mathjax():
+    html = importance_plots.importance_html(_scored("one", text="pays $18 & </script><b>2</b>"))
+    assert html.startswith('<div class="mathjax_ignore tex2jax_ignore">')
+    assert "</script><b>" not in html and "<b>" not in html
+    assert html.count("<script") == html.count("</script>")
+
+
+def test_span_tables_have_a_row_for_each_span_of_each_scorer(scored):
+    table = span_table(scored)
+    assert len(table) == sum(len(chain.spans) for chain in scored)
+    assert table.columns.tolist() == ["scorer", "id", "position", "span", "kind", "importance", "rank"]
+    first = table[(table["id"] == "b") & (table["scorer"] == "up")]
+    assert first["span"].tolist()[:5] == ["He", "has", "3", "+", "4"] and first["kind"].tolist()[2:4] == [
+        "number",
+        "operator",
+    ]
+    assert first["rank"].is_monotonic_increasing and 0 < first["rank"].min() < first["rank"].max() < 1
+
+
+def test_rank_correlations_are_spearmans_averaged_over_chains(scored):
+    table = rank_correlations(span_table(scored))
+    assert table.loc["up", "down"] == pytest.approx(-1) and table.loc["up", "up"] == pytest.approx(1)
+    of = {(c.scorer, c.id): c.importance for c in scored}
+    by_hand = np.mean([spearmanr(of["up", i], of["chance", i]).statistic for i in "ab"])
+    assert table.loc["up", "chance"] == table.loc["chance", "up"] == pytest.approx(by_hand)
+
+
+def test_kept_tables_mark_what_pruning_keeps(scored):
+    table = kept_table(scored, [0.4, 0.8], count_tokens=_words)
+    for chain in scored:
+        rows = table[(table["id"] == chain.id) & (table["scorer"] == chain.scorer)]
+        few, many = (rows[rows["ratio"] == ratio]["kept"].to_numpy() for ratio in (0.4, 0.8))
+        assert 0 < few.sum() < many.sum() < len(chain.spans) and not (few & ~many).any()
+        assert importance_ranks(chain)[many].min() > importance_ranks(chain)[~many].max()
+
+
+def test_the_shares_of_kinds_are_drawn_for_every_scorer_and_ratio(scored):
+    table = kept_table(scored, [0.4, 0.8], count_tokens=_words)
+    figure = importance_plots.kept_kinds_figure(table)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["up", "down", "chance"]
+    share = table.query("scorer == 'down' and kind == 'number'").groupby("ratio")["kept"].mean()
+    [line] = [line for line in figure.axes[1].lines if line.get_label() == "number"]
+    assert line.get_ydata().tolist() == pytest.approx(share.tolist())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_kept_and_skipped_scores_are_both_drawn(scored, scale):
+    table = kept_table(scored, [0.4, 0.8], count_tokens=_words)
+    table["importance"] = scale * 10.0 ** table["rank"].mul(6)
+    figure = importance_plots.kept_skipped_figure(table, 0.4)
+    for axes in figure.axes:
+        assert axes.get_xscale() == "log"
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "skipped"]
+
+
+def test_correlations_are_printed_in_their_cells():
+    table = pd.DataFrame([[1, -0.25], [-0.25, 1]], index=["one", "two"], columns=["one", "two"])
+    axes = importance_plots.correlation_figure(table).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1.00", "-0.25", "-0.25", "1.00"]
+
+
+def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
+    table = pd.DataFrame(
+        [("s", "and", 0.5), ("t", "and", 0.6), ("s", "$x$", 0.1), ("t", "$x$", 0.9)] * 10,
+        columns=["scorer", "span", "rank"],
+    )
+    axes = importance_plots.disagreement_figure(table).axes[0]
+    assert [re.sub(r"\s+", " ", unescape(label.get_text())) for label in axes.get_yticklabels()] == [
+        "and (10x)",
+        "$x$ (10x)",
+    ]
+    assert not any(label.get_parse_math() for label in axes.get_yticklabels())
+
+
+def test_kinds_are_drawn_most_important_first():
+    table = pd.DataFrame(
+        {"scorer": ["s"] * 4, "kind": ["word", "number", "word", "number"], "rank": [0.2, 0.9, 0.3, 0.8]}
+    )
+    axes = importance_plots.kind_figure(table).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]

@@ -1,0 +1,52 @@
+"""Rows of different lengths in batches of about equal work, results in the order the rows came in."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from tokenskip_lib.records import InputError
+
+T = TypeVar("T")
+
+
+class TokenBatches:
+    """Batches of rows of similar length, each at most `budget` padded tokens (or one row).
+
+    A batch that does not fit the device's memory halves the budget for itself and all that follow.
+    """
+
+    def __init__(self, budget: int):
+        self.budget = budget
+
+    def map(self, lengths: Sequence[int], run: Callable[[list[int]], Sequence[T]]) -> list[T]:
+        """Call `run` on batches of row indices, longest rows first.
+
+        Args:
+            lengths: tokens of each of N rows.
+            run: indices of one batch -> one result for each.
+
+        Returns:
+            N results, in the order of `lengths`.
+
+        Raises:
+            InputError: a single row does not fit the device's memory.
+        """
+        waiting = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+        results: dict[int, T] = {}
+        while waiting:
+            batch = waiting[: max(1, self.budget // max(1, lengths[waiting[0]]))]
+            try:
+                results.update(zip(batch, run(batch), strict=True))
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise InputError(
+                        f"a sequence of {lengths[batch[0]]} tokens does not fit the device's memory by itself; "
+                        "use a smaller model or dtype, or leave that row out"
+                    ) from None
+                self.budget = max(1, lengths[batch[0]] * len(batch) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            waiting = waiting[len(batch) :]
+        return [results[index] for index in range(len(lengths))]

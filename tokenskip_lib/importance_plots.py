@@ -1,0 +1,248 @@
+"""Figures of importance: which parts of a chain score high, and what is left of them at a ratio.
+
+DataFrames of `span_tables` in, a matplotlib Figure out. Text of models is drawn as it is (no mathtext).
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from tokenskip_lib.plots import PALETTE, STYLE
+from tokenskip_lib.records import ScoredChain
+from tokenskip_lib.span_tables import importance_ranks
+
+STRIP_COLUMNS = 92  # characters a line
+_MONOSPACE_WIDTH = 0.602  # of the font size: DejaVu Sans Mono
+_COLOURS = colormaps["YlOrBr"]
+_DARKEST = 0.8  # of the map: text stays readable on it
+
+
+def rank_colours(rank: float) -> tuple[str, str]:
+    """Background and text colour of a span, for its importance rank from 0 to 1."""
+    return to_hex(_COLOURS(_DARKEST * rank)), "white" if rank > 0.85 else "black"
+
+
+def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
+    """One chain as text, each span coloured by its importance rank; one panel a scorer.
+
+    Ranks within the chain, not raw scores: scorers have different units.
+
+    Args:
+        chains: the same chain scored by one or more scorers.
+    """
+    layouts = [_lay_out(chain.text, chain.spans) for chain in chains]
+    lines = [max(row for row, _, _ in layout) + 1 for layout in layouts]
+    columns = max(column + len(piece) for layout in layouts for _, column, piece in layout)
+    width = 9.0
+    font = 0.85 * width * 72 / max(columns, 60) / _MONOSPACE_WIDTH
+    height = sum(lines) * 1.6 * font / 72 + 0.4 * len(chains) + 0.6
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            len(chains), 1, figsize=(width, height), height_ratios=lines, squeeze=False, layout="constrained"
+        )
+        for axes, chain, layout, count in zip(panels[:, 0], chains, layouts, lines, strict=True):
+            ranks = importance_ranks(chain)
+            for (row, column, piece), span in layout.items():
+                background, colour = rank_colours(ranks[span])
+                axes.add_patch(Rectangle((column, row), len(piece), 1, color=background, linewidth=0))
+                axes.text(
+                    column,
+                    row + 0.5,
+                    piece,
+                    fontsize=font,
+                    family="DejaVu Sans Mono",
+                    va="center",
+                    color=colour,
+                    parse_math=False,
+                )
+            axes.set(xlim=(0, max(columns, 60)), ylim=(count, 0))
+            axes.set_title(chain.scorer)
+            axes.axis("off")
+        scale = plt.cm.ScalarMappable(cmap=_COLOURS, norm=plt.Normalize(0, 1 / _DARKEST))
+        bar = figure.colorbar(
+            scale, ax=panels[:, 0].tolist(), location="bottom", aspect=50, pad=0.02, boundaries=np.linspace(0, 1, 101)
+        )
+        bar.set_ticks([0, 0.5, 1], labels=["least important", "importance rank in the chain", "most important"])
+    return figure
+
+
+def kind_figure(table: pd.DataFrame) -> Figure:
+    """Which kinds of span score high, one panel's bar a scorer.
+
+    Args:
+        table: columns scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
+    """
+    first = table["scorer"].iloc[0]
+    order = table[table["scorer"] == first].groupby("kind")["rank"].mean().sort_values(ascending=False).index
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.4))
+        sns.barplot(
+            table,
+            y="kind",
+            x="rank",
+            hue="scorer",
+            order=order,
+            errorbar=("ci", 95),
+            seed=0,
+            palette=PALETTE[: table["scorer"].nunique()],
+            err_kws={"linewidth": 1},
+            ax=axes,
+        )
+        axes.axvline(0.5, color="0.25", linestyle="--", linewidth=1)
+        axes.set(xlabel="mean importance rank in the chain (0.5 = no preference)", ylabel=None, xlim=(0, 1))
+        axes.set_title("Which kinds of token score high")
+        sns.move_legend(axes, "lower right", title=None, frameon=True)
+    return figure
+
+
+def importance_html(chain: ScoredChain) -> str:
+    """One chain as live text, each span coloured by its importance rank in the chain.
+
+    A treescope figure as HTML, for notebooks. The text is escaped, and never read as mathematics.
+    """
+    from treescope import figures
+
+    colours = [tuple(round(255 * part) for part in _COLOURS(_DARKEST * step / 20)[:3]) for step in range(21)]
+    parts, end = [], 0
+    for (start, stop), rank in zip(chain.spans, importance_ranks(chain), strict=True):
+        parts += [
+            chain.text[end:start],
+            figures.text_on_color(chain.text[start:stop], rank, vmin=0, vmax=1, colormap=colours),
+        ]
+        end = stop
+    live = figures.inline(*parts, chain.text[end:], wrap=True)._repr_html_()
+    return f'<div class="mathjax_ignore tex2jax_ignore">{live}</div>'
+
+
+def correlation_figure(correlations: pd.DataFrame) -> Figure:
+    """Rank correlation of every two scorers.
+
+    Args:
+        correlations: S x S, scorers on both axes, -1 to 1.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2.2 + 0.75 * len(correlations), 1.4 + 0.6 * len(correlations)))
+        sns.heatmap(correlations, vmin=-1, vmax=1, cmap="PuOr", annot=True, fmt=".2f", square=True, cbar=False, ax=axes)
+        axes.set(xlabel=None, ylabel=None, title="Rank correlation of scorers, within chains")
+        plt.setp(axes.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
+        plt.setp(axes.get_yticklabels(), rotation=0)
+    return figure
+
+
+def kept_kinds_figure(table: pd.DataFrame) -> Figure:
+    """How much of each kind of span is kept at each ratio, one panel a scorer.
+
+    Args:
+        table: columns scorer, ratio, kind and kept (bool), one row a span and ratio.
+    """
+    shares = table.groupby(["scorer", "ratio", "kind"], sort=False)["kept"].mean().reset_index()
+    kinds = sorted(shares["kind"].unique())
+    scorers = shares["scorer"].unique()
+    columns = min(3, len(scorers))
+    rows = -(-len(scorers) // columns)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(0.6 + 2.9 * columns, 0.7 + 2.5 * rows), sharex=True, sharey=True, squeeze=False
+        )
+        for axes, scorer in zip(panels.flat, scorers, strict=False):
+            for kind, colour in zip(kinds, PALETTE, strict=False):
+                line = shares[(shares["scorer"] == scorer) & (shares["kind"] == kind)].sort_values("ratio")
+                axes.plot(line["ratio"], line["kept"], marker="o", markersize=3, color=colour, label=kind)
+            axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+            axes.set(title=scorer, xlim=(shares["ratio"].min() - 0.05, 1.02), ylim=(0, 1.02))
+        for axes in panels.flat[len(scorers) :]:
+            axes.axis("off")
+        figure.supxlabel("ratio (fraction of tokens kept)", fontsize=10)
+        figure.supylabel("share of the kind that is kept", fontsize=10)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
+
+
+def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
+    """Importance of the spans that are kept against those that are skipped at one ratio, one panel a scorer.
+
+    The outer 1% on either side is drawn at the ends.
+
+    Args:
+        table: columns scorer, ratio, rank (of importance in the chain), importance and kept (bool).
+
+    Source: TokenSkip (arXiv:2502.12067), figure 7.
+    """
+    chosen = table[np.isclose(table["ratio"], ratio)]
+    scorers = chosen["scorer"].unique()
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(scorers), figsize=(1 + 3.2 * len(scorers), 3.2), squeeze=False)
+        for axes, scorer in zip(panels[0], scorers, strict=True):
+            scores = chosen[chosen["scorer"] == scorer]
+            low, high = scores["importance"].quantile([0.01, 0.99])
+            logarithmic = low > 0 and high > 100 * low
+            sns.histplot(
+                scores.assign(
+                    importance=scores["importance"].clip(low, high), state=np.where(scores["kept"], "kept", "skipped")
+                ),
+                x="importance",
+                hue="state",
+                hue_order=["kept", "skipped"],
+                palette=[PALETTE[0], PALETTE[1]],
+                bins=40,
+                log_scale=logarithmic,
+                element="step",
+                stat="proportion",
+                ax=axes,
+            )
+            axes.set(
+                title=f"{scorer}, ratio {ratio:g}",
+                xlabel="importance (log scale)" if logarithmic else "importance",
+                ylabel="share of spans",
+            )
+            sns.move_legend(axes, "best", title=None, frameon=False)
+    return figure
+
+
+def disagreement_figure(table: pd.DataFrame, number: int = 14) -> Figure:
+    """The frequent spans on which scorers differ most: each scorer's mean rank, a row a span.
+
+    Args:
+        table: columns scorer, span and rank, one row a span.
+        number: spans shown, of those that occur at least ten times (or the most frequent tenth).
+    """
+    scorers = table["scorer"].unique()
+    counts = table["span"].value_counts() / len(scorers)
+    frequent = counts[counts >= min(10, counts.quantile(0.9))].index
+    means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")
+    means = means.loc[(means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]][::-1]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.5, 1 + 0.28 * len(means)))
+        places = range(len(means))
+        axes.hlines(places, means.min(axis=1), means.max(axis=1), color="0.8", linewidth=2, zorder=1)
+        for scorer, colour, marker in zip(scorers, [*PALETTE, "0.3"], "osD^vPX*", strict=False):
+            axes.scatter(means[scorer], places, color=colour, marker=marker, s=34, label=scorer, zorder=2)
+        labels = [f"{span}  ({counts[span]:.0f}x)" for span in means.index]
+        axes.set_yticks(places, labels, family="DejaVu Sans Mono", parse_math=False)
+        axes.axvline(0.5, color="0.5", linestyle="--", linewidth=1)
+        axes.set(xlim=(0, 1), xlabel="mean importance rank in the chain", title="Where scorers disagree most")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _lay_out(text: str, spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int, str], int]:
+    """Wrap a text at STRIP_COLUMNS: (line, column, piece) -> index of its span."""
+    layout, row, column, end = {}, 0, 0, 0
+    for index, (start, stop) in enumerate(spans):
+        gap = text[end:start]
+        if "\n" in gap:
+            row, column = row + 1, len(gap) - gap.rfind("\n") - 1
+        else:
+            column += len(gap)
+        if column + (stop - start) > STRIP_COLUMNS:
+            row, column = row + 1, 0
+        layout[row, column, text[start:stop]] = index
+        column, end = column + stop - start, stop
+    return layout

@@ -1,0 +1,141 @@
+"""LLMLingua-2: a bidirectional token classifier that says which tokens to keep (the paper's eq. 2)."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenskip_lib.batching import TokenBatches
+from tokenskip_lib.config import ImportanceSettings, TargetSettings
+from tokenskip_lib.models import from_pretrained, pick_device, pick_dtype
+from tokenskip_lib.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
+
+FAMILIES = {"xlm-roberta": "XLM-R", "bert": "mBERT"}  # config.model_type -> what the checkpoints are called
+MAX_TOKENS = 512  # of one forward pass, two of them special: what the checkpoints were trained with
+KEEP = 1  # the label of a token to keep
+
+
+def load_classifier(
+    settings: ImportanceSettings, target: TargetSettings, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier of a profile and its tokenizer, on the target's device.
+
+    Raises:
+        InputError: it is nowhere to be found, or no two-label token classifier of a known family.
+    """
+    device = pick_device(target.device)
+    options = {"setting": "importance.classifier", "cache_dir": target.cache_dir}
+    tokenizer = from_pretrained(AutoTokenizer, settings.classifier, **options)
+    model = from_pretrained(
+        AutoModelForTokenClassification,
+        settings.classifier,
+        dtype=pick_dtype(dtype, device),
+        use_safetensors=True,
+        **options,
+    )
+    check_classifier(model, settings.classifier)
+    return model.to(device).eval(), tokenizer
+
+
+def check_classifier(model: PreTrainedModel, name: str) -> None:
+    """Raise InputError unless a model is an LLMLingua-2 classifier; the family is its config's, not its path's."""
+    family, labels = model.config.model_type, model.config.num_labels
+    if family not in FAMILIES:
+        raise InputError(f"{name}: a '{family}' model; LLMLingua-2 classifiers are {' or '.join(FAMILIES)}")
+    if labels != 2:
+        raise InputError(f"{name}: a classifier of {labels} labels; LLMLingua-2's have two, drop and keep")
+
+
+@torch.inference_mode()
+def keep_probabilities(
+    model: PreTrainedModel, rows: Sequence[list[int]], *, pad_id: int, hidden: Sequence[Sequence[int]] = ()
+) -> list[torch.Tensor]:
+    """P(keep) of every token of a batch of rows, float32 on the CPU, one tensor a row.
+
+    Args:
+        rows: token ids, special tokens among them.
+        pad_id: fills shorter rows, unseen.
+        hidden: for each row, further positions that the model must not see; none by default.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
+    mask = torch.arange(width)[None] < torch.tensor([len(row) for row in rows])[:, None]
+    for index, positions in enumerate(hidden):
+        mask[index, list(positions)] = False
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    probabilities = logits.softmax(-1)[..., KEEP].float().cpu()
+    return [probabilities[index, : len(row)] for index, row in enumerate(rows)]
+
+
+class LLMLingua2Scorer:
+    """P(keep | the whole text), by a classifier distilled from GPT-4's compressions.
+
+    A long chain is cut at sentence ends into chunks of at most 510 tokens, each between the start
+    and end tokens of the classifier's own family, as in its training; every token is scored. One
+    forward pass a chunk. (llmlingua 0.2.2 itself feeds XLM-R an unknown token at both ends:
+    `llmlingua_mode` repeats that.)
+
+    Source: LLMLingua-2 (arXiv:2403.12968); TokenSkip (arXiv:2502.12067), eq. 2, the paper's choice.
+    """
+
+    name = "llmlingua2"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int = 2048,
+        segmenter: Segmenter = segment,
+    ):
+        """`batch_tokens`: padded tokens a forward pass may hold; halved where memory runs out."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batches = TokenBatches(batch_tokens)
+        self.segment = segmenter
+
+    def score(self, window: Sequence[ChainText]) -> list[ScoredChain]:
+        if not window:
+            return []
+        encoded = self.tokenizer(
+            [chain.chain for chain in window], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        chunks = [
+            (index, begin, end)
+            for index, chain in enumerate(window)
+            for begin, end in sentence_chunks(chain.chain, encoded["offset_mapping"][index], MAX_TOKENS - 2)
+        ]
+        start, stop = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        rows = [[start, *encoded["input_ids"][index][begin:end], stop] for index, begin, end in chunks]
+        values = self.batches.map(
+            [len(row) for row in rows],
+            lambda batch: keep_probabilities(self.model, [rows[i] for i in batch], pad_id=self.tokenizer.pad_token_id),
+        )
+        probabilities: list[list[float]] = [[] for _ in window]
+        for (index, _, _), value in zip(chunks, values, strict=True):
+            probabilities[index] += value[1:-1].tolist()
+        scored = []
+        for index, chain in enumerate(window):
+            spans = self.segment(chain.chain)
+            means = average_over_spans(spans, encoded["offset_mapping"][index], probabilities[index])
+            scored.append(scored_chain(chain, self.name, spans, means))
+        return scored
+
+
+def sentence_chunks(text: str, offsets: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Cut T tokens into runs [begin, end) of at most `size`, after a full stop or line break where there is one.
+
+    Without one, before a word; without that, anywhere. Every token is in exactly one run.
+    """
+    runs, begin = [], 0
+    while begin < len(offsets):
+        end = min(begin + size, len(offsets))
+        if end < len(offsets):
+            between = [(i, text[offsets[i - 1][0] : offsets[i][0]]) for i in range(begin + 1, end + 1)]
+            sentences = [i for i, piece in between if "\n" in piece or piece.rstrip().endswith(".")]
+            words = [i for i, piece in between if piece[-1:].isspace() or text[offsets[i][0]].isspace()]
+            end = max(sentences, default=max(words, default=end))
+        runs.append((begin, end))
+        begin = end
+    return runs

@@ -1,0 +1,129 @@
+"""Character spans of a text: what importance lives on, so that any tokenizer's tokens meet any other's.
+
+A word, a number or a run of one symbol is one span; whitespace is none. Knows no model.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from tokenskip_lib.records import ChainText, InputError, ScoredChain
+
+Spans = list[tuple[int, int]]
+Segmenter = Callable[[str], Spans]
+
+# Combining accents are no letters to `re`: they stay with theirs.
+_SPAN = re.compile(
+    r"""
+    \\[A-Za-z]+                                            # a LaTeX command
+    | (?: \d+ (?: [.,] \d+ )*                              # a number, whole: 3.5  1,200
+        | [^\W\d_] [\u0300-\u036f]* (?: ['’] (?=[^\W\d_]) )? )+  # a word: don't  2x
+    | ([^\w\s]|_) \1*                                      # a symbol, or a run of one: ... ** =
+    | \S
+    """,
+    re.VERBOSE,
+)
+_COMMAND = re.compile(r"\\(?!(?:left|right)\b)[A-Za-z]+")  # \left and \right take a bracket, not an argument
+
+# Kinds of span, for looking at what a scorer keeps.
+_CONNECTIVE = re.compile(
+    "a|an|and|are|as|at|be|because|but|by|can|each|every|first|following|for|from|had|has|have|he|her|his|how|if|in|"
+    "into|is|it|its|left|more|next|now|of|on|or|per|she|since|so|that|the|their|them|then|there|therefore|these|they|"
+    "this|thus|to|total|was|we|were|when|which|while|will|with|would|you|your",
+    re.IGNORECASE,
+)
+
+
+def segment(text: str, *, whole_latex: bool = False) -> Spans:
+    """Character spans [start, end) of a text, in order; everything but whitespace is in one.
+
+    Args:
+        whole_latex: a LaTeX command and its bracketed arguments are one span (`\\frac{1}{2}`,
+            `\\boxed{18}`), so that what is kept still compiles; else each part is a span.
+    """
+    spans = [match.span() for match in _SPAN.finditer(text)]
+    if not whole_latex:
+        return spans
+    merged: Spans = []
+    for start, end in spans:
+        if merged and start < merged[-1][1]:
+            start = merged[-1][1]  # an argument of the command before, or a run of braces that closes more than it
+            if start >= end:
+                continue
+        merged.append((start, _end_of_arguments(text, end) if _COMMAND.match(text, start) else end))
+    return merged
+
+
+def _end_of_arguments(text: str, end: int) -> int:
+    """Where a command's `[...]` and `{...}` groups end; `end` itself where a group is never closed."""
+    while end < len(text) and text[end] in "{[":
+        opening, closing, depth = text[end], "}" if text[end] == "{" else "]", 0
+        for position in range(end, len(text)):
+            if text[position - 1] == "\\" and position > end:
+                continue  # \} is a brace to look at, not one that closes
+            depth += (text[position] == opening) - (text[position] == closing)
+            if depth == 0:
+                break
+        if depth:
+            return end
+        end = position + 1
+    return end
+
+
+@lru_cache(maxsize=65536)
+def span_kind(text: str) -> str:
+    """What kind of thing a span is: number, operator, connective, name, word or punctuation."""
+    if any(character.isdigit() for character in text):
+        return "number"
+    if text[0] in "+-−*/×÷=<>%^" or text in ("x", "\\times", "\\cdot", "\\frac", "\\div"):
+        return "operator"
+    if _CONNECTIVE.fullmatch(text):
+        return "connective"
+    if text[0].isalpha() or text[0] == "\\":
+        return "name" if text[0].isupper() else "word"
+    return "punctuation"
+
+
+def average_over_spans(
+    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], scores: Sequence[float]
+) -> np.ndarray:
+    """The mean score of the tokens that overlap each span.
+
+    Args:
+        spans: S character spans, ascending.
+        offsets: character span of each of T tokens, ascending.
+        scores: T scores.
+
+    Returns:
+        S scores. A token that straddles two spans counts for both, one of whitespace for none; a
+        span that no token covers (some tokenizers drop characters) takes the lowest score.
+    """
+    span_starts, span_ends = np.asarray(spans, dtype=int).reshape(-1, 2).T
+    starts, ends = np.asarray(offsets, dtype=int).reshape(-1, 2).T
+    scores = np.asarray(scores, dtype=float)
+    real = ends > starts
+    starts, ends, scores = starts[real], ends[real], scores[real]
+    first = np.searchsorted(ends, span_starts, side="right")
+    last = np.searchsorted(starts, span_ends, side="left")
+    totals = np.concatenate([[0.0], np.cumsum(scores)])
+    covered = last > first
+    means = (totals[last] - totals[first]) / np.maximum(last - first, 1)
+    means[~covered] = means[covered].min() if covered.any() else 0.0
+    return means
+
+
+def scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Sequence[float]) -> ScoredChain:
+    """The record of one chain's scores, to six significant digits.
+
+    Raises:
+        InputError: a score that is not finite.
+    """
+    values = np.asarray(importance, dtype=float)
+    if not np.isfinite(values).all():
+        raise InputError(f"scorer '{scorer}', chain '{chain.id}': a score is not finite; try another dtype or scorer")
+    magnitude = np.floor(np.log10(np.maximum(np.abs(values), 1e-300)))
+    scale = 10.0 ** (5 - magnitude)
+    rounded = (np.round(values * scale) / scale).tolist()
+    return ScoredChain(id=chain.id, scorer=scorer, text=chain.chain, spans=spans, importance=rounded)
