@@ -95,6 +95,43 @@ def test_a_stage_runs_and_reports_what_it_noted(command, tmp_path, problems, cha
     assert len((folder / "02_scored.jsonl").read_text().splitlines()) == 2
 
 
+def test_own_chains_are_pruned_at_the_ratios_asked_for(root, tmp_path, problems):
+    own, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
+    own.write_text("".join(json.dumps({"id": p.id, "chain": p.solution}) + "\n" for p in problems))
+    command = [sys.executable, "-m", "tokenskip_lib", "prune", str(own), "--scorer", "position", "--ratios", "0.9,0.5"]
+    done = subprocess.run([*command, "-o", str(out)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["id"], row["ratio"]) for row in made] == [(p.id, r) for p in problems for r in (0.5, 0.9)]
+    assert all(p.solution.startswith(row["text"]) for p, row in zip(problems, made[::2], strict=True))
+    again = subprocess.run([*command, "--set", "seed=1", "-o", str(out)], cwd=root, capture_output=True, text=True)
+    assert again.returncode == 2 and "made with other settings" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--scorer", "positon"], "did you mean 'position'"),
+        (["--scorer", "position", "--ratios", "0.9,half"], "--ratios 0.9,half"),
+        (["--scorer", "llmlingua2", "--set", "importance.classifier=/nowhere"], "importance.classifier '/nowhere'"),
+    ],
+)
+def test_what_is_wrong_with_own_chains_is_one_line(root, tmp_path, arguments, says):
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"id": "a", "chain": "x"}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "tokenskip_lib", "prune", str(own), *arguments, "-o", str(tmp_path / "out.jsonl")],
+        cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_options_for_own_chains_need_a_file_of_them(command, tmp_path):
+    _assert_refused(command("score", "--scorer", "random"), tmp_path, "--scorer goes with a file of CHAINS")
+
+
 def test_help_lists_every_command_and_profiles_lists_every_profile(root):
     def say(*arguments):
         return subprocess.run(
@@ -102,7 +139,18 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
         ).stdout
 
     shown = say("--help")
-    commands = ("run", "profiles", "prepare-target", "generate", "score", "prune", "train", "evaluate", "publish")
+    commands = (
+        "run",
+        "profiles",
+        "prepare-target",
+        "generate",
+        "score",
+        "prune",
+        "train",
+        "evaluate",
+        "export",
+        "publish",
+    )
     assert all(command in shown for command in commands)
     assert [line.split()[0] for line in say("profiles").splitlines()] == [
         "demo",

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tokenskip_lib import models
 from tokenskip_lib.config import TargetSettings
 from tokenskip_lib.models import (
+    Target,
+    batch_token_counter,
     describe,
     find_model,
     load_model,
@@ -52,6 +55,21 @@ def test_tokens_are_counted_without_special_ones(real_tokenizer):
     count = token_counter(real_tokenizer)
     assert count("") == 0
     assert count("3 + 4 = 7") == len(real_tokenizer.tokenize("3 + 4 = 7"))
+
+
+def test_counting_many_texts_is_counting_each_whatever_padding_was_set(real_tokenizer):
+    texts = ["3 + 4 = 7", "", "é 漢字 😀", "<|im_end|>", "  two  spaces\n\n"]
+    real_tokenizer(texts, padding=True, truncation=True, max_length=2)
+    counted = batch_token_counter(real_tokenizer)(texts)
+    assert counted == [len(ids) for ids in real_tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def test_a_target_loads_what_is_asked_for_and_once(settings, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(models, "load_model", lambda _: loaded.append("model") or "the model")
+    target = Target(settings)
+    assert target.tokenizer is target.tokenizer and loaded == []
+    assert target.model is target.model and loaded == ["model"]
 
 
 def test_an_adapter_is_merged_and_its_absence_is_named(settings, tiny_target, tiny_model, tmp_path):

@@ -1,0 +1,172 @@
+"""Own chains, from file or pipe: every row scored once, a killed file goes on, bad rows are named."""
+
+import io
+import json
+import sys
+
+import pytest
+from classifiers import write_classifier
+
+from tokenskip_lib import importance, own_chains
+from tokenskip_lib.importance import build_scorer
+from tokenskip_lib.models import Target, batch_token_counter
+from tokenskip_lib.own_chains import prune_file, read_chains, score_file
+from tokenskip_lib.pruning import prune_many
+from tokenskip_lib.records import ChainText, InputError, PrunedChain, ScoredChain, read_jsonl
+
+
+def _with(profile, **sections):
+    """A profile with settings of its sections changed."""
+    changed = {name: getattr(profile, name).model_copy(update=settings) for name, settings in sections.items()}
+    return profile.model_copy(update=changed)
+
+
+@pytest.fixture
+def rows(problems) -> list[dict]:
+    return [
+        {"id": p.id, "question": p.question, "answer": p.answer, "chain": p.solution * (1 + index), "model": "x"}
+        for index, p in enumerate(problems)
+    ]
+
+
+@pytest.fixture
+def source(rows, tmp_path) -> str:
+    path = tmp_path / "chains.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _small_windows(monkeypatch):
+    monkeypatch.setattr(importance, "WINDOW", 2)
+
+
+def test_own_chains_are_read_one_by_one_and_other_fields_are_left_alone(source, rows):
+    chains = list(read_chains(source))
+    assert [c.model_dump() for c in chains] == [
+        {name: row[name] for name in ("id", "question", "answer", "chain")} for row in rows
+    ]
+
+
+def test_reading_does_not_run_ahead(tmp_path):
+    path = tmp_path / "chains.jsonl"
+    path.write_text('{"id": "a", "chain": "x"}\nbroken\n')
+    chains = read_chains(str(path))
+    assert next(chains).id == "a"
+    with pytest.raises(InputError, match=r"chains\.jsonl:2: not JSON"):
+        next(chains)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "b"}', "no 'chain'"),
+        ('{"chain": "x"}', "no 'id'"),
+        ('{"id": "b", "chain": " \\n"}', "chain 'b' is empty"),
+        ('{"id": "a", "chain": "x"}', "id 'a' was there before"),
+        ('{"id": "b", "chain": ["x"]}', "chain: a text, not list"),
+        ('{"id": "b", "chain": "x \\ud800"}', "surrogate"),
+        ("[1]", "expected an object"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, says):
+    path = tmp_path / "chains.jsonl"
+    path.write_text(f'{{"id": "a", "chain": "x"}}\n{line}\n')
+    with pytest.raises(InputError) as caught:
+        list(read_chains(str(path)))
+    assert f"{path}:2: " in str(caught.value) and says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numbers_may_stand_for_ids_and_answers(tmp_path):
+    path = tmp_path / "chains.jsonl"
+    path.write_text('{"id": 7, "answer": 12, "chain": "x"}\n')
+    [chain] = read_chains(str(path))
+    assert (chain.id, chain.answer) == ("7", "12")
+
+
+@pytest.mark.parametrize("scorer", ["selective_context", "mist", "position"])
+def test_a_file_holds_what_scorer_and_pruning_give(tiny_profile, source, tmp_path, scorer):
+    profile = _with(tiny_profile, importance={"scorer": scorer})
+    target = Target(profile.target)
+    chains = list(read_chains(source))
+    built = build_scorer(scorer, target, profile)
+    expected = [record for start in (0, 2, 4) for record in built.score(chains[start : start + 2])]
+    score_file(source, str(tmp_path / "scored.jsonl"), profile)
+    assert read_jsonl(tmp_path / "scored.jsonl", ScoredChain) == expected
+    prune_file(source, str(tmp_path / "pruned.jsonl"), profile)
+    counter = batch_token_counter(target.tokenizer)
+    assert read_jsonl(tmp_path / "pruned.jsonl", PrunedChain) == prune_many(
+        expected, profile.pruning.ratios, count_tokens=counter
+    )
+
+
+def test_a_killed_file_goes_on_to_the_same_bytes_and_scores_nothing_twice(tiny_profile, source, tmp_path, monkeypatch):
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    output = tmp_path / "pruned.jsonl"
+    prune_file(source, str(output), profile)
+    whole = output.read_bytes()
+    output.write_bytes(whole[: whole.index(b'"p3"') + 30])  # torn in the second window
+    seen = []
+    score = importance.RandomScorer.score
+    monkeypatch.setattr(
+        importance.RandomScorer, "score", lambda self, window: seen.extend(c.id for c in window) or score(self, window)
+    )
+    prune_file(source, str(output), profile)
+    assert output.read_bytes() == whole and seen == ["p2", "p3", "p4"]
+
+
+def test_a_file_made_with_other_settings_is_not_gone_on_with(tiny_profile, source, tmp_path):
+    output = tmp_path / "pruned.jsonl"
+    prune_file(source, str(output), _with(tiny_profile, importance={"scorer": "random"}))
+    before = output.read_bytes()
+    other = _with(tiny_profile, importance={"scorer": "random"}, pruning={"keep_digits": True})
+    with pytest.raises(InputError, match="made with other settings"):
+        prune_file(source, str(output), other)
+    (tmp_path / "pruned.jsonl.settings.json").unlink()
+    with pytest.raises(InputError, match="settings that are not known"):
+        prune_file(source, str(output), other)
+    assert output.read_bytes() == before
+
+
+def test_settings_versions_and_commit_stand_beside_the_file(tiny_profile, source, tmp_path):
+    score_file(source, str(tmp_path / "scored.jsonl"), _with(tiny_profile, importance={"scorer": "random"}))
+    note = json.loads((tmp_path / "scored.jsonl.settings.json").read_text())
+    assert note["settings"]["importance"]["scorer"] == "random" and "torch" in note["versions"] and "commit" in note
+
+
+def test_a_pipe_goes_in_and_out(tiny_profile, rows, monkeypatch, capsys):
+    stream = io.TextIOWrapper(io.BytesIO("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    monkeypatch.setattr(sys, "stdin", stream)
+    score_file("-", "-", _with(tiny_profile, importance={"scorer": "random"}))
+    out = [ScoredChain.model_validate_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert [chain.id for chain in out] == [row["id"] for row in rows]
+
+
+def test_llmlingua_mode_says_what_it_cut_off(tiny_profile, tmp_path, capsys):
+    pytest.importorskip("bpe_openai")
+    corpus = ["He has 3 + 4 = 7 apples. The hippopotamus has 12."] * 4
+    classifier = write_classifier("bert", tmp_path, corpus, vocabulary=200)
+    profile = _with(
+        tiny_profile,
+        importance={"classifier": str(classifier), "classifier_dtype": "float32"},
+        pruning={"mode": "llmlingua"},
+    )
+    source = tmp_path / "chains.jsonl"
+    source.write_text("".join(json.dumps({"id": i, "chain": "He has 3. " * (i + 1)}) + "\n" for i in range(3)))
+    prune_file(str(source), str(tmp_path / "out.jsonl"), profile)
+    made = read_jsonl(tmp_path / "out.jsonl", PrunedChain)
+    assert [(p.id, p.ratio) for p in made] == [(str(i), r) for i in range(3) for r in profile.pruning.ratios]
+    assert {p.scorer for p in made} == {"llmlingua"} and all(p.kept is None for p in made)
+    assert "cut off" not in capsys.readouterr().err
+
+
+def test_every_ratio_comes_from_one_scoring(tiny_profile, source, tmp_path, monkeypatch):
+    calls = []
+    score = importance.RandomScorer.score
+    monkeypatch.setattr(importance.RandomScorer, "score", lambda self, w: calls.append(len(w)) or score(self, w))
+    prune_file(source, str(tmp_path / "out.jsonl"), _with(tiny_profile, importance={"scorer": "random"}))
+    assert calls == [2, 2, 1] and own_chains.PIPE == "-"
+
+
+def test_chain_texts_may_lack_question_and_answer():
+    assert ChainText(id="a", chain="x").question == ""
