@@ -4,10 +4,14 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.cache_utils import DynamicLayer
 
 from tokenskip_lib.config import PromptSettings
-from tokenskip_lib.generation import Request, TransformersEngine
+from tokenskip_lib.generation import GrowingLayer, Request, TransformersEngine, shared_phases
 from tokenskip_lib.prompts import build_prompt
+from tokenskip_lib.records import InputError
 
 BUDGET = 12
 
@@ -152,3 +156,83 @@ def test_a_batch_is_decoded_only_when_it_is_asked_for(tiny_model, tiny_tokenizer
 
 def test_no_request_is_no_batch(tiny_model, tiny_tokenizer):
     assert list(TransformersEngine(tiny_model, tiny_tokenizer, 2).generate([])) == []
+
+
+def _siblings(tokenizer, problems) -> list[Request]:
+    """Every problem at three ratios, not in order."""
+    asked = [(p, ratio) for ratio in (0.5, 1.0, 0.9) for p in problems]
+    prompts = [build_prompt(tokenizer, p.question, PromptSettings(), method="tokenskip", ratio=r) for p, r in asked]
+    return [Request((p.id, ratio), prompt, BUDGET) for (p, ratio), prompt in zip(asked, prompts, strict=True)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 15])
+def test_sharing_a_question_changes_no_answer(batch_size, tiny_model, tiny_tokenizer, problems):
+    requests = _siblings(tiny_tokenizer, problems)
+    alone = {r.id: _answers(TransformersEngine(tiny_model, tiny_tokenizer, 1), [r])[r.id] for r in requests}
+    together = _answers(TransformersEngine(tiny_model, tiny_tokenizer, batch_size), requests)
+    assert {k: (g.text, g.tokens) for k, g in together.items()} == {k: (g.text, g.tokens) for k, g in alone.items()}
+
+
+def test_a_question_asked_at_several_ratios_is_computed_once(tiny_model, tiny_tokenizer, problems):
+    requests = _siblings(tiny_tokenizer, problems)
+    seen = []
+    hook = tiny_model.register_forward_pre_hook(
+        lambda model, args, inputs: seen.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        [_] = TransformersEngine(tiny_model, tiny_tokenizer, 15).generate(requests)
+    finally:
+        hook.remove()
+    rows, widths = zip(*seen, strict=True)
+    assert rows[:3] == (1, 5, 15)  # the template, the questions, the markers
+    longest = max(len(tiny_tokenizer(r.prompt, add_special_tokens=False)["input_ids"]) for r in requests)
+    assert sum(widths[:3]) <= longest + 15 and set(widths[3:]) == {1}
+
+
+token_lists = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=8)
+
+
+@given(token_lists, st.integers(0, 40))
+def test_phases_put_every_prompt_together_again(prompts, common):
+    prompts = sorted([7] * common + prompt for prompt in prompts)
+    whole = [[]]
+    for rows, parents in shared_phases(prompts):
+        whole = [whole[parent] + row for row, parent in zip(rows, parents, strict=True)]
+    assert whole == prompts
+    assert all(shared_phases(prompts)[-1][0])  # each ends with a token of its own, whose logits are asked for
+
+
+def test_a_growing_layer_holds_what_a_dynamic_one_holds(monkeypatch):
+    monkeypatch.setattr(GrowingLayer, "room", 2)
+    torch.manual_seed(0)
+    growing, dynamic = GrowingLayer(), DynamicLayer()
+    for step in (3, 1, 1, 5, 1):
+        new = torch.randn(4, 2, step, 8), torch.randn(4, 2, step, 8)
+        for a, b in zip(growing.update(*new), dynamic.update(*new), strict=True):
+            assert torch.equal(a, b)
+    rows = torch.tensor([2, 0, 0])
+    growing.batch_select_indices(rows)
+    dynamic.batch_select_indices(rows)
+    assert torch.equal(growing.keys, dynamic.keys) and growing.get_seq_length() == dynamic.get_seq_length() == 11
+    new = torch.randn(3, 2, 1, 8), torch.randn(3, 2, 1, 8)
+    assert all(torch.equal(a, b) for a, b in zip(growing.update(*new), dynamic.update(*new), strict=True))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_a_prompt_that_does_not_is_refused(
+    tiny_model, tiny_tokenizer, requests, monkeypatch
+):
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, 5)
+    whole, decode, sizes = _answers(engine, requests), engine._decode, []
+
+    def small_memory(batch, prompts, fits=2):
+        sizes.append(len(batch))
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("no room")
+        return decode(batch, prompts)
+
+    monkeypatch.setattr(engine, "_decode", small_memory)
+    assert {k: g.text for k, g in _answers(engine, requests).items()} == {k: g.text for k, g in whole.items()}
+    assert sizes == [5, 2, 3, 1, 2]
+    monkeypatch.setattr(engine, "_decode", lambda batch, prompts: small_memory(batch, prompts, fits=0))
+    with pytest.raises(InputError, match="does not fit the device's memory by itself"):
+        _answers(engine, requests)

@@ -7,15 +7,17 @@ budget alone. Metrics are computed from records on disk.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from tokenskip_lib.config import EvaluationSettings, PromptSettings, nearest
-from tokenskip_lib.generation import Generation, Request
+from tokenskip_lib.generation import Engine, Generation, Request
 from tokenskip_lib.grading import is_correct, split_output
+from tokenskip_lib.models import batch_token_counter
 from tokenskip_lib.prompts import BASELINE_PROMPTS, build_prompt
+from tokenskip_lib.pruning import CountTokens
 from tokenskip_lib.records import InputError, Prediction, Problem
 
 if TYPE_CHECKING:
@@ -86,10 +88,10 @@ def build_requests(
     ratio: float,
     max_new_tokens: int,
 ) -> list[Request]:
-    """One request a problem for a method at a ratio."""
+    """One request a problem for a method at a ratio; its id is the key that a Prediction has."""
     return [
         Request(
-            id=problem.id,
+            id=(problem.id, method, ratio),
             prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
             max_new_tokens=max_new_tokens,
         )
@@ -97,17 +99,43 @@ def build_requests(
     ]
 
 
-def predict(
-    problem: Problem,
-    generation: Generation,
+def answer(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    prompts: PromptSettings,
+    plan: Sequence[tuple[str, float, int]],
     *,
-    method: str,
-    ratio: float,
-    max_new_tokens: int,
-    count_tokens: Callable[[str], int],
-) -> Prediction:
-    """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method."""
+    is_done: Callable[[tuple], bool] = lambda _: False,
+    label: str,
+) -> Iterator[list[Prediction]]:
+    """Every method and ratio of a plan over the problems in one pass, graded batch by batch.
+
+    Args:
+        plan: (method, ratio, max_new_tokens) of each.
+        is_done: whether a prediction of this key is already on disk.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    budgets = {(method, ratio): budget for method, ratio, budget in plan}
+    requests = [
+        request
+        for method, ratio, budget in plan
+        for request in build_requests(problems, tokenizer, prompts, method=method, ratio=ratio, max_new_tokens=budget)
+    ]
+    count = batch_token_counter(tokenizer)
+    for batch in engine.generate(requests, is_done=is_done, label=label):
+        yield [predict(by_id[g.id[0]], g, max_new_tokens=budgets[g.id[1:]], count_tokens=count) for g in batch]
+
+
+def predict(problem: Problem, generation: Generation, *, max_new_tokens: int, count_tokens: CountTokens) -> Prediction:
+    """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method.
+
+    Args:
+        generation: its id is the prediction's key: (problem id, method, ratio).
+    """
     parts = split_output(generation.text)
+    _, method, ratio = generation.id
+    chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
     return Prediction(
         id=problem.id,
         method=method,
@@ -117,8 +145,8 @@ def predict(
         chain=parts.chain,
         prediction=parts.prediction,
         is_correct=is_correct(parts.prediction, problem.answer),
-        chain_tokens=count_tokens(parts.chain.rstrip()),
-        answer_tokens=count_tokens(parts.answer),
+        chain_tokens=chain_tokens,
+        answer_tokens=answer_tokens,
         max_new_tokens=max_new_tokens,
         cut_off=generation.cut_off,
         seconds=round(generation.seconds, 4),

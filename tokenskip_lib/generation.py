@@ -5,24 +5,28 @@ batch down before the next begins. It does not know what the prompts are about.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from tokenskip_lib.prompts import encode_prompt
+from tokenskip_lib.records import InputError
 
 LIVE_SHARE = 0.9  # below this share of unfinished rows, the finished ones leave the batch
+MIN_SHARED = 16  # tokens that all prompts of a batch must share to be fed once
+SIBLING_SHARE = 0.6  # of a prompt, beyond that, shared with its neighbour: the same question, another ratio
 
 
 @dataclass(frozen=True)
 class Request:
     """One prompt and the most tokens its answer may have."""
 
-    id: str
+    id: Hashable
     prompt: str
     max_new_tokens: int
 
@@ -31,10 +35,10 @@ class Request:
 class Generation:
     """One answer. `tokens` excludes the end token; `cut_off` means the budget ended it.
 
-    `seconds` is the batch's wall time divided by its size: a throughput, not a latency.
+    `seconds` is its share of each step that it was in: a throughput, not a latency.
     """
 
-    id: str
+    id: Hashable
     text: str
     tokens: int
     cut_off: bool
@@ -45,17 +49,17 @@ class Engine(Protocol):
     """What every engine does: answer requests greedily, in batches."""
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[str], bool], label: str
+        self, requests: Sequence[Request], *, is_done: Callable[[Hashable], bool], label: str
     ) -> Iterator[list[Generation]]: ...
 
 
 class TransformersEngine:
     """Greedy decoding with `transformers`, on whatever device the model is on.
 
-    Requests are sorted by budget and prompt length, left-padded and decoded in fixed batches; rows
-    that have finished leave their batch. The batches depend on the requests alone, never on what is
-    already done, so a resumed run meets the same batches and writes the same text (bfloat16 results
-    depend on a batch's composition).
+    Requests are sorted by budget and prompt length, left-padded and decoded in fixed batches; what
+    the prompts of a batch share is computed once, and rows that have finished leave their batch. The
+    batches depend on the requests alone, never on what is already done, so a resumed run meets the
+    same batches and writes the same text (bfloat16 results depend on a batch's composition).
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
@@ -68,7 +72,11 @@ class TransformersEngine:
         self.end_ids = torch.tensor(sorted({tokenizer.eos_token_id, *ends}), device=model.device)
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[str], bool] = lambda _: False, label: str = "generate"
+        self,
+        requests: Sequence[Request],
+        *,
+        is_done: Callable[[Hashable], bool] = lambda _: False,
+        label: str = "generate",
     ) -> Iterator[list[Generation]]:
         """Answer every request of a batch that is not wholly done.
 
@@ -81,56 +89,204 @@ class TransformersEngine:
             One list of generations a batch, at most `batch_size` long.
         """
         encoded = {request.id: encode_prompt(self.tokenizer, request.prompt) for request in requests}
-        ordered = sorted(requests, key=lambda r: (r.max_new_tokens, len(encoded[r.id]), r.id))
-        with tqdm(total=len(ordered), desc=label, unit="problem") as bar:
-            for start in range(0, len(ordered), self.batch_size):
-                batch = ordered[start : start + self.batch_size]
+        with tqdm(total=len(requests), desc=label, unit="answer") as bar:
+            for batch in _batches(requests, encoded, self.batch_size):
                 if not all(is_done(request.id) for request in batch):
-                    yield self._decode(batch, [encoded[request.id] for request in batch])
+                    yield from self._decode_or_halve(batch, encoded)
                 bar.update(len(batch))
+
+    def _decode_or_halve(self, batch: list[Request], encoded: dict) -> Iterator[list[Generation]]:
+        """Decode a batch; where it does not fit the device's memory, its halves."""
+        try:
+            made = self._decode(batch, [encoded[request.id] for request in batch])
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise InputError(
+                    f"a prompt of {len(encoded[batch[0].id])} tokens with {batch[0].max_new_tokens} new ones does not "
+                    "fit the device's memory by itself; use a smaller model or budget"
+                ) from None
+            made = None
+        if made is not None:
+            yield made
+            return
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+            yield from self._decode_or_halve(half, encoded)
 
     @torch.inference_mode()
     def _decode(self, batch: list[Request], prompts: list[list[int]]) -> list[Generation]:
-        start = time.perf_counter()
+        clock = time.perf_counter()
         device = self.model.device
-        inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(device)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
         limits = torch.tensor([request.max_new_tokens for request in batch], device=device)
         tokens = torch.full((len(batch), int(limits.max())), self.tokenizer.pad_token_id, device=device)
         lengths, ended = torch.zeros_like(limits), torch.zeros_like(limits, dtype=torch.bool)
         rows, live = torch.arange(len(batch), device=device), torch.ones_like(ended)
-        cache = DynamicCache(config=self.model.config)
+        seconds = torch.zeros(len(batch), dtype=torch.double)
+        cache, mask, logits = self._prefill(prompts)
         for step in range(tokens.shape[1]):
-            # A column by index, not by slice: a sliced (strided) input makes the output layer copy
-            # its whole weight once a row, a third of the prefill's time on a CPU.
-            last = torch.tensor([ids.shape[1] - 1], device=device)
-            chosen = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last
-            ).logits[:, -1].argmax(-1)  # fmt: skip
+            chosen = logits.argmax(-1)
             at_end = torch.isin(chosen, self.end_ids)
             ended[rows[live & at_end]] = True
             live = live & ~at_end
             tokens[rows[live], step] = chosen[live]
             lengths[rows[live]] += 1
             live = live & (step + 1 < limits[rows])
+            # Each step's time is shared by the rows that were in it.
+            clock, before = time.perf_counter(), clock
+            seconds[rows.cpu()] += (clock - before) / len(rows)
             if not live.any():
                 break
             if live.sum() <= LIVE_SHARE * len(rows):
                 keep = live.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
-                rows, live, mask, positions, chosen = (t[keep] for t in (rows, live, mask, positions, chosen))
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
+                rows, live, mask, chosen = (t[keep] for t in (rows, live, mask, chosen))
+            mask, logits = self._feed(chosen[:, None], mask.new_ones(len(rows), 1), mask, cache)
         texts = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        seconds = (time.perf_counter() - start) / len(batch)
         return [
             Generation(
                 id=request.id,
                 text=self.tokenizer.decode(text, skip_special_tokens=True),
                 tokens=len(text),
                 cut_off=not done,
-                seconds=seconds,
+                seconds=spent,
             )
-            for request, text, done in zip(batch, texts, ended.tolist(), strict=True)
+            for request, text, done, spent in zip(batch, texts, ended.tolist(), seconds.tolist(), strict=True)
         ]
+
+    def _prefill(self, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
+        """Keys and values of every prompt, its mask (B, T) and the logits after it (B, V); shared beginnings once."""
+        cache = new_cache(self.model)
+        mask = torch.ones(1, 0, dtype=torch.long, device=self.model.device)
+        for rows, parents in shared_phases(prompts):
+            parents = torch.tensor(parents, device=mask.device)
+            mask = mask[parents]
+            if mask.shape[1]:
+                cache.batch_select_indices(parents)
+            padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(mask.device)
+            mask, logits = self._feed(padded["input_ids"], padded["attention_mask"], mask, cache)
+        return cache, mask, logits
+
+    def _feed(
+        self, ids: torch.Tensor, new: torch.Tensor, mask: torch.Tensor, cache: Cache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One forward pass of (B, N) new tokens after the cached ones: the mask of all, the last column's logits."""
+        mask = torch.cat([mask, new], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        # A column by index, not by slice: a sliced (strided) input makes the output layer copy its
+        # whole weight once a row, a third of the prefill's time on a CPU.
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        logits = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last
+        ).logits[:, -1]  # fmt: skip
+        return mask, logits
+
+
+class GrowingLayer(DynamicLayer):
+    """One block's keys and values in a buffer with room to spare: a new token is written, nothing is copied."""
+
+    room = 128  # positions that the buffer grows by
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.length, self.buffers = 0, (key_states[:, :, :0], value_states[:, :, :0])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin, self.length = self.length, self.length + key_states.shape[-2]
+        if self.length > self.buffers[0].shape[-2]:
+            self.buffers = tuple(self._moved(buffer, begin) for buffer in self.buffers)
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        self.keys[:, :, begin:] = key_states
+        self.values[:, :, begin:] = value_states
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.buffers = tuple(self._moved(buffer, self.length, indices) for buffer in self.buffers)
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+
+    def _moved(self, buffer: torch.Tensor, filled: int, rows: torch.Tensor | None = None) -> torch.Tensor:
+        kept = buffer[:, :, :filled] if rows is None else buffer[rows, :, :filled]
+        moved = kept.new_empty(kept.shape[0], kept.shape[1], self.length + self.room, kept.shape[3])
+        moved[:, :, :filled] = kept
+        return moved
+
+
+def new_cache(model: PreTrainedModel) -> Cache:
+    """An empty cache for a model; blocks that attend to everything get a GrowingLayer."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], list[int]]]:
+    """What to feed to have every prompt in the cache, with shared beginnings once.
+
+    The beginning of all prompts (a template) comes first, then what neighbours share (a question
+    that is asked at several ratios), then what is left of each, at least its last token.
+
+    Args:
+        prompts: token ids, those that share much beside each other.
+
+    Returns:
+        Phases: rows of token ids, and for each row its row in the phase before (0 in the first).
+    """
+    common = _common(prompts)
+    groups = _siblings(prompts, common)
+    phases = [([prompts[0][:common]], [0])] if common else []
+    if len(groups) == len(prompts):
+        return [*phases, ([prompt[common:] for prompt in prompts], [0] * len(prompts))]
+    lengths = [_shared_length(group) for group in groups]
+    middles = [group[0][common:length] for group, length in zip(groups, lengths, strict=True)]
+    ends = [(index, prompt[lengths[index] :]) for index, group in enumerate(groups) for prompt in group]
+    return [*phases, (middles, [0] * len(groups)), ([end for _, end in ends], [index for index, _ in ends])]
+
+
+def _batches(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int) -> Iterator[list[Request]]:
+    """Batches of at most `size`, by budget and prompt length; those that share a question stay together."""
+    batch: list[Request] = []
+    for budget in sorted({request.max_new_tokens for request in requests}):
+        alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.id], r.id))
+        prompts = [encoded[request.id] for request in alike]
+        remaining = iter(alike)
+        groups = [[next(remaining) for _ in group] for group in _siblings(prompts, _common(prompts))]
+        for group in sorted(groups, key=lambda members: (max(len(encoded[m.id]) for m in members), members[0].id)):
+            if batch and len(batch) + len(group) > size:
+                yield batch
+                batch = []
+            for request in group:
+                if len(batch) == size:
+                    yield batch
+                    batch = []
+                batch.append(request)
+    if batch:
+        yield batch
+
+
+def _common(prompts: Sequence[list[int]]) -> int:
+    """Tokens of the template that all of several prompts begin with; 0 where it is not worth a pass of its own."""
+    shared = _shared_length(prompts) if len(prompts) > 1 else 0
+    return shared if shared >= MIN_SHARED else 0
+
+
+def _siblings(prompts: Sequence[list[int]], common: int) -> list[list[list[int]]]:
+    """Runs of neighbours that share most of what follows the common beginning."""
+    groups: list[list[list[int]]] = []
+    for prompt in prompts:
+        first = groups[-1][0] if groups else None
+        longest = max(len(first or []), len(prompt)) - common
+        if first is not None and _shared_length([first, prompt]) - common >= SIBLING_SHARE * longest:
+            groups[-1].append(prompt)
+        else:
+            groups.append([prompt])
+    return groups
+
+
+def _shared_length(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with, the last token of each left out."""
+    first, last = min(prompts), max(prompts)
+    most = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(most) if first[i] != last[i]), max(most, 0))

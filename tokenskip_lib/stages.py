@@ -6,14 +6,14 @@ Notebooks, the command line and any launcher call the same functions.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import build_requests, compute_metrics, method_ratios, predict, truncation_budget
+from tokenskip_lib.evaluation import METHODS, answer, build_requests, compute_metrics, method_ratios, truncation_budget
 from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, export_rows, train_adapter
 from tokenskip_lib.generation import Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
@@ -21,9 +21,9 @@ from tokenskip_lib.importance import build_scorer, check_scorers, windows
 from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
 from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
-from tokenskip_lib.problems import LoadedProblems, load_problems, refuse_shared_questions
+from tokenskip_lib.problems import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning import prune_many
-from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
 
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
@@ -61,8 +61,8 @@ def generate(run: Run) -> list[Chain]:
         )
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
         seconds = 0.0
-        for batch in engine.generate(requests, is_done=lambda key: (key,) in store, label="chains of thought"):
-            store.append(_chain(problems[g.id], g, count, profile.chains.max_chain_tokens) for g in batch)
+        for batch in engine.generate(requests, is_done=lambda key: key[:1] in store, label="chains of thought"):
+            store.append(_chain(problems[g.id[0]], g, count, profile.chains.max_chain_tokens) for g in batch)
             seconds += sum(generation.seconds for generation in batch)
         # Wall time is no record: records of one seed are the same bytes in every run.
         (run.folder / TIMINGS).write_text(json.dumps({"generation_seconds": round(seconds, 2)}) + "\n")
@@ -193,23 +193,12 @@ def ask(run: Run, problem: Problem, ratios: Sequence[float], *, adapted: bool) -
     profile = run.profile
     tokenizer = load_tokenizer(profile.target)
     model = load_model(profile.target, adapter=run.folder / ADAPTER if adapted else None)
-    engine = TransformersEngine(model, tokenizer, batch_size=1)
-    budget, rows = profile.evaluation.max_new_tokens, []
-    for ratio in ratios:
-        [request] = build_requests(
-            [problem], tokenizer, profile.prompts, method="tokenskip", ratio=ratio, max_new_tokens=budget
-        )
-        [[generation]] = engine.generate([request], label=f"asked for {ratio:g}")
-        answer = predict(
-            problem,
-            generation,
-            method="tokenskip",
-            ratio=ratio,
-            max_new_tokens=budget,
-            count_tokens=token_counter(tokenizer),
-        )
-        rows.append(answer.model_dump(include={"ratio", "chain_tokens", "prediction", "is_correct", "output"}))
-    return pd.DataFrame(rows)[["ratio", "chain_tokens", "prediction", "is_correct", "output"]]
+    engine = TransformersEngine(model, tokenizer, batch_size=len(ratios))
+    plan = [("tokenskip", ratio, profile.evaluation.max_new_tokens) for ratio in ratios]
+    batches = answer(engine, tokenizer, [problem], profile.prompts, plan, label="one question")
+    columns = ["ratio", "chain_tokens", "prediction", "is_correct", "output"]
+    answers = pd.DataFrame(prediction.model_dump() for batch in batches for prediction in batch)
+    return answers.set_index("ratio").loc[list(ratios)].reset_index()[columns]
 
 
 def evaluate(run: Run) -> pd.DataFrame:
@@ -225,18 +214,23 @@ def evaluate(run: Run) -> pd.DataFrame:
         )
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
-    # The adapter's model is loaded once, after all methods that ask the target model itself.
-    plain = [pair for pair in pairs if pair[0] != "tokenskip"]
-    skipping = [pair for pair in pairs if pair[0] == "tokenskip"]
-    for group, folder in ((plain, None), (skipping, adapter)):
-        todo = [(m, r) for m, r in group if not all((p.id, m, r) in store for p in test.problems)]
-        if todo:
+    # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
+    passes = {
+        "the target model": ([m for m in METHODS if m not in ("truncation", "tokenskip")], None),
+        "truncation": (["truncation"], None),
+        "tokenskip": (["tokenskip"], adapter),
+    }
+    for label, (methods, folder) in passes.items():
+        todo = [(m, r) for m, r in pairs if m in methods]
+        if not all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
             tokenizer = load_tokenizer(profile.target)
             model = load_model(profile.target, adapter=folder)
             engine = TransformersEngine(model, tokenizer, profile.evaluation.batch_size)
-            for method, ratio in todo:
-                for batch in _answers(profile, engine, test, store, method, ratio):
-                    store.append(batch)
+            plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
+            for batch in answer(
+                engine, tokenizer, test.problems, profile.prompts, plan, is_done=store.__contains__, label=label
+            ):
+                store.append(batch)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
     results = resolve_path(profile.results_dir)
@@ -284,26 +278,8 @@ def _chain(
     )
 
 
-def _answers(
-    profile: Profile, engine: TransformersEngine, test: LoadedProblems, store, method: str, ratio: float
-) -> Iterator[list[Prediction]]:
-    """One method at one ratio over the test problems, batch by batch."""
-    problems = {problem.id: problem for problem in test.problems}
-    budget = profile.evaluation.max_new_tokens
-    if method == "truncation":
-        budget = truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)
-    requests = build_requests(
-        test.problems,
-        engine.tokenizer,
-        profile.prompts,
-        method=method,
-        ratio=ratio,
-        max_new_tokens=budget,
-    )
-    count = token_counter(engine.tokenizer)
-    label = f"{method} {ratio:g}"
-    for batch in engine.generate(requests, is_done=lambda key: (key, method, ratio) in store, label=label):
-        yield [
-            predict(problems[g.id], g, method=method, ratio=ratio, max_new_tokens=budget, count_tokens=count)
-            for g in batch
-        ]
+def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
+    """The most new tokens an answer may have."""
+    if method != "truncation":
+        return profile.evaluation.max_new_tokens
+    return truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import build_requests, compute_metrics, predict
+from tokenskip_lib.evaluation import answer, compute_metrics
 from tokenskip_lib.finetuning import build_sft_rows, train_adapter
 from tokenskip_lib.generation import TransformersEngine
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
@@ -45,27 +45,9 @@ def prepare_target(profile: Profile) -> dict:
         base = load_model(profile.target.model_copy(update={"adapter": None}))
         train_adapter(base, tokenizer, rows, settings, folder, base_name=profile.target.model, seed=profile.seed)
     engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
-    requests = build_requests(
-        validation.problems,
-        tokenizer,
-        profile.prompts,
-        method="original",
-        ratio=1.0,
-        max_new_tokens=profile.chains.max_new_tokens,
-    )
-    problems = {problem.id: problem for problem in validation.problems}
-    predictions = [
-        predict(
-            problems[g.id],
-            g,
-            method="original",
-            ratio=1.0,
-            max_new_tokens=profile.chains.max_new_tokens,
-            count_tokens=count,
-        )
-        for batch in engine.generate(requests, label="validation")
-        for g in batch
-    ]
+    plan = [("original", 1.0, profile.chains.max_new_tokens)]
+    batches = answer(engine, tokenizer, validation.problems, profile.prompts, plan, label="validation")
+    predictions = [prediction for batch in batches for prediction in batch]
     [row] = compute_metrics(predictions, scorer="", seed=profile.seed).to_dict("records")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["validation"] = {key: row[key] for key in ("n", "accuracy", "accuracy_low", "accuracy_high", "cut_off")}
