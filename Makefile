@@ -31,6 +31,7 @@ test-slow: $(READY) ## the tests that take minutes
 
 bench: $(READY) ## the claims about speed, each against its peer (half an hour)
 	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.generation
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -1,0 +1,21 @@
+"""The benchmarks run, on fewer chains, and say what they claim: both sides' outputs agree."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("pruning", 100), ("generation", 80)])
+def test_a_benchmark_ends_with_its_ratio_and_the_share_of_identical_outputs(root, name, least):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick"], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    found = re.fullmatch(r"ratio: (\d+\.\d)x identical: (?:(\d+)/(\d+)|(\d+)%)", last)
+    assert found, last
+    share = int(found[4]) if found[4] else 100 * int(found[2]) / int(found[3])
+    assert share >= least and float(found[1]) > 1
