@@ -144,6 +144,18 @@ class EvaluationSettings(Settings):
         return {"original": methods["original"], **methods}
 
 
+class ServerSettings(Settings):
+    """An OpenAI-compatible server that answers in place of this process; chains and evaluation go to it."""
+
+    url: str  # up to and with /v1
+    model: str  # what the server calls the target model
+    tokenskip_model: str = "tokenskip"  # and the target model with the TokenSkip adapter
+    concurrency: PositiveInt = 32
+    retries: Annotated[int, Field(ge=0)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 600  # seconds, of one request
+    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is needed
+
+
 class TargetTrainingSettings(Settings):
     """How `prepare-target` teaches the base model the task; its rows are never in train or test."""
 
@@ -170,6 +182,7 @@ class Profile(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
+    server: ServerSettings | None = None
 
     @property
     def pruned_by(self) -> str:
