@@ -130,10 +130,17 @@ class TrainingSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """`methods`: name -> ratios; an empty list where the method takes none."""
+    """`methods`: name -> ratios; an empty list where the method takes none.
+
+    `adapter`: a published TokenSkip adapter (folder or hub name) in place of the run's own. `budget`:
+    whether tokenskip's answers may have max_new_tokens as all others (fixed), or that times the
+    ratio as in the reference (scaled); answers it cuts off are counted either way.
+    """
 
     methods: dict[str, list[Ratio]]
+    adapter: str | None = None
     max_new_tokens: PositiveInt = 512
+    budget: Literal["fixed", "scaled"] = "fixed"
     batch_size: PositiveInt = 16
 
     @field_validator("methods")

@@ -208,12 +208,15 @@ def evaluate(run: Run) -> pd.DataFrame:
     profile = run.profile
     pairs = method_ratios(profile.evaluation)
     test = load_problems(profile, "test")
-    refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
-    adapter = run.folder / ADAPTER
-    if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
-        raise InputError(
-            f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
-        )
+    if profile.evaluation.adapter is not None:  # trained elsewhere, on problems that are not here to compare
+        adapter = profile.evaluation.adapter
+    else:
+        refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
+        adapter = run.folder / ADAPTER
+        if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
+            raise InputError(
+                f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
+            )
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
     # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
@@ -280,7 +283,7 @@ def _chain(
 
 
 def _engine(
-    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | None = None
+    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
 ) -> Engine:
     """What answers: the profile's server, or the model in this process."""
     if profile.server is not None:
@@ -291,5 +294,6 @@ def _engine(
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
     """The most new tokens an answer may have."""
     if method != "truncation":
-        return profile.evaluation.max_new_tokens
+        scaled = method == "tokenskip" and profile.evaluation.budget == "scaled"
+        return max(1, round(profile.evaluation.max_new_tokens * (ratio if scaled else 1)))
     return truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)
