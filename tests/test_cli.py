@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tokenskip_lib.config import profile_names
 from tokenskip_lib.records import Chain, Problem, RecordStore
 
 
@@ -152,9 +153,4 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
         "publish",
     )
     assert all(command in shown for command in commands)
-    assert [line.split()[0] for line in say("profiles").splitlines()] == [
-        "demo",
-        "llama3.1-8b-math",
-        "qwen2.5-7b-gsm8k",
-        "smoke",
-    ]
+    assert [line.split()[0] for line in say("profiles").splitlines()] == profile_names()

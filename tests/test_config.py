@@ -7,6 +7,7 @@ from tokenskip_lib.config import (
     STAGE_OF_SECTION,
     STAGES,
     Profile,
+    TrainingSettings,
     load_profile,
     parse_overrides,
     profile_names,
@@ -173,7 +174,7 @@ def test_every_stage_section_is_a_setting_and_maps_to_a_stage():
     assert set(STAGE_OF_SECTION) <= set(Profile.model_fields)
     assert set(STAGE_OF_SECTION.values()) <= set(range(1, len(STAGES) + 1))
     undecided = set(Profile.model_fields) - set(STAGE_OF_SECTION)
-    assert undecided == {"name", "description", "run_dir", "figures_dir", "results_dir", "target_training"}
+    assert undecided == {"name", "description", "run_dir", "figures_dir", "results_dir", "target_training", "server"}
 
 
 def test_relative_paths_lie_under_the_root_from_any_folder_below_it(root, monkeypatch, tmp_path):
@@ -183,3 +184,15 @@ def test_relative_paths_lie_under_the_root_from_any_folder_below_it(root, monkey
     monkeypatch.chdir(tmp_path)
     assert project_root() == tmp_path
     assert resolve_path(str(root)) == root
+
+
+@pytest.mark.parametrize("name", [name for name in profile_names() if name not in ("smoke", "demo")])
+def test_the_papers_profiles_keep_to_its_recipe(name):
+    profile = load_profile(name)
+    assert profile.training == TrainingSettings() and profile.pruning.mode == "llmlingua"
+    assert profile.pruning.ratios == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] and profile.importance.scorer == "llmlingua2"
+    assert profile.evaluation.max_new_tokens == (1024 if "math" in name else 512)
+    assert profile.pruning.keep_digits == ("llama" in name)
+    if name.startswith("published"):
+        assert profile.prompts.format == "reference_qwen" and profile.evaluation.budget == "scaled"
+        assert profile.evaluation.adapter == f"hemingkx/TokenSkip-{profile.target.model.split('/')[1]}-GSM8K"

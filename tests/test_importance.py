@@ -1,5 +1,6 @@
 """Importance by name: controls, your own scores, and every published scorer built from a profile."""
 
+from functools import partial
 from itertools import count, islice
 
 import numpy as np
@@ -126,8 +127,9 @@ def test_a_registered_score_is_available_by_name(registry, profile, problems, ch
 
 
 def test_a_registered_score_replaces_the_one_of_its_name(registry, profile):
-    register_scorer("random", lambda window: [[5.0] for _ in window])
-    [scored] = build_scorer("random", Target(profile.target), profile).score([ChainText(id="a", chain="one")])
+    register_scorer("mine", lambda window: [[4.0] for _ in window])
+    register_scorer("mine", lambda window: [[5.0] for _ in window])
+    [scored] = build_scorer("mine", Target(profile.target), profile).score([ChainText(id="a", chain="one")])
     assert scored.importance == [5.0]
 
 
@@ -220,3 +222,17 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name(profile):
         build_scorer("nothing_like_it", Target(profile.target), profile)
     check_scorers(SCORERS)
     check_scorers([])
+
+
+def test_a_name_of_the_library_cannot_be_taken():
+    with pytest.raises(InputError, match="'random' is a scorer of this library"):
+        register_scorer("random", lambda chains: [])
+
+
+def test_own_scores_are_averaged_where_spans_are_wider(problems, chain_of):
+    chain = chain_of(problems[0], "so \\frac{1}{2} left")
+    wide = partial(segment, whole_latex=True)
+    own = FunctionScorer("mine", lambda chains: [list(range(len(segment(c.chain)))) for c in chains], segmenter=wide)
+    [scored] = own.score([chain])
+    assert [scored.text[s:e] for s, e in scored.spans] == ["so", "\\frac{1}{2}", "left"]
+    assert scored.importance == [0, 4, 8]

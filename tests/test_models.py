@@ -9,6 +9,7 @@ from tokenskip_lib.models import (
     Target,
     batch_token_counter,
     describe,
+    find_adapter,
     find_model,
     load_model,
     load_tokenizer,
@@ -88,6 +89,17 @@ def test_an_adapter_is_merged_and_its_absence_is_named(settings, tiny_target, ti
     assert not torch.allclose(plain, wanted, atol=1e-2)
     with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing"):
         load_model(settings, adapter=tmp_path / "nothing")
+
+
+def test_an_adapter_that_is_nowhere_is_named(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(InputError, match=r"^adapter 'nobody/nothing': no such folder .*\(no network\)$"):
+        find_adapter("nobody/nothing")
 
 
 def test_a_device_that_is_none_is_refused():

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from classifiers import write_classifier
@@ -65,6 +66,8 @@ def test_reading_does_not_run_ahead(tmp_path):
         ('{"id": "b", "chain": " \\n"}', "chain 'b' is empty"),
         ('{"id": "a", "chain": "x"}', "id 'a' was there before"),
         ('{"id": "b", "chain": ["x"]}', "chain: a text, not list"),
+        ('{"id": true, "chain": "x"}', "id: a text, not bool"),
+        ('{"id": "", "chain": "x"}', "no 'id'"),
         ('{"id": "b", "chain": "x \\ud800"}', "surrogate"),
         ("[1]", "expected an object"),
     ],
@@ -122,16 +125,68 @@ def test_a_file_made_with_other_settings_is_not_gone_on_with(tiny_profile, sourc
     other = _with(tiny_profile, importance={"scorer": "random"}, pruning={"keep_digits": True})
     with pytest.raises(InputError, match="made with other settings"):
         prune_file(source, str(output), other)
-    (tmp_path / "pruned.jsonl.settings.json").unlink()
-    with pytest.raises(InputError, match="settings that are not known"):
-        prune_file(source, str(output), other)
+    note = tmp_path / "pruned.jsonl.settings.json"
+    for broken in ("{", "{}", None):
+        note.unlink() if broken is None else note.write_text(broken)
+        with pytest.raises(InputError, match="not known how this file was made; write to another"):
+            prune_file(source, str(output), other)
     assert output.read_bytes() == before
+
+
+def test_what_changes_nothing_of_the_records_is_no_other_setting(tiny_profile, source, tmp_path):
+    output = tmp_path / "pruned.jsonl"
+    prune_file(source, str(output), _with(tiny_profile, importance={"scorer": "random"}))
+    few = output.read_bytes()
+    more = {"scorer": "random", "batch_tokens": 7, "compare_with": []}
+    prune_file(source, str(output), _with(tiny_profile, importance=more, pruning={"ratios": [0.3, 0.5]}))
+    assert output.read_bytes().startswith(few) and len(read_jsonl(output, PrunedChain)) == 5 * 4
+
+
+def test_a_file_made_from_other_chains_is_not_gone_on_with_but_one_that_grew_is(tiny_profile, source, rows, tmp_path):
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    output = tmp_path / "scored.jsonl"
+    score_file(source, str(output), profile)
+    text = Path(source).read_text()
+    Path(source).write_text(text + json.dumps({"id": "new", "chain": "3 + 4 = 7"}) + "\n")
+    score_file(source, str(output), profile)
+    assert [chain.id for chain in read_jsonl(output, ScoredChain)] == [*(row["id"] for row in rows), "new"]
+    Path(source).write_text(text.replace("3 + 4", "4 + 3"))
+    with pytest.raises(InputError, match="made from other chains"):
+        score_file(source, str(output), profile)
+
+
+def test_an_output_that_is_the_input_or_a_folder_or_out_of_reach_is_refused(tiny_profile, source, tmp_path):
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    before = Path(source).read_bytes()
+    with pytest.raises(InputError, match="the input itself; write to another file"):
+        score_file(source, source, profile)
+    with pytest.raises(InputError, match="a folder"):
+        score_file(source, str(tmp_path), profile)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        score_file(source, str(tmp_path / "file" / "out.jsonl"), profile)
+    assert Path(source).read_bytes() == before
+
+
+def test_a_file_without_chains_is_named(tiny_profile, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    with pytest.raises(InputError, match="no chains in it"):
+        score_file(str(tmp_path / "empty.jsonl"), str(tmp_path / "o.jsonl"), profile)
+
+
+def test_what_a_scorer_reads_must_be_in_every_row(tiny_profile, source, tmp_path):
+    with Path(source).open("a") as file:
+        file.write('{"id": "q", "question": "Why?", "answer": null, "chain": "x"}\n')
+    with pytest.raises(InputError, match=r"chains\.jsonl:6: no 'answer'"):
+        score_file(source, str(tmp_path / "o.jsonl"), _with(tiny_profile, importance={"scorer": "gogi"}))
+    assert len(read_jsonl(tmp_path / "o.jsonl", ScoredChain)) == 4  # the windows before it
 
 
 def test_settings_versions_and_commit_stand_beside_the_file(tiny_profile, source, tmp_path):
     score_file(source, str(tmp_path / "scored.jsonl"), _with(tiny_profile, importance={"scorer": "random"}))
     note = json.loads((tmp_path / "scored.jsonl.settings.json").read_text())
-    assert note["settings"]["importance"]["scorer"] == "random" and "torch" in note["versions"] and "commit" in note
+    assert note["settings"]["importance.scorer"] == "random" and "torch" in note["versions"] and "commit" in note
 
 
 def test_a_pipe_goes_in_and_out(tiny_profile, rows, monkeypatch, capsys):

@@ -195,15 +195,16 @@ def _greedy(chain: ScoredChain, ratio: float) -> list[int]:
     def total(chosen):
         return sum(costs[index] for index in chosen)
 
-    number = max(1, sum(total(ranked[:n]) <= wanted for n in range(1, len(ranked) + 1)))
+    number = sum(total(ranked[:n]) <= wanted for n in range(1, len(ranked) + 1))
     below, above = ranked[:number], ranked[: number + 1]
-    if total(below) >= wanted or number == len(ranked):
+    if below and (total(below) >= wanted or number == len(ranked)):
         return sorted(below)
-    if total(above) - wanted > 1 < wanted - total(below):
+    if total(above) - wanted > 1 and (not below or wanted - total(below) > 1):
         for index in ranked[number + 1 :]:
-            if wanted - total(below) > 1 and total([*below, index]) <= wanted:
+            if (not below or wanted - total(below) > 1) and total([*below, index]) <= wanted:
                 below = [*below, index]
-    return sorted(min(below, above, key=lambda chosen: (abs(total(chosen) - wanted), total(chosen))))
+    choices = [chosen for chosen in (below, above) if chosen]  # something is always kept
+    return sorted(min(choices, key=lambda chosen: (abs(total(chosen) - wanted), total(chosen))))
 
 
 @settings(max_examples=300)
@@ -427,3 +428,22 @@ def test_an_empty_chain_is_refused(text):
 def test_a_chain_with_a_score_missing_is_refused():
     with pytest.raises(ValueError, match="3 spans, 2 scores"):
         prune(_scored("a b c", [1.0, 2.0]), 0.5, count_tokens=_spans)
+
+
+def test_a_first_span_that_is_too_long_gives_way_to_what_fits():
+    text = "incomprehensibilities are 3 and 4"
+    spans = segment(text)
+    chain = ScoredChain(id="a", scorer="s", text=text, spans=spans, importance=[5.0, 4.0, 3.0, 2.0, 1.0])
+    letters = prune(chain, 0.3, count_tokens=lambda texts: [len(t.replace(" ", "")) for t in texts])
+    assert letters.text == "are 3 and 4" and letters.tokens == 8  # 8 of 29 letters: what fits of 9
+    forced = prune(
+        chain, 0.3, count_tokens=lambda ts: [len(t.replace(" ", "")) for t in ts],
+        keep=KeepSettings(keep_tokens=["incomprehensibilities"]),
+    )  # fmt: skip
+    assert forced.text == "incomprehensibilities"
+
+
+def test_an_empty_line_survives_however_it_is_written():
+    for gap in ("\n\n", "\r\n\r\n", "\n  \n"):
+        text = f"a b{gap}c d"
+        assert Layout(text, segment(text)).join(np.array([0, 3])) == "a\n\nd"

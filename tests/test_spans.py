@@ -209,3 +209,17 @@ def test_a_score_too_small_to_matter_stays_a_number(value):
 def test_a_record_keeps_zeros_and_very_small_scores_finite():
     scored = scored_chain(ChainText(id="a", chain="a b c"), "s", segment("a b c"), np.array([0.0, 1e-30, -0.0]))
     assert scored.importance == [0.0, pytest.approx(1e-30), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("x = .5, 1e-5 v1.2.3", ["x", "=", ".5", ",", "1e-5", "v1.2.3"]),
+        ("👨‍👩‍👧 ok ❤️!!", ["👨‍👩‍👧", "ok", "❤️", "!!"]),
+        ("\\(x\\) \\$2,100 50\\%", ["\\(", "x", "\\)", "\\$", "2,100", "50", "\\%"]),
+        ("26-15=11", ["26", "-", "15", "=", "11"]),
+    ],
+)
+def test_what_is_read_as_one_is_one_span(text, parts):
+    assert [text[start:end] for start, end in segment(text)] == parts

@@ -8,7 +8,7 @@ import pytest
 from tokenskip_lib import stages
 from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios, truncation_budget
 from tokenskip_lib.finetuning import draw_ratios
-from tokenskip_lib.models import load_tokenizer, token_counter
+from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.prompts import answer_tail
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
@@ -191,3 +191,24 @@ def test_scores_on_disk_are_of_the_chains_text(answered, problems):
     stages.score(answered)
     on_disk = RecordStore(answered.folder / stages.SCORED, ScoredChain)
     assert {(s.id, s.text) for s in on_disk} == {(p.id, p.solution) for p in problems[:2]}
+
+
+def test_a_published_adapter_is_evaluated_without_a_training_run_and_under_the_references_budget(
+    tiny_profile, tiny_target, tmp_path
+):
+    from peft import LoraConfig, get_peft_model
+
+    model = load_model(tiny_profile.target)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(tmp_path / "published")
+    settings = tiny_profile.evaluation.model_copy(
+        update={
+            "adapter": str(tmp_path / "published"),
+            "budget": "scaled",
+            "methods": {"original": [], "tokenskip": [0.5, 1.0]},
+        }
+    )
+    run = Run(tiny_profile.model_copy(update={"evaluation": settings}))
+    stages.evaluate(run)
+    budgets = {(p.method, p.ratio): p.max_new_tokens for p in run.store(stages.PREDICTIONS, Prediction)}
+    assert budgets == {("original", 1.0): 8, ("tokenskip", 0.5): 4, ("tokenskip", 1.0): 8}

@@ -28,9 +28,14 @@ OwnChains = Annotated[
     ),
 ]
 Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the file to write; `-` is a pipe.")]
-ScorerName = Annotated[str | None, typer.Option(help="With CHAINS: whose importance, e.g. llmlingua2.")]
+ScorerName = Annotated[
+    str | None,
+    typer.Option(
+        help="With CHAINS: llmlingua2, selective_context, cts, gogi, mist, random or position; else the profile's."
+    ),
+]
 TargetName = Annotated[
-    str | None, typer.Option(help="With CHAINS: the target model, whose tokens the ratio counts; folder or hub name.")
+    str | None, typer.Option(help="With CHAINS: the target model, whose tokens are counted; folder or hub name.")
 ]
 
 
@@ -109,7 +114,8 @@ def prune(
     scorer: ScorerName = None,
     model: TargetName = None,
     ratios: Annotated[
-        str | None, typer.Option(metavar="R,R,...", help="Fractions of tokens kept, e.g. 0.9,0.7,0.5.")
+        str | None,
+        typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5"),
     ] = None,
     profile: ProfileName = "demo",
     assignments: Assignments = None,
@@ -181,7 +187,12 @@ def _own_profile(
             overrides["pruning.ratios"] = sorted({float(ratio) for ratio in ratios.split(",")})
         except ValueError:
             raise InputError(f"--ratios {ratios}: numbers between commas, e.g. 0.9,0.7,0.5") from None
-    return load_profile(profile, overrides)
+        if not all(0 < ratio <= 1 for ratio in overrides["pruning.ratios"]):
+            raise InputError(f"--ratios {ratios}: each is the fraction of tokens kept, above 0 and at most 1")
+    loaded = load_profile(profile, overrides)
+    if scorer is not None and loaded.pruning.mode == "llmlingua":
+        raise InputError("--scorer has no say in pruning.mode llmlingua: it scores by importance.classifier")
+    return loaded
 
 
 def _refuse_without_chains(**options: str | None) -> None:

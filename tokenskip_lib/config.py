@@ -130,10 +130,17 @@ class TrainingSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """`methods`: name -> ratios; an empty list where the method takes none."""
+    """`methods`: name -> ratios; an empty list where the method takes none.
+
+    `adapter`: a published TokenSkip adapter (folder or hub name) in place of the run's own. `budget`:
+    whether tokenskip's answers may have max_new_tokens as all others (fixed), or that times the
+    ratio as in the reference (scaled); answers it cuts off are counted either way.
+    """
 
     methods: dict[str, list[Ratio]]
+    adapter: str | None = None
     max_new_tokens: PositiveInt = 512
+    budget: Literal["fixed", "scaled"] = "fixed"
     batch_size: PositiveInt = 16
 
     @field_validator("methods")
@@ -142,6 +149,18 @@ class EvaluationSettings(Settings):
         if "original" not in methods:
             raise ValueError("'original' must be among the methods: ratios are measured against it")
         return {"original": methods["original"], **methods}
+
+
+class ServerSettings(Settings):
+    """An OpenAI-compatible server that answers in place of this process; chains and evaluation go to it."""
+
+    url: str  # up to and with /v1
+    model: str  # what the server calls the target model
+    tokenskip_model: str = "tokenskip"  # and the target model with the TokenSkip adapter
+    concurrency: PositiveInt = 32
+    retries: Annotated[int, Field(ge=0)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 600  # seconds, of one request
+    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is needed
 
 
 class TargetTrainingSettings(Settings):
@@ -170,6 +189,7 @@ class Profile(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
+    server: ServerSettings | None = None
 
     @property
     def pruned_by(self) -> str:

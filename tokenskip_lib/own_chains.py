@@ -1,9 +1,10 @@
 """Your own chains of thought, from a file or a pipe: scored, pruned, written as they come.
 
 A few windows of chains are held at a time, whatever the length of the file. A file that is already
-there goes on where it stopped, if it was made with the same settings.
+there goes on where it stopped, if it was made from the same chains with the same settings.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +20,29 @@ from tokenskip_lib.runs import commit, versions
 from tokenskip_lib.stages import build_pruner
 
 PIPE = "-"
-_SETTINGS = ("seed", "target", "prompts", "importance", "pruning")  # the sections that the output depends on
+# The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
+_SCORING = [
+    "seed",
+    "target.model",
+    "target.adapter",
+    "target.dtype",
+    "prompts",
+    "importance.scorer",
+    "importance.classifier",
+    "importance.classifier_dtype",
+    "importance.whole_latex",
+]
+_PRUNING = [f"pruning.{name}" for name in ("mode", "keep_tokens", "keep_digits", "keep_operators", "drop_consecutive")]
 
 
-def read_chains(source: str) -> Iterator[ChainText]:
+def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
     """Chains of a JSONL file, or of standard input for "-", one by one.
 
-    A row has `id` and `chain`, and `question` and `answer` where the scorer reads them; other
-    fields are left alone.
+    A row has `id` and `chain`, and `question` and `answer` where they are known; other fields are
+    left alone, and a null is as good as none.
+
+    Args:
+        reads: which of `question` and `answer` must be there.
 
     Raises:
         InputError: a row that is not such an object, an empty chain, or an id seen before.
@@ -34,20 +50,19 @@ def read_chains(source: str) -> Iterator[ChainText]:
     seen = set()
     for number, row in read_json_rows(sys.stdin.buffer if source == PIPE else source):
         where = f"{source}:{number}"
-        fields = {name: row[name] for name in ChainText.model_fields if name in row}
-        for missing in ("id", "chain"):
-            if missing not in fields:
-                raise InputError(f"{where}: no '{missing}'; a row has id, chain, and question and answer if known")
-        not_text = next((name for name, value in fields.items() if not isinstance(value, str | int | float)), None)
-        if not_text:
-            raise InputError(f"{where}: {not_text}: a text, not {type(fields[not_text]).__name__}")
+        fields = {name: row[name] for name in ChainText.model_fields if row.get(name) is not None}
+        for name in ("id", "chain", *reads):
+            if fields.get(name, "") == "":
+                raise InputError(f"{where}: no '{name}'; a row has id, chain, and what the scorer reads")
+        for name, value in fields.items():
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise InputError(f"{where}: {name}: a text, not {type(value).__name__}")
         chain = ChainText(**{name: str(value) for name, value in fields.items()})
         try:
             "".join([chain.id, chain.question, chain.answer, chain.chain]).encode()
         except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where}: half of a surrogate pair ({error.object[error.start]!r}); mend the text"
-            ) from None
+            half = error.object[error.start]
+            raise InputError(f"{where}: half of a surrogate pair ({half!r}); mend the text") from None
         if not chain.chain.strip():
             raise InputError(f"{where}: chain '{chain.id}' is empty; leave the row out")
         if chain.id in seen:
@@ -58,18 +73,22 @@ def read_chains(source: str) -> Iterator[ChainText]:
 
 def score_file(source: str, output: str, profile: Profile) -> None:
     """Importance of every chain by the profile's scorer: text, spans and scores out (ScoredChain records)."""
+    log = _open(source, output, ScoredChain, _chosen(profile, _SCORING))
     scorer = build_scorer(profile.importance.scorer, Target(profile.target), profile)
-    _write(source, output, profile, ScoredChain, scorer.score, lambda chain: [(chain.id, scorer.name)])
+    chains = read_chains(source, reads=scorer.reads)
+    _write(source, chains, log, scorer.score, lambda chain: [(chain.id, scorer.name)], label=scorer.name)
 
 
 def prune_file(source: str, output: str, profile: Profile) -> None:
     """Every chain at every ratio of the profile (PrunedChain records), from one scoring."""
+    log = _open(source, output, PrunedChain, _chosen(profile, [*_SCORING, *_PRUNING]))
     target = Target(profile.target)
     prune_window, cut = build_pruner(target, profile)
     if profile.pruning.mode == "llmlingua":
-        prune = prune_window
+        prune, reads = prune_window, ()
     else:
         scorer = build_scorer(profile.importance.scorer, target, profile)
+        reads = scorer.reads
 
         def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
             return prune_window(scorer.score(window))
@@ -77,44 +96,101 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
     def keys(chain: ChainText) -> list[tuple]:
         return [(chain.id, profile.pruned_by, ratio) for ratio in profile.pruning.ratios]
 
-    _write(source, output, profile, PrunedChain, prune, keys)
+    _write(source, read_chains(source, reads=reads), log, prune, keys, label=profile.pruned_by)
     for chain_id, tokens in cut.items():
         print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
 
 
 def _write(
     source: str,
-    output: str,
-    profile: Profile,
-    record_type: type[Record],
+    chains: Iterable[ChainText],
+    log: RecordLog | None,
     make: Callable[[Sequence[ChainText]], Iterable[Record]],
     keys: Callable[[ChainText], list[tuple]],
+    *,
+    label: str,
 ) -> None:
     """Make records of each window that is not wholly done, and write them down before the next."""
-    log = None
-    if output != PIPE:
-        _check_settings(Path(output), profile)
-        log = RecordLog(output, record_type)
     total = None if source == PIPE else sum(1 for _ in read_json_rows(source))
-    with tqdm(total=total, unit="chain", desc=f"importance: {profile.pruned_by}") as bar:
-        for window in windows(read_chains(source)):
+    with tqdm(total=total, unit="chain", desc=label) as bar:
+        for window in windows(chains):
             if log is None:
                 sys.stdout.write("".join(record.model_dump_json() + "\n" for record in make(window)))
                 sys.stdout.flush()
             elif not all(key in log for chain in window for key in keys(chain)):
                 log.append(make(window))
             bar.update(len(window))
+    if bar.n == 0:
+        raise InputError(f"{source}: no chains in it")
 
 
-def _check_settings(output: Path, profile: Profile) -> None:
-    """Write OUTPUT.settings.json, or refuse to go on with an output that was made with other settings."""
-    note = output.with_name(output.name + ".settings.json")
-    settings = {name: value for name, value in profile.model_dump().items() if name in _SETTINGS}
-    if output.exists() and output.stat().st_size:
-        before = json.loads(note.read_text(encoding="utf-8"))["settings"] if note.exists() else None
-        if before != settings:
-            differs = "settings that are not known" if before is None else "other settings"
-            raise InputError(f"{output}: made with {differs}; remove it, or write to another file")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    made = {"settings": settings, "versions": versions(), "commit": commit()}
-    note.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _chosen(profile: Profile, names: Sequence[str]) -> dict:
+    """The settings of these names, dots between section and field."""
+    values = profile.model_dump()
+    sections = {name: name.partition(".") for name in names}
+    return {n: values[section][field] if field else values[section] for n, (section, _, field) in sections.items()}
+
+
+def _open(source: str, output: str, record_type: type[Record], settings: dict) -> RecordLog | None:
+    """The output to go on with, its settings beside it in OUTPUT.settings.json; None for a pipe.
+
+    Raises:
+        InputError: the output cannot be written, or was made from other chains or with other settings.
+    """
+    if output == PIPE:
+        return None
+    path = Path(output)
+    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
+        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
+    size, digest = _digest(source)
+    note = path.with_name(path.name + ".settings.json")
+    if path.exists() and path.stat().st_size:
+        before = _read_note(note)
+        if before is None:
+            raise InputError(f"{output}: it is not known how this file was made; write to another file")
+        differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
+        if differs is not None:
+            raise InputError(f"{output}: made with other settings ({differs}); write to another file")
+        # A source may have grown; what was there must be there still.
+        if digest is not None and _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
+            raise InputError(f"{output}: made from other chains than {source} holds now; write to another file")
+        return RecordLog(path, record_type)
+    made = {
+        "settings": settings,
+        "source": source,
+        "source_bytes": size,
+        "source_sha256": digest,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(note.name + ".partial")
+        partial.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(note)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+    return RecordLog(path, record_type)
+
+
+def _read_note(note: Path) -> dict | None:
+    try:
+        made = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    known = isinstance(made, dict) and {"settings", "source_bytes", "source_sha256"} <= set(made)
+    return made if known else None
+
+
+def _digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
+    """Length and sha256 of a file's first `size` bytes, all by default; (None, None) for a pipe."""
+    if source == PIPE:
+        return None, None
+    if not Path(source).is_file():
+        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
+    digest, length = hashlib.sha256(), 0
+    with Path(source).open("rb") as file:
+        while block := file.read(1 << 20 if size is None else min(1 << 20, size - length)):
+            digest.update(block)
+            length += len(block)
+    return length, digest.hexdigest()

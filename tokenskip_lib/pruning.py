@@ -28,7 +28,7 @@ class Layout:
         self.gaps = np.array([text[end:start] for (start, _), end in zip(spans, ends, strict=True)], dtype=object)
         # Line breaks and empty lines before each span, counted from the text's beginning.
         self.breaks = np.cumsum(["\n" in gap for gap in self.gaps])
-        self.empty_lines = np.cumsum(["\n\n" in gap for gap in self.gaps])
+        self.empty_lines = np.cumsum([gap.count("\n") > 1 for gap in self.gaps])
 
     def join(self, kept: np.ndarray) -> str:
         """Write kept spans down, so that what stood apart stays apart.
@@ -231,9 +231,9 @@ class _Search:
             self.low, self.below = self.number, candidate
         else:
             self.high, self.above = self.number, candidate
-        if candidate.tokens == self.wanted or (self.above is not None and self.high <= max(1, self.layout.forced)):
+        if candidate.tokens == self.wanted or self.high <= self.layout.forced:
             self._end(candidate)
-        elif self.below is not None and self.high - self.low == 1:
+        elif self.high == 1 or (self.below is not None and self.high - self.low == 1):
             self._bracketed()
         else:
             base = self.expected[self.number - 1] + self.wanted - candidate.tokens
@@ -242,12 +242,12 @@ class _Search:
     def _bracketed(self) -> None:
         """The count jumps over the wanted one from `below` to `above`: a long span is in the way."""
         near = [c for c in (self.below, self.above) if c is not None and abs(c.tokens - self.wanted) <= 1]
-        rest = self.layout.ranked[self.low + 1 :]
-        if near or not len(rest):
+        number = self.low if self.below is not None else 0
+        self.chosen, self.rest = self.layout.ranked[:number], self.layout.ranked[number + 1 :]
+        if near or not len(self.rest):
             self._end(*near or (self.below, self.above))
             return
         self.filling = True
-        self.chosen, self.rest = self.layout.ranked[: self.low], rest
         self._ask_fillers()
 
     def _ask_fillers(self) -> None:
@@ -255,14 +255,14 @@ class _Search:
 
     def _fill_with(self, found: Sequence[_Candidate]) -> None:
         """Take the most important of the remaining spans that fits, and go on below it."""
-        tried = len(found)
+        tried, reached = len(found), self.below.tokens if self.below is not None else 0
         for index, candidate in enumerate(found):
-            if self.below.tokens < candidate.tokens <= self.wanted:
-                self.below, tried = candidate, index + 1
+            if reached < candidate.tokens <= self.wanted:
+                self.below, tried, reached = candidate, index + 1, candidate.tokens
                 self.chosen = np.append(self.chosen, self.rest[index])
                 break
         self.rest = self.rest[tried:]
-        if len(self.rest) and self.wanted - self.below.tokens > 1:
+        if len(self.rest) and self.wanted - reached > 1:
             self._ask_fillers()
         else:
             self._end(self.below, self.above)

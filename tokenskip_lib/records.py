@@ -201,13 +201,13 @@ def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
 def read_json_rows(path: Path | str | BinaryIO) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, object) for every line of a JSONL file, or open stream, that is not empty."""
     if isinstance(path, str | Path) and not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'a folder' if Path(path).is_dir() else 'no such file'}")
     with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
                 raise InputError(f"{path}:{number}: not UTF-8; save the file in that encoding") from None
             except json.JSONDecodeError as error:

@@ -120,19 +120,22 @@ def stage_number(text: str) -> int:
 def versions() -> dict[str, str]:
     """The versions of Python, this library and what the results depend on."""
     found = {"python": platform.python_version(), "tokenskip": metadata.version("tokenskip")}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    installed = {distribution.name.lower() for distribution in metadata.distributions()}
+    return found | {name: metadata.version(name) for name in PACKAGES if name in installed}
 
 
 def commit() -> str | None:
-    """The commit the code is at, `+changes` where the tree differs; None outside a checkout."""
+    """The commit this code is at, `+changes` where the tree differs; None outside a checkout of it."""
+    package = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(project_root()), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "tokenskip_lib", "notebooks")
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy inside another repository is none
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":/notebooks")
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -8,22 +8,23 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+import regex
 
 from tokenskip_lib.records import ChainText, InputError, ScoredChain
 
 Spans = list[tuple[int, int]]
 Segmenter = Callable[[str], Spans]
 
-# Combining accents are no letters to `re`: they stay with theirs.
-_SPAN = re.compile(
+_SPAN = regex.compile(
     r"""
-    \\[A-Za-z]+                                            # a LaTeX command
-    | (?: \d+ (?: [.,] \d+ )*                              # a number, whole: 3.5  1,200
-        | [^\W\d_] [\u0300-\u036f]* (?: ['’] (?=[^\W\d_]) )? )+  # a word: don't  2x
-    | ([^\w\s]|_) \1*                                      # a symbol, or a run of one: ... ** =
-    | \S
+    \\(?: [A-Za-z]+ | [^\w\s] | _ )                      # a LaTeX command, or an escaped symbol: \frac  \(  \$
+    | (?: (?<![\w.]) \. \d+                                # a number, whole: .5
+        | \d+ (?: [.,] \d+ )* (?: [eE] [+-]? \d+ )?         # 3.5  1,200  1e-5
+        | [\p{L}\p{Nl}\p{No}] \p{M}* (?: ['’] (?=\p{L}) )? )+  # a word: don't  2x  m²
+    | ([^\w\s]|_) (?![\p{M}\u200d]) \1*                    # a symbol, or a run of one: ... ** =
+    | \X                                                   # anything else that is seen as one
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
 _COMMAND = re.compile(r"\\(?!(?:left|right)\b)[A-Za-z]+")  # \left and \right take a bracket, not an argument
 
@@ -41,9 +42,12 @@ def segment(text: str, *, whole_latex: bool = False) -> Spans:
 
     Args:
         whole_latex: a LaTeX command and its bracketed arguments are one span (`\\frac{1}{2}`,
-            `\\boxed{18}`), so that what is kept still compiles; else each part is a span.
+            `\\boxed{18}`); else each part is a span.
+
+    A sign is a span of its own ("-5" may be a difference), and so is a clause of a script that
+    writes without spaces.
     """
-    spans = [match.span() for match in _SPAN.finditer(text)]
+    spans = [match.span() for match in _SPAN.finditer(text) if not match.group().isspace()]
     if not whole_latex:
         return spans
     merged: Spans = []

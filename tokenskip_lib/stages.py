@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import METHODS, answer, build_requests, compute_metrics, method_ratios, truncation_budget
 from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, export_rows, train_adapter
-from tokenskip_lib.generation import Generation, TransformersEngine
+from tokenskip_lib.generation import Engine, Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.importance import build_scorer, check_scorers, windows
 from tokenskip_lib.llmlingua2 import load_classifier
@@ -25,6 +26,7 @@ from tokenskip_lib.problems import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
+from tokenskip_lib.server import ServerEngine
 
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
 SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
@@ -50,7 +52,7 @@ def generate(run: Run) -> list[Chain]:
     if not all((problem_id,) in store for problem_id in problems):
         tokenizer = load_tokenizer(profile.target)
         count = token_counter(tokenizer)
-        engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
+        engine = _engine(profile, tokenizer, profile.chains.batch_size)
         requests = build_requests(
             train.problems,
             tokenizer,
@@ -206,12 +208,15 @@ def evaluate(run: Run) -> pd.DataFrame:
     profile = run.profile
     pairs = method_ratios(profile.evaluation)
     test = load_problems(profile, "test")
-    refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
-    adapter = run.folder / ADAPTER
-    if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
-        raise InputError(
-            f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
-        )
+    if profile.evaluation.adapter is not None:  # trained elsewhere, on problems that are not here to compare
+        adapter = profile.evaluation.adapter
+    else:
+        refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
+        adapter = run.folder / ADAPTER
+        if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
+            raise InputError(
+                f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
+            )
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
     # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
@@ -224,8 +229,7 @@ def evaluate(run: Run) -> pd.DataFrame:
         todo = [(m, r) for m, r in pairs if m in methods]
         if not all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
             tokenizer = load_tokenizer(profile.target)
-            model = load_model(profile.target, adapter=folder)
-            engine = TransformersEngine(model, tokenizer, profile.evaluation.batch_size)
+            engine = _engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
             for batch in answer(
                 engine, tokenizer, test.problems, profile.prompts, plan, is_done=store.__contains__, label=label
@@ -278,8 +282,18 @@ def _chain(
     )
 
 
+def _engine(
+    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
+) -> Engine:
+    """What answers: the profile's server, or the model in this process."""
+    if profile.server is not None:
+        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
+    return TransformersEngine(load_model(profile.target, adapter=adapter), tokenizer, batch_size)
+
+
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
     """The most new tokens an answer may have."""
     if method != "truncation":
-        return profile.evaluation.max_new_tokens
+        scaled = method == "tokenskip" and profile.evaluation.budget == "scaled"
+        return max(1, round(profile.evaluation.max_new_tokens * (ratio if scaled else 1)))
     return truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)

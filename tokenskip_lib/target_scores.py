@@ -39,6 +39,7 @@ class TargetScorer:
     """What the scorers below share: chains -> rows -> token scores -> span scores."""
 
     name: str
+    reads: tuple[str, ...]
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class SelectiveContextScorer(TargetScorer):
     """
 
     name = "selective_context"
+    reads = ("question",)
 
     def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
         rows = [self._rows(chain, self._prompt(chain), ids, []) for chain, ids in zip(window, chains, strict=True)]
@@ -151,6 +153,7 @@ class CTSScorer(TargetScorer):
     """
 
     name = "cts"
+    reads = ("question", "answer")
 
     def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
         start = self.tokenizer.bos_token_id
@@ -175,6 +178,7 @@ class GoGIScorer(TargetScorer):
     """
 
     name = "gogi"
+    reads = ("question", "answer")
 
     def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
         return self._run(self._answered_rows(window, chains), self._gradient_norms)
@@ -183,7 +187,10 @@ class GoGIScorer(TargetScorer):
         rows = []
         for chain, ids in zip(window, chains, strict=True):
             if not chain.answer.strip():
-                raise InputError(f"chain '{chain.id}' has no answer: {self.name} scores what leads to it")
+                raise InputError(
+                    f"chain '{chain.id}' has no answer, and {self.name} scores what leads to it; "
+                    "add it, or use another scorer"
+                )
             tail = answer_tail(chain.answer)
             encoded = self.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True)
             start = tail.rindex(chain.answer)
