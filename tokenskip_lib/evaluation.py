@@ -154,7 +154,7 @@ def predict(problem: Problem, generation: Generation, *, max_new_tokens: int, co
 
 
 def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int) -> pd.DataFrame:
-    """One row a method and ratio, in METRIC_COLUMNS, from predictions.
+    """One row a method and ratio, in METRIC_COLUMNS, from predictions; methods as METHODS lists them.
 
     accuracy is a fraction with its 95% Wilson interval; chain_tokens the mean over problems;
     actual_ratio those tokens against the original's; cut_off the number of answers the budget
@@ -187,6 +187,7 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
                 "seed": seed,
             }
         )
+    rows.sort(key=lambda row: (METHODS.index(row["method"]), -row["ratio"]))
     return pd.DataFrame(rows, columns=METRIC_COLUMNS)
 
 

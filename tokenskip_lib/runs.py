@@ -120,7 +120,7 @@ def stage_number(text: str) -> int:
 def versions() -> dict[str, str]:
     """The versions of Python, this library and what the results depend on."""
     found = {"python": platform.python_version(), "tokenskip": metadata.version("tokenskip")}
-    installed = {distribution.name.lower() for distribution in metadata.distributions()}
+    installed = {distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()}
     return found | {name: metadata.version(name) for name in PACKAGES if name in installed}
 
 
