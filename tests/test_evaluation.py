@@ -131,7 +131,7 @@ def test_metrics_are_those_of_the_definition():
     table = compute_metrics(predictions, scorer="selective_context", seed=7)
     assert list(table.columns) == METRIC_COLUMNS
     rows = {(row["method"], row["ratio"]): row for row in table.to_dict("records")}
-    assert list(rows) == [("original", 1.0), ("tokenskip", 0.5), ("tokenskip", 0.7), ("be_concise", 1.0)]
+    assert list(rows) == [("original", 1.0), ("tokenskip", 0.7), ("tokenskip", 0.5), ("be_concise", 1.0)]
     expected = {
         ("original", 1.0): (3, 115.0, 1.0, 0, 2.0, ""),
         ("tokenskip", 0.5): (1, 50.0, 50 / 115, 1, 1.0, "selective_context"),
