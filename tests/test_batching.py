@@ -35,39 +35,41 @@ class Memory:
 @given(some_lengths, a_budget)
 def test_results_come_in_the_order_of_the_rows(lengths, budget):
     run = Memory(lengths)
-    assert TokenBatches(budget).map(lengths, run) == [f"row {index}" for index in range(len(lengths))]
+    assert TokenBatches(budget, torch.device("cpu")).map(lengths, run) == [
+        f"row {index}" for index in range(len(lengths))
+    ]
     assert sorted(index for batch in run.batches for index in batch) == list(range(len(lengths)))
 
 
 @given(some_lengths, a_budget)
 def test_no_batch_exceeds_the_budget_unless_it_is_one_row(lengths, budget):
     run = Memory(lengths)
-    TokenBatches(budget).map(lengths, run)
+    TokenBatches(budget, torch.device("cpu")).map(lengths, run)
     assert all(len(batch) == 1 or run.padded(batch) <= budget for batch in run.batches)
 
 
 @given(some_lengths, a_budget)
 def test_the_longest_rows_come_first_so_that_memory_runs_out_at_once_or_never(lengths, budget):
     run = Memory(lengths)
-    TokenBatches(budget).map(lengths, run)
+    TokenBatches(budget, torch.device("cpu")).map(lengths, run)
     order = [lengths[index] for batch in run.batches for index in batch]
     assert order == sorted(lengths, reverse=True)
 
 
 def test_rows_of_one_length_share_as_few_batches_as_the_budget_allows():
     run = Memory([10] * 10)
-    TokenBatches(40).map(run.lengths, run)
+    TokenBatches(40, torch.device("cpu")).map(run.lengths, run)
     assert run.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_no_rows_need_no_batch():
     run = Memory([])
-    assert TokenBatches(8).map([], run) == [] and run.batches == []
+    assert TokenBatches(8, torch.device("cpu")).map([], run) == [] and run.batches == []
 
 
 def test_running_out_of_memory_halves_the_budget_for_the_batch_and_all_that_follow():
     run = Memory([10] * 16, capacity=40)
-    batches = TokenBatches(160)
+    batches = TokenBatches(160, torch.device("cpu"))
     assert batches.map(run.lengths, run) == [f"row {index}" for index in range(16)]
     assert run.refused == 2 and batches.budget == 40
     assert [len(batch) for batch in run.batches] == [4, 4, 4, 4]
@@ -78,7 +80,7 @@ def test_running_out_of_memory_halves_the_budget_for_the_batch_and_all_that_foll
 @given(some_lengths.filter(any), a_budget, st.integers(60, 400))
 def test_every_row_gets_its_result_whatever_the_devices_memory(lengths, budget, capacity):
     run = Memory(lengths, capacity)
-    batches = TokenBatches(budget)
+    batches = TokenBatches(budget, torch.device("cpu"))
     assert batches.map(lengths, run) == [f"row {index}" for index in range(len(lengths))]
     assert 1 <= batches.budget <= budget
 
@@ -86,7 +88,7 @@ def test_every_row_gets_its_result_whatever_the_devices_memory(lengths, budget, 
 def test_a_single_row_that_does_not_fit_is_refused_in_one_line():
     run = Memory([70, 5, 5], capacity=60)
     with pytest.raises(InputError, match=r"^[^\n]*70 tokens[^\n]*$"):
-        TokenBatches(100).map(run.lengths, run)
+        TokenBatches(100, torch.device("cpu")).map(run.lengths, run)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -94,9 +96,15 @@ def test_other_errors_are_not_taken_for_memory():
         raise RuntimeError("a fault")
 
     with pytest.raises(RuntimeError, match="a fault"):
-        TokenBatches(10).map([1, 2], fail)
+        TokenBatches(10, torch.device("cpu")).map([1, 2], fail)
 
 
 def test_a_batch_without_a_result_for_each_row_is_an_error():
     with pytest.raises(ValueError, match="zip"):
-        TokenBatches(10).map([1, 1], lambda batch: ["only one"])
+        TokenBatches(10, torch.device("cpu")).map([1, 1], lambda batch: ["only one"])
+
+
+def test_the_budget_suits_the_device_where_none_is_given():
+    assert TokenBatches(None, torch.device("cpu")).budget == 512
+    assert TokenBatches(None, torch.device("cuda")).budget > 512
+    assert TokenBatches(7, torch.device("cuda")).budget == 7

@@ -14,10 +14,14 @@ class TokenBatches:
     """Batches of rows of similar length, each at most `budget` padded tokens (or one row).
 
     A batch that does not fit the device's memory halves the budget for itself and all that follow.
+
+    Args:
+        budget: padded tokens of a batch; None for what suits the device: on a CPU what its caches
+            hold, where larger batches are slower, on a GPU what keeps it busy.
     """
 
-    def __init__(self, budget: int):
-        self.budget = budget
+    def __init__(self, budget: int | None, device: torch.device):
+        self.budget = budget or (512 if device.type == "cpu" else 8192)
 
     def map(self, lengths: Sequence[int], run: Callable[[list[int]], Sequence[T]]) -> list[T]:
         """Call `run` on batches of row indices, longest rows first.

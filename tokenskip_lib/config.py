@@ -81,7 +81,7 @@ class ImportanceSettings(Settings):
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
     classifier_dtype: Dtype = "auto"
     whole_latex: bool = False  # a LaTeX command and its arguments are one span
-    batch_tokens: PositiveInt = 2048  # padded tokens of a forward pass; halved where memory runs out
+    batch_tokens: PositiveInt | None = None  # padded tokens of a forward pass; None: what suits the device
 
 
 class KeepSettings(Settings):

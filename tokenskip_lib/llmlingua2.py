@@ -87,13 +87,13 @@ class LLMLingua2Scorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        batch_tokens: int = 2048,
+        batch_tokens: int | None = None,
         segmenter: Segmenter = segment,
     ):
-        """`batch_tokens`: padded tokens a forward pass may hold; halved where memory runs out."""
+        """`batch_tokens`: padded tokens a forward pass may hold, see TokenBatches."""
         self.model = model
         self.tokenizer = tokenizer
-        self.batches = TokenBatches(batch_tokens)
+        self.batches = TokenBatches(batch_tokens, model.device)
         self.segment = segmenter
 
     def score(self, window: Sequence[ChainText]) -> list[ScoredChain]:

@@ -56,7 +56,7 @@ class LLMLinguaPruner:
         model: a float32 LLMLingua-2 classifier. Like llmlingua, this adds 100 placeholder tokens to it
             and to its tokenizer.
         force_tokens, force_reserve_digit, drop_consecutive: llmlingua's options of these names.
-        batch_tokens: padded tokens a forward pass may hold.
+        batch_tokens: padded tokens a forward pass may hold, see TokenBatches.
     """
 
     name = "llmlingua"
@@ -69,7 +69,7 @@ class LLMLinguaPruner:
         force_tokens: Sequence[str] = (),
         force_reserve_digit: bool = False,
         drop_consecutive: bool = False,
-        batch_tokens: int = 2048,
+        batch_tokens: int | None = None,
     ):
         check_classifier(model, "llmlingua mode")
         if len(force_tokens) > MAX_FORCE_TOKENS:
@@ -82,7 +82,7 @@ class LLMLinguaPruner:
         self.force_tokens = list(force_tokens)
         self.force_reserve_digit = force_reserve_digit
         self.drop_consecutive = drop_consecutive
-        self.batches = TokenBatches(batch_tokens)
+        self.batches = TokenBatches(batch_tokens, model.device)
         self.cut: Counter[str] = Counter()  # chain id -> tokens that llmlingua drops unseen
         named = tokenizer.special_tokens_map.items()
         self.special_tokens = {value for key, value in named if key != "additional_special_tokens"}

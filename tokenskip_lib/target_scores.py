@@ -47,14 +47,14 @@ class TargetScorer:
         tokenizer: PreTrainedTokenizerBase,
         prompts: PromptSettings,
         *,
-        batch_tokens: int = 2048,
+        batch_tokens: int | None = None,
         segmenter: Segmenter = segment,
     ):
-        """`batch_tokens`: padded tokens a forward pass may hold; halved where memory runs out."""
+        """`batch_tokens`: padded tokens a forward pass may hold, see TokenBatches."""
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.prompts = prompts
-        self.batches = TokenBatches(batch_tokens)
+        self.batches = TokenBatches(batch_tokens, model.device)
         self.segment = segmenter
         self.max_tokens = getattr(model.config, "max_position_embeddings", None) or 1 << 30
 
