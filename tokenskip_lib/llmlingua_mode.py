@@ -28,6 +28,7 @@ from tokenskip_lib.records import ChainText, InputError, PrunedChain
 START, STOP, PAD = "[CLS]", "[SEP]", "[PAD]"  # of BERT, for both families
 MAX_FORCE_TOKENS = 100
 CHUNK_ENDS = (".", "\n")
+BATCH_TOKENS = 2048  # other batches round differently, and a near-tie may fall the other way
 _SEED = 42  # llmlingua draws the embeddings of its placeholder tokens with it
 
 
@@ -56,7 +57,7 @@ class LLMLinguaPruner:
         model: a float32 LLMLingua-2 classifier. Like llmlingua, this adds 100 placeholder tokens to it
             and to its tokenizer.
         force_tokens, force_reserve_digit, drop_consecutive: llmlingua's options of these names.
-        batch_tokens: padded tokens a forward pass may hold, see TokenBatches.
+        batch_tokens: padded tokens a forward pass may hold; BATCH_TOKENS where none is given.
     """
 
     name = "llmlingua"
@@ -82,7 +83,7 @@ class LLMLinguaPruner:
         self.force_tokens = list(force_tokens)
         self.force_reserve_digit = force_reserve_digit
         self.drop_consecutive = drop_consecutive
-        self.batches = TokenBatches(batch_tokens, model.device)
+        self.batches = TokenBatches(batch_tokens or BATCH_TOKENS, model.device)
         self.cut: Counter[str] = Counter()  # chain id -> tokens that llmlingua drops unseen
         named = tokenizer.special_tokens_map.items()
         self.special_tokens = {value for key, value in named if key != "additional_special_tokens"}
