@@ -89,7 +89,7 @@ def spread(chains: Sequence[ChainText], number: int) -> list[ChainText]:
 
 
 def ours(pruner: LLMLinguaPruner, chains: Sequence[ChainText]) -> list[str]:
-    return [pruner.compress(chunks, ratio) for chunks in pruner.read(chains) for ratio in RATIOS]
+    return [pruner.compress(reading, ratio) for reading in pruner.read(chains) for ratio in RATIOS]
 
 
 def timed(run: Callable[[], list[str]]) -> tuple[float, list[str]]:

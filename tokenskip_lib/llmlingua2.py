@@ -49,7 +49,12 @@ def check_classifier(model: PreTrainedModel, name: str) -> None:
 
 @torch.inference_mode()
 def keep_probabilities(
-    model: PreTrainedModel, rows: Sequence[list[int]], *, pad_id: int, hidden: Sequence[Sequence[int]] = ()
+    model: PreTrainedModel,
+    rows: Sequence[list[int]],
+    *,
+    pad_id: int,
+    hidden: Sequence[Sequence[int]] = (),
+    width: int = 0,
 ) -> list[torch.Tensor]:
     """P(keep) of every token of a batch of rows, float32 on the CPU, one tensor a row.
 
@@ -57,8 +62,9 @@ def keep_probabilities(
         rows: token ids, special tokens among them.
         pad_id: fills shorter rows, unseen.
         hidden: for each row, further positions that the model must not see; none by default.
+        width: tokens that every row is padded to at least.
     """
-    width = max(map(len, rows))
+    width = max(width, *map(len, rows))
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     mask = torch.arange(width)[None] < torch.tensor([len(row) for row in rows])[:, None]
     for index, positions in enumerate(hidden):

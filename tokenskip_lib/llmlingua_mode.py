@@ -1,12 +1,13 @@
 """Pruning byte for byte as llmlingua 0.2.2 does (PromptCompressor.compress_prompt, LLMLingua-2 in float32).
 
-For repeating published runs. Its habits are repeated too, so that the bytes agree: text is written
-anew from word pieces (line breaks and some spaces change, chunks are joined with nothing between),
-XLM-R gets BERT's special tokens, ratios are counted in GPT-3.5 tokens per chunk of 510. Where
-llmlingua raises, this raises InputError; where it cuts tokens off, `cut` counts them. The default
-mode, `pruning.py`, does neither.
+For repeating published runs, its habits with them: text is written anew from word pieces (line
+breaks and some spaces change, chunks are joined with nothing between), XLM-R gets BERT's special
+tokens, ratios are counted in GPT-3.5 tokens per chunk of 510. Where llmlingua raises, this raises
+InputError; where it cuts tokens off, `cut` counts them. The default mode, `pruning.py`, does neither.
 
-What differs: each chunk goes through the model once for all ratios, unpadded, in batches.
+What differs: each chunk goes through the model once for all ratios, unpadded, in batches. Sums of
+another shape differ in their last bits, so a chain with two words closer to a threshold than that is
+scored once more in llmlingua's own shape, where they do not.
 """
 
 import re
@@ -28,12 +29,9 @@ from tokenskip_lib.records import ChainText, InputError, PrunedChain
 START, STOP, PAD = "[CLS]", "[SEP]", "[PAD]"  # of BERT, for both families
 MAX_FORCE_TOKENS = 100
 CHUNK_ENDS = (".", "\n")
-BATCH_TOKENS = 2048  # other batches round differently, and a near-tie may fall the other way
+LLMLINGUA_BATCH = 50  # chunks that llmlingua pads to 512 tokens and scores together
+NEAR_TIE = 4e-6  # float32 scores of one chunk in two shapes differed by 1e-6 at most where we looked
 _SEED = 42  # llmlingua draws the embeddings of its placeholder tokens with it
-
-
-class LLMLinguaError(InputError):
-    """llmlingua itself fails on this text."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,27 @@ class Chunk:
     """The words of one chunk, as llmlingua spells them, with their scores.
 
     `scores` are float32 means, or a Python 1.0 where every piece of a word was forced: the mixture
-    decides in which precision thresholds are computed. `text` is the chunk before scoring.
+    decides in which precision thresholds are computed.
     """
 
-    text: str
     words: list[str]
     scores: list[float]
     failure: str = ""  # why llmlingua fails when it comes to score this chunk
+
+
+@dataclass
+class Reading:
+    """One chain as llmlingua reads it: token rows of its chunks, what they hide from the model, their scores.
+
+    `exact` says that the scores are llmlingua's to the last bit.
+    """
+
+    chain: ChainText
+    texts: list[str]
+    rows: list[list[int]]
+    hidden: list[list[int]]
+    chunks: list[Chunk]
+    exact: bool
 
 
 class LLMLinguaPruner:
@@ -57,7 +69,7 @@ class LLMLinguaPruner:
         model: a float32 LLMLingua-2 classifier. Like llmlingua, this adds 100 placeholder tokens to it
             and to its tokenizer.
         force_tokens, force_reserve_digit, drop_consecutive: llmlingua's options of these names.
-        batch_tokens: padded tokens a forward pass may hold; BATCH_TOKENS where none is given.
+        batch_tokens: padded tokens a forward pass may hold, see TokenBatches.
     """
 
     name = "llmlingua"
@@ -83,7 +95,7 @@ class LLMLinguaPruner:
         self.force_tokens = list(force_tokens)
         self.force_reserve_digit = force_reserve_digit
         self.drop_consecutive = drop_consecutive
-        self.batches = TokenBatches(batch_tokens or BATCH_TOKENS, model.device)
+        self.batches = TokenBatches(batch_tokens, model.device)
         self.cut: Counter[str] = Counter()  # chain id -> tokens that llmlingua drops unseen
         named = tokenizer.special_tokens_map.items()
         self.special_tokens = {value for key, value in named if key != "additional_special_tokens"}
@@ -104,7 +116,7 @@ class LLMLinguaPruner:
     ) -> list[PrunedChain]:
         """Every chain at every ratio, chains in order, ratios within; `kept` is None."""
         originals = count_tokens([chain.chain for chain in chains])
-        texts = [self.compress(chunks, ratio) for chunks in self.read(chains) for ratio in ratios]
+        texts = [self.compress(reading, ratio) for reading in self.read(chains) for ratio in ratios]
         tokens = count_tokens(texts)
         return [
             PrunedChain(
@@ -120,41 +132,37 @@ class LLMLinguaPruner:
             for position, ratio in enumerate(ratios, index * len(ratios))
         ]
 
-    def read(self, chains: Sequence[ChainText]) -> list[list[Chunk]]:
+    def read(self, chains: Sequence[ChainText]) -> list[Reading]:
         """The scored chunks of every chain, from one forward pass a chunk.
 
         Raises:
-            LLMLinguaError: a chain on which llmlingua fails.
+            InputError: a chain on which llmlingua fails.
         """
-        texts = [self._chunk_texts(chain) for chain in chains]
-        flat = [(chain, text) for chain, parts in zip(chains, texts, strict=True) for text in parts]
-        rows = [[START, *self.tokenizer.tokenize(text), STOP] for _, text in flat]
-        for (chain, _), row in zip(flat, rows, strict=True):
-            if len(row) - 1 > MAX_TOKENS:  # the stop token's loss is none of the chain's
-                self.cut[chain.id] += len(row) - 1 - MAX_TOKENS
-            del row[MAX_TOKENS:]
-        ids = [self.tokenizer.convert_tokens_to_ids(row) for row in rows]
-        hidden = [[position for position, token in enumerate(row) if token == PAD] for row in rows]
+        readings = [self._tokenised(chain) for chain in chains]
+        rows = [row for reading in readings for row in reading.rows]
+        hidden = [positions for reading in readings for positions in reading.hidden]
         pad_id = self.tokenizer.convert_tokens_to_ids(PAD)
-        values = self.batches.map(
-            [len(row) for row in rows],
-            lambda batch: keep_probabilities(
-                self.model, [ids[i] for i in batch], pad_id=pad_id, hidden=[hidden[i] for i in batch]
-            ),
+        values = iter(
+            self.batches.map(
+                [len(row) for row in rows],
+                lambda batch: keep_probabilities(
+                    self.model, [rows[i] for i in batch], pad_id=pad_id, hidden=[hidden[i] for i in batch]
+                ),
+            )
         )
-        chunks = iter(
-            self._merge(chain, text, self.tokenizer.convert_ids_to_tokens(row), value.numpy(), set(skipped))
-            for (chain, text), row, value, skipped in zip(flat, ids, values, hidden, strict=True)
-        )
-        return [[next(chunks) for _ in parts] for parts in texts]
+        for reading in readings:
+            self._score(reading, [next(values) for _ in reading.rows])
+        return readings
 
-    def compress(self, chunks: Sequence[Chunk], ratio: float) -> str:
-        """What llmlingua's compress_prompt(text, rate=ratio) returns for these chunks."""
+    def compress(self, reading: Reading, ratio: float) -> str:
+        """What llmlingua's compress_prompt(text, rate=ratio) returns for this chain."""
         reduction = max(0, 1 - ratio)
         if reduction <= 0:
-            text = "".join(self._without_placeholders(chunk.text) for chunk in chunks)
+            text = "".join(self._without_placeholders(part) for part in reading.texts)
         else:
-            text = "".join(self._compress_chunk(chunk, reduction) for chunk in chunks)
+            if not reading.exact and any(self._has_near_tie(chunk, reduction) for chunk in reading.chunks):
+                self._score_as_llmlingua(reading)
+            text = "".join(self._compress_chunk(chunk, reduction) for chunk in reading.chunks)
         _count_gpt_tokens(text)  # llmlingua counts its output, and fails on GPT's special tokens in it
         return text
 
@@ -176,6 +184,44 @@ class LLMLinguaPruner:
             start = stop + 1
         return chunks
 
+    def _tokenised(self, chain: ChainText) -> Reading:
+        texts = self._chunk_texts(chain)
+        rows = [[START, *self.tokenizer.tokenize(text), STOP] for text in texts]
+        for row in rows:
+            if len(row) - 1 > MAX_TOKENS:  # the stop token's loss is none of the chain's
+                self.cut[chain.id] += len(row) - 1 - MAX_TOKENS
+            del row[MAX_TOKENS:]
+        hidden = [[position for position, token in enumerate(row) if token == PAD] for row in rows]
+        ids = [self.tokenizer.convert_tokens_to_ids(row) for row in rows]
+        # In another precision the bytes differ anyway: there is nothing to come closer to.
+        return Reading(chain, texts, ids, hidden, [], exact=self.model.dtype != torch.float32)
+
+    def _score(self, reading: Reading, values: Sequence[torch.Tensor]) -> None:
+        parts = zip(reading.texts, reading.rows, values, reading.hidden, strict=True)
+        decode = self.tokenizer.convert_ids_to_tokens
+        reading.chunks = [self._merge(reading.chain, text, decode(row), v.numpy(), set(h)) for text, row, v, h in parts]
+
+    def _score_as_llmlingua(self, reading: Reading) -> None:
+        """Score a chain's chunks again in llmlingua's batches, padded to 512: the same bits."""
+        pad_id, values = self.tokenizer.convert_tokens_to_ids(PAD), []
+        for start in range(0, len(reading.rows), LLMLINGUA_BATCH):
+            rows, hidden = (part[start : start + LLMLINGUA_BATCH] for part in (reading.rows, reading.hidden))
+            values += keep_probabilities(self.model, rows, pad_id=pad_id, hidden=hidden, width=MAX_TOKENS)
+        self._score(reading, values)
+        reading.exact = True
+
+    def _has_near_tie(self, chunk: Chunk, reduction: float) -> bool:
+        """Whether two words are so near to a threshold that sums of another shape could change what is kept."""
+        if chunk.failure:
+            return False
+        values, scores, thresholds = np.asarray(chunk.scores), chunk.scores, []
+        if self.drop_consecutive:
+            scores = self._without_repeats(chunk, reduction)
+            thresholds = [np.percentile(chunk.scores, int(100 * reduction))]
+        thresholds.append(self._threshold(chunk, scores, reduction))
+        # A word that is forced scores 1.0 in any shape.
+        return any(((np.abs(values - threshold) < NEAR_TIE) & (values != 1.0)).sum() > 1 for threshold in thresholds)
+
     def _merge(self, chain: ChainText, text: str, tokens: list[str], scores: np.ndarray, skipped: set[int]) -> Chunk:
         """Word pieces to words; a word's score is the mean over its pieces."""
         words: list[str] = []
@@ -194,11 +240,11 @@ class LLMLinguaPruner:
             elif words:
                 words[-1] += bare
             else:
-                return Chunk(text, [], [], f"chain '{chain.id}': a chunk begins inside a word ({token!r})")
+                return Chunk([], [], f"chain '{chain.id}': a chunk begins inside a word ({token!r})")
             pieces[-1].append(1.0 if self.force_reserve_digit and re.search(r"\d", token) else score)
         # Python's sum keeps float32 where the pieces are, and a float where all of them are forced.
         failure = "" if words else f"chain '{chain.id}': a chunk without words ({text[:40]!r})"
-        return Chunk(text, words, [sum(values) / len(values) for values in pieces], failure)
+        return Chunk(words, [sum(values) / len(values) for values in pieces], failure)
 
     def _begins_word(self, token: str, bare: str, placeholders: set[str]) -> bool:
         if self.is_bert:
@@ -212,13 +258,11 @@ class LLMLinguaPruner:
 
     def _compress_chunk(self, chunk: Chunk, reduction: float) -> str:
         if chunk.failure:
-            raise LLMLinguaError(f"{chunk.failure}, on which llmlingua fails; use pruning.mode: spans")
+            raise InputError(f"{chunk.failure}, on which llmlingua fails; use pruning.mode: spans")
         scores = chunk.scores
         if self.drop_consecutive:
             scores = self._without_repeats(chunk, reduction)
-        values = np.asarray(scores)
-        counts = [_count_gpt_tokens(word) for word in chunk.words]
-        threshold = np.percentile(np.repeat(values, counts), int(100 * reduction + 1))
+        values, threshold = np.asarray(scores), self._threshold(chunk, scores, reduction)
         keep = (values > threshold) | ((threshold == 1.0) & (values == threshold))
         kept: list[str] = []
         for index in keep.nonzero()[0]:
@@ -227,6 +271,11 @@ class LLMLinguaPruner:
             if not repeated:
                 kept.append(word)
         return self.tokenizer.convert_tokens_to_string(kept)
+
+    def _threshold(self, chunk: Chunk, scores: Sequence[float], reduction: float) -> float:
+        """The score that a word must exceed: a percentile over GPT-3.5's tokens of the words."""
+        counts = [_count_gpt_tokens(word) for word in chunk.words]
+        return np.percentile(np.repeat(np.asarray(scores), counts), int(100 * reduction + 1))
 
     def _without_repeats(self, chunk: Chunk, reduction: float) -> list[float]:
         """Scores in which a forced word counts nothing, where nothing is kept between it and its like."""
@@ -266,5 +315,5 @@ def _count_gpt_tokens(text: str, chain_id: str | None = None) -> int:
     for special in encoding.special_tokens_set:
         if special in text:
             where = f"chain '{chain_id}'" if chain_id is not None else f"{text[:40]!r}"
-            raise LLMLinguaError(f"{where}: contains {special}, which llmlingua refuses; use pruning.mode: spans")
+            raise InputError(f"{where}: contains {special}, which llmlingua refuses; use pruning.mode: spans")
     return len(encoding.encode_ordinary(text))
