@@ -29,7 +29,7 @@ test: $(READY) ## set up, then the tests
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY) ## the claims about speed, each against its peer (half an hour)
+bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.generation
 

@@ -100,6 +100,17 @@ def tiny_model(tiny_tokenizer):
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """The models are so small that threads would wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_target(tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
     """The tiny model as a folder, as a user's own checkpoint would be."""

@@ -23,6 +23,8 @@ from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, check_classifier, load_cl
 from tokenskip_lib.records import ChainText, InputError
 from tokenskip_lib.spans import segment
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CORPUS = [
     "Step 1: Tom has 3 apples and buys 4 more, so he has 3 + 4 = 7 apples. Each costs $2.50, so he pays 17.5 dollars.",
     "Mary reads 12 pages a day for 5 days.\nShe reads 12 * 5 = 60 pages.\nThen 60 - 8 = 52 pages are left, don't they?",
@@ -55,15 +57,6 @@ ODD = [
     *["½²", "<|endoftext|>", "</s>", "<pad>", "[PAD] [CLS] [SEP]", "[UNK]", "<mask>", "\x00\x01", "\x7f a"],
     *["x" * 400, "q" * 3000, ". " * 1500],
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The models are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -22,6 +22,8 @@ from tokenskip_lib.pruning import prune
 from tokenskip_lib.records import ChainText, InputError
 from tokenskip_lib.spans import segment
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 bpe_openai = pytest.importorskip("bpe_openai", reason="bpe_openai, which counts llmlingua's tokens, is not installed")
 
 RATIOS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
@@ -122,15 +124,6 @@ def restored_randomness():
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
             cudnn.deterministic, cudnn.benchmark = states[3:]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The models are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tokenskip_lib.records import InputError, first_error
+from tokenskip_lib.records import InputError, Record, first_error
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -195,6 +195,10 @@ class Profile(Settings):
     def pruned_by(self) -> str:
         """What the pruned chains' `scorer` field says."""
         return "llmlingua" if self.pruning.mode == "llmlingua" else self.importance.scorer
+
+    def pruned_keys(self, chain: Record) -> list[tuple]:
+        """The keys of the records that pruning one chain gives."""
+        return [(chain.id, self.pruned_by, ratio) for ratio in self.pruning.ratios]
 
     def path(self, name: str) -> Path:
         """A file of this run's folder."""

@@ -11,11 +11,12 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from tokenskip_lib.config import Profile, nearest
 from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, load_classifier
 from tokenskip_lib.models import Target
-from tokenskip_lib.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.records import ChainText, InputError, Record, RecordLog, ScoredChain
 from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
 from tokenskip_lib.target_scores import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
 
@@ -170,3 +171,29 @@ def windows(chains: Iterable[ChainText]) -> Iterator[list[ChainText]]:
     chains = iter(chains)
     while window := list(islice(chains, WINDOW)):
         yield window
+
+
+def write_windows(
+    chains: Iterable[ChainText | ScoredChain],
+    log: RecordLog,
+    make: Callable[[Sequence], Iterable[Record]],
+    keys: Callable[[ChainText | ScoredChain], list[tuple]],
+    *,
+    total: int | None,
+    label: str,
+) -> int:
+    """Make records of each window of chains that is not wholly done, and write them down before the next.
+
+    Args:
+        make: one window -> its records, whose keys `keys` gives for each chain.
+        total: chains there are, if known, for the progress bar.
+
+    Returns:
+        How many chains there were.
+    """
+    with tqdm(total=total, unit="chain", desc=label) as bar:
+        for window in windows(chains):
+            if not all(key in log for chain in window for key in keys(chain)):
+                log.append(make(window))
+            bar.update(len(window))
+    return bar.n

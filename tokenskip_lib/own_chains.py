@@ -7,13 +7,11 @@ there goes on where it stopped, if it was made from the same chains with the sam
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tokenskip_lib.config import Profile
-from tokenskip_lib.importance import build_scorer, windows
+from tokenskip_lib.importance import build_scorer, write_windows
 from tokenskip_lib.models import Target
 from tokenskip_lib.records import ChainText, InputError, PrunedChain, Record, RecordLog, ScoredChain, read_json_rows
 from tokenskip_lib.runs import commit, versions
@@ -93,34 +91,25 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
         def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
             return prune_window(scorer.score(window))
 
-    def keys(chain: ChainText) -> list[tuple]:
-        return [(chain.id, profile.pruned_by, ratio) for ratio in profile.pruning.ratios]
-
-    _write(source, read_chains(source, reads=reads), log, prune, keys, label=profile.pruned_by)
+    _write(source, read_chains(source, reads=reads), log, prune, profile.pruned_keys, label=profile.pruned_by)
     for chain_id, tokens in cut.items():
         print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
 
 
-def _write(
-    source: str,
-    chains: Iterable[ChainText],
-    log: RecordLog | None,
-    make: Callable[[Sequence[ChainText]], Iterable[Record]],
-    keys: Callable[[ChainText], list[tuple]],
-    *,
-    label: str,
-) -> None:
-    """Make records of each window that is not wholly done, and write them down before the next."""
+class _Pipe:
+    """Standard output in place of a RecordLog: nothing is done before, nothing is resumed."""
+
+    def __contains__(self, key: tuple) -> bool:
+        return False
+
+    def append(self, records: Iterable[Record]) -> None:
+        sys.stdout.write("".join(record.model_dump_json() + "\n" for record in records))
+        sys.stdout.flush()
+
+
+def _write(source: str, chains: Iterable[ChainText], log: RecordLog | _Pipe, make, keys, *, label: str) -> None:
     total = None if source == PIPE else sum(1 for _ in read_json_rows(source))
-    with tqdm(total=total, unit="chain", desc=label) as bar:
-        for window in windows(chains):
-            if log is None:
-                sys.stdout.write("".join(record.model_dump_json() + "\n" for record in make(window)))
-                sys.stdout.flush()
-            elif not all(key in log for chain in window for key in keys(chain)):
-                log.append(make(window))
-            bar.update(len(window))
-    if bar.n == 0:
+    if not write_windows(chains, log, make, keys, total=total, label=label):
         raise InputError(f"{source}: no chains in it")
 
 
@@ -131,14 +120,14 @@ def _chosen(profile: Profile, names: Sequence[str]) -> dict:
     return {n: values[section][field] if field else values[section] for n, (section, _, field) in sections.items()}
 
 
-def _open(source: str, output: str, record_type: type[Record], settings: dict) -> RecordLog | None:
-    """The output to go on with, its settings beside it in OUTPUT.settings.json; None for a pipe.
+def _open(source: str, output: str, record_type: type[Record], settings: dict) -> RecordLog | _Pipe:
+    """The output to go on with, its settings beside it in OUTPUT.settings.json.
 
     Raises:
         InputError: the output cannot be written, or was made from other chains or with other settings.
     """
     if output == PIPE:
-        return None
+        return _Pipe()
     path = Path(output)
     if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
         raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")

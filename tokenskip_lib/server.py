@@ -1,4 +1,4 @@
-"""Greedy decoding by an OpenAI-compatible server (`vllm serve`, or any other with /v1/completions).
+"""Greedy decoding by an OpenAI-compatible server (anything with /v1/completions, made for `vllm serve`).
 
 The prompt is ours to the token: ids go in, text comes out. The TokenSkip adapter is another model
 name on the same server. Answers are yielded one by one as they come, so a killed run loses none.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile, resolve_path
@@ -18,7 +17,7 @@ from tokenskip_lib.evaluation import METHODS, answer, build_requests, compute_me
 from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, export_rows, train_adapter
 from tokenskip_lib.generation import Engine, Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.importance import build_scorer, check_scorers, windows
+from tokenskip_lib.importance import build_scorer, check_scorers, write_windows
 from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
 from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
@@ -90,11 +89,9 @@ def score(run: Run) -> list[ScoredChain]:
         if all((chain.id, name) in store for chain in chains):
             continue
         scorer = build_scorer(name, target, profile)
-        with tqdm(total=len(chains), desc=f"importance: {name}", unit="chain") as bar:
-            for window in windows(chains):
-                if not all((chain.id, name) in store for chain in window):
-                    store.append(scorer.score(window))
-                bar.update(len(window))
+        write_windows(
+            chains, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(chains), label=f"importance: {name}"
+        )
     run.note("score", chains=len(chains), scorers=names)
     return list(store)
 
@@ -112,13 +109,9 @@ def prune_chains(run: Run) -> list[SFTRow]:
     store = run.store(PRUNED, PrunedChain)
     ratios = profile.pruning.ratios
     cut: Counter[str] = Counter()
-    if not all((chain.id, profile.pruned_by, ratio) in store for chain in chains for ratio in ratios):
+    if not all(key in store for chain in chains for key in profile.pruned_keys(chain)):
         prune_window, cut = build_pruner(target, profile)
-        with tqdm(total=len(chains), desc="pruning", unit="chain") as bar:
-            for window in windows(chains):
-                if not all((chain.id, profile.pruned_by, ratio) in store for chain in window for ratio in ratios):
-                    store.append(prune_window(window))
-                bar.update(len(window))
+        write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
     drawn = draw_ratios([chain.id for chain in chains], ratios, profile.seed)
     rows = build_sft_rows(
         [chain for chain in store if chain.ratio == drawn[chain.id]],
@@ -220,20 +213,17 @@ def evaluate(run: Run) -> pd.DataFrame:
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
     # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
-    passes = {
-        "the target model": ([m for m in METHODS if m not in ("truncation", "tokenskip")], None),
-        "truncation": (["truncation"], None),
-        "tokenskip": (["tokenskip"], adapter),
-    }
-    for label, (methods, folder) in passes.items():
-        todo = [(m, r) for m, r in pairs if m in methods]
-        if not all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
-            tokenizer = load_tokenizer(profile.target)
-            engine = _engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
+    prompted = [method for method in METHODS if method not in ("truncation", "tokenskip")]
+    for folder, passes in ((None, (prompted, ["truncation"])), (adapter, (["tokenskip"],))):
+        engine, tokenizer = None, load_tokenizer(profile.target)
+        for methods in passes:
+            todo = [(m, r) for m, r in pairs if m in methods]
+            if all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
+                continue
+            engine = engine or _engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
-            for batch in answer(
-                engine, tokenizer, test.problems, profile.prompts, plan, is_done=store.__contains__, label=label
-            ):
+            label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
+            for batch in answer(engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label):
                 store.append(batch)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
