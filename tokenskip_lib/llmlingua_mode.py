@@ -30,7 +30,7 @@ START, STOP, PAD = "[CLS]", "[SEP]", "[PAD]"  # of BERT, for both families
 MAX_FORCE_TOKENS = 100
 CHUNK_ENDS = (".", "\n")
 LLMLINGUA_BATCH = 50  # chunks that llmlingua pads to 512 tokens and scores together
-NEAR_TIE = 4e-6  # float32 scores of one chunk in two shapes differed by 1e-6 at most where we looked
+NEAR_TIE = 2e-6  # a float32 score differed by 1e-6 at most between two shapes, where we looked
 _SEED = 42  # llmlingua draws the embeddings of its placeholder tokens with it
 
 
@@ -49,17 +49,14 @@ class Chunk:
 
 @dataclass
 class Reading:
-    """One chain as llmlingua reads it: token rows of its chunks, what they hide from the model, their scores.
-
-    `exact` says that the scores are llmlingua's to the last bit.
-    """
+    """One chain as llmlingua reads it: rows of its chunks, what they hide from the model, their scores."""
 
     chain: ChainText
     texts: list[str]
     rows: list[list[int]]
     hidden: list[list[int]]
     chunks: list[Chunk]
-    exact: bool
+    exact: bool  # the scores are llmlingua's to the last bit
 
 
 class LLMLinguaPruner:
@@ -160,7 +157,8 @@ class LLMLinguaPruner:
         if reduction <= 0:
             text = "".join(self._without_placeholders(part) for part in reading.texts)
         else:
-            if not reading.exact and any(self._has_near_tie(chunk, reduction) for chunk in reading.chunks):
+            inexact = self.model.dtype == torch.float32 and not reading.exact  # in bfloat16 the bytes differ anyway
+            if inexact and any(self._has_near_tie(chunk, reduction) for chunk in reading.chunks):
                 self._score_as_llmlingua(reading)
             text = "".join(self._compress_chunk(chunk, reduction) for chunk in reading.chunks)
         _count_gpt_tokens(text)  # llmlingua counts its output, and fails on GPT's special tokens in it
@@ -193,8 +191,7 @@ class LLMLinguaPruner:
             del row[MAX_TOKENS:]
         hidden = [[position for position, token in enumerate(row) if token == PAD] for row in rows]
         ids = [self.tokenizer.convert_tokens_to_ids(row) for row in rows]
-        # In another precision the bytes differ anyway: there is nothing to come closer to.
-        return Reading(chain, texts, ids, hidden, [], exact=self.model.dtype != torch.float32)
+        return Reading(chain, texts, ids, hidden, [], exact=False)
 
     def _score(self, reading: Reading, values: Sequence[torch.Tensor]) -> None:
         parts = zip(reading.texts, reading.rows, values, reading.hidden, strict=True)
@@ -214,13 +211,16 @@ class LLMLinguaPruner:
         """Whether two words are so near to a threshold that sums of another shape could change what is kept."""
         if chunk.failure:
             return False
-        values, scores, thresholds = np.asarray(chunk.scores), chunk.scores, []
-        if self.drop_consecutive:
-            scores = self._without_repeats(chunk, reduction)
-            thresholds = [np.percentile(chunk.scores, int(100 * reduction))]
-        thresholds.append(self._threshold(chunk, scores, reduction))
-        # A word that is forced scores 1.0 in any shape.
-        return any(((np.abs(values - threshold) < NEAR_TIE) & (values != 1.0)).sum() > 1 for threshold in thresholds)
+        scores = self._without_repeats(chunk, reduction) if self.drop_consecutive else chunk.scores
+        thresholds = [np.percentile(chunk.scores, int(100 * reduction))] if self.drop_consecutive else []
+        values = np.sort([score for score in chunk.scores if score != 1.0])  # a forced 1.0 is one in any shape
+        for threshold in [*thresholds, self._threshold(chunk, scores, reduction)]:
+            # The last word skipped and the first kept; where the former is the threshold, the one before it too.
+            first = np.searchsorted(values, threshold, side="right")
+            begin = max(0, first - 1 - (first > 1 and values[first - 1] == threshold))
+            if (np.diff(values[begin : first + 1]) < NEAR_TIE).any():
+                return True
+        return False
 
     def _merge(self, chain: ChainText, text: str, tokens: list[str], scores: np.ndarray, skipped: set[int]) -> Chunk:
         """Word pieces to words; a word's score is the mean over its pieces."""
