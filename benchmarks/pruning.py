@@ -161,7 +161,7 @@ def scaling(chains: Sequence[ChainText], folder: Path, small: int) -> None:
     pruner = LLMLinguaPruner(model, AutoTokenizer.from_pretrained(path))
 
     def stream(number: int) -> float:
-        many = (ChainText(id=str(i), chain=chains[i % len(chains)].chain) for i in range(number))
+        many = (ChainText(id=str(i), chain=chains[i % small].chain) for i in range(number))  # the same work, ten times
         start = time.perf_counter()
         for window in windows(many):
             ours(pruner, window)

@@ -175,6 +175,24 @@ def tiny_profile(tiny_target, tmp_path, problems):
 
 
 @pytest.fixture
+def make_adapter(tiny_target, tmp_path):
+    """A function seed -> the folder of a random LoRA adapter for the tiny model."""
+
+    def make(seed: int) -> Path:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(seed)
+        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        folder = tmp_path / f"adapter_{seed}"
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_target), lora).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def chain_of():
     """A function problem, text -> Chain, kept unless `dropped` says otherwise."""
 

@@ -7,7 +7,6 @@ from tokenskip_lib.config import (
     STAGE_OF_SECTION,
     STAGES,
     Profile,
-    TrainingSettings,
     load_profile,
     parse_overrides,
     profile_names,
@@ -18,6 +17,7 @@ from tokenskip_lib.evaluation import method_ratios
 from tokenskip_lib.importance import check_scorers
 from tokenskip_lib.problems import PROBLEM_SETS
 from tokenskip_lib.records import InputError
+from tokenskip_lib.settings import TrainingSettings
 
 
 def _refusal(function, *arguments) -> str:
@@ -186,7 +186,7 @@ def test_relative_paths_lie_under_the_root_from_any_folder_below_it(root, monkey
     assert resolve_path(str(root)) == root
 
 
-@pytest.mark.parametrize("name", [name for name in profile_names() if name not in ("smoke", "demo")])
+@pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith(("qwen", "llama", "published"))])
 def test_the_papers_profiles_keep_to_its_recipe(name):
     profile = load_profile(name)
     assert profile.training == TrainingSettings() and profile.pruning.mode == "llmlingua"
@@ -196,3 +196,9 @@ def test_the_papers_profiles_keep_to_its_recipe(name):
     if name.startswith("published"):
         assert profile.prompts.format == "reference_qwen" and profile.evaluation.budget == "scaled"
         assert profile.evaluation.adapter == f"hemingkx/TokenSkip-{profile.target.model.split('/')[1]}-GSM8K"
+
+
+def test_the_thinking_models_profile_prunes_the_thinking_and_has_no_system_message():
+    profile = load_profile("r1-distill-qwen-7b-gsm8k")
+    assert profile.prompts.layout == "think" and profile.prompts.system == ""
+    assert profile.training.max_tokens > profile.chains.max_chain_tokens

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.config import EvaluationSettings, PromptSettings
 from tokenskip_lib.evaluation import (
     METHODS,
     METRIC_COLUMNS,
@@ -22,6 +21,7 @@ from tokenskip_lib.evaluation import (
 from tokenskip_lib.generation import Generation
 from tokenskip_lib.prompts import build_prompt
 from tokenskip_lib.records import InputError, Prediction
+from tokenskip_lib.settings import EvaluationSettings, PromptSettings
 
 
 def _prediction(name, method="original", ratio=1.0, *, right=True, tokens=100, cut_off=False, seconds=1.0):

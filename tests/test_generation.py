@@ -1,6 +1,7 @@
 """Generation: batches, padding and resuming change nothing about what is written."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from tokenskip_lib.config import PromptSettings
-from tokenskip_lib.generation import GrowingLayer, Request, TransformersEngine, shared_phases
+from tokenskip_lib.caches import GrowingLayer
+from tokenskip_lib.generation import Request, TransformersEngine, shared_phases
+from tokenskip_lib.models import attach_adapters, load_model
 from tokenskip_lib.prompts import build_prompt
 from tokenskip_lib.records import InputError
+from tokenskip_lib.settings import PromptSettings, TargetSettings
 
 BUDGET = 12
 
@@ -236,3 +239,31 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_prompt_that_does_not_is_refus
     monkeypatch.setattr(engine, "_decode", lambda batch, prompts: small_memory(batch, prompts, fits=0))
     with pytest.raises(InputError, match="does not fit the device's memory by itself"):
         _answers(engine, requests)
+
+
+def test_attached_adapters_answer_side_by_side_as_merged_ones_do(tiny_target, tiny_tokenizer, requests, make_adapter):
+    adapters = {"first": make_adapter(0), "second": make_adapter(1)}
+    settings = TargetSettings(model=str(tiny_target), device="cpu", dtype="float32")
+    names = [None, "first", "second"]
+    mixed = [replace(r, id=(r.id, name), adapter=name) for r in requests for name in names]
+    attached = attach_adapters(load_model(settings), adapters)
+    together = _answers(TransformersEngine(attached, tiny_tokenizer, 3), mixed)
+    for name in names:
+        merged = load_model(settings, adapter=adapters.get(name))
+        apart = _answers(TransformersEngine(merged, tiny_tokenizer, 3), requests)
+        assert {r.id: together[r.id, name].text for r in requests} == {k: a.text for k, a in apart.items()}
+    assert len({together[requests[0].id, name].text for name in names}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_compiled_step_over_a_fixed_cache_gives_the_same_answers(
+    batch_size, tiny_model, tiny_tokenizer, requests, alone, monkeypatch
+):
+    # What is compiled is torch's affair: here the cache of fixed size and the shapes are.
+    compile_eagerly = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **kw: compile_eagerly(model, backend="eager", **kw))
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, batch_size, compiled=True)
+    answers = _answers(engine, requests)
+    assert {name: answer.text for name, answer in answers.items()} == {
+        name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
+    }

@@ -209,3 +209,15 @@ def test_real_outputs_cut_anywhere_before_their_answer_are_all_chain(data_folder
             if last_boxed(cut) is None and split_output(cut).answer and "nswer" not in cut:
                 lost.append(cut[-60:])
     assert lost == []
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+def test_in_the_think_layout_the_chain_is_the_thinking_alone(opening):
+    parts = split_output(opening + "So \\boxed{4}? No, 5.\n</think>\n\nIt is \\boxed{5}.", "think")
+    assert parts.chain == "So \\boxed{4}? No, 5.\n"
+    assert parts.answer == "</think>\n\nIt is \\boxed{5}." and parts.prediction == "5"
+
+
+def test_thinking_that_never_ends_is_all_chain_and_states_no_answer():
+    parts = split_output("<think>\nSo \\boxed{4}", "think")
+    assert parts == ("So \\boxed{4}", "", None)

@@ -18,9 +18,9 @@ from transformers import (
     DistilBertForTokenClassification,
 )
 
-from tokenskip_lib.config import ImportanceSettings, TargetSettings
 from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, check_classifier, load_classifier, sentence_chunks
 from tokenskip_lib.records import ChainText, InputError
+from tokenskip_lib.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.spans import segment
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tokenskip_lib import models
-from tokenskip_lib.config import TargetSettings
 from tokenskip_lib.models import (
     Target,
     batch_token_counter,
@@ -18,6 +17,7 @@ from tokenskip_lib.models import (
     token_counter,
 )
 from tokenskip_lib.records import InputError
+from tokenskip_lib.settings import TargetSettings
 
 
 @pytest.fixture

@@ -13,17 +13,18 @@ import tokenskip_lib
 LAYERS = [
     ["__init__"],
     ["records"],
+    ["settings"],
     ["config"],
     ["problems", "prompts", "models", "grading", "runs"],
-    ["spans", "batching"],
+    ["spans", "batching", "caches", "processes"],
     ["generation", "target_scores", "llmlingua2"],
-    ["server"],
-    ["importance"],
+    ["server", "packing"],
+    ["importance", "sft_rows", "finetuning"],
     ["pruning"],
-    ["llmlingua_mode", "span_tables", "finetuning"],
+    ["llmlingua_mode", "span_tables"],
     ["evaluation", "plots"],
     ["stages", "importance_plots"],
-    ["target", "own_chains", "explorer"],
+    ["target", "own_chains", "explorer", "timing"],
     ["pipeline"],
     ["__main__"],
 ]
@@ -34,7 +35,6 @@ HEAVY = [
     "bpe_openai",
     "openai",
     "treescope",
-    "trl",
     "reasoning_gym",
     "peft",
     "datasets",
@@ -85,7 +85,7 @@ def test_imports_run_one_way(graph):
 
 
 def test_records_and_config_know_nothing_above_them(graph):
-    assert graph["records"] == set() and graph["config"] == {"records"}
+    assert graph["records"] == set() and graph["settings"] == set() and graph["config"] == {"records", "settings"}
 
 
 def test_pipeline_is_imported_by_the_command_line_alone_and_that_by_nobody(graph):

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenskip_lib.config import PromptSettings
 from tokenskip_lib.evaluation import build_requests
-from tokenskip_lib.finetuning import build_sft_rows, encode_rows
+from tokenskip_lib.packing import encode_rows
 from tokenskip_lib.prompts import (
     BASELINE_PROMPTS,
     INSTRUCTION,
@@ -17,6 +16,8 @@ from tokenskip_lib.prompts import (
     ratio_marker,
 )
 from tokenskip_lib.records import Problem, PrunedChain
+from tokenskip_lib.settings import PromptSettings
+from tokenskip_lib.sft_rows import build_sft_rows
 
 QUESTION = "Tom has 3 apples and buys 4 more. How many has he?"
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -80,8 +81,8 @@ def test_the_training_prompt_is_the_inference_prompt_to_the_token(tokenizer, pro
     [encoded], too_long = encode_rows([row], tokenizer, 10_000)
     assert too_long == 0
     assert row.prompt == request.prompt
-    assert encoded["input_ids"][: len(asked)] == asked
-    assert encoded["input_ids"][len(asked) :] == encode_completion(tokenizer, row.completion)
+    assert encoded.prompt == asked
+    assert encoded.completion == encode_completion(tokenizer, row.completion)
 
 
 def test_the_chat_layout_has_system_message_instruction_question_and_an_open_answer(tokenizer):

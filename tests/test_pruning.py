@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenskip_lib.config import KeepSettings
 from tokenskip_lib.models import batch_token_counter
 from tokenskip_lib.pruning import Layout, prune, prune_many
 from tokenskip_lib.records import ScoredChain
+from tokenskip_lib.settings import KeepSettings
 from tokenskip_lib.spans import segment, span_kind
 
 LONG = (

@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tokenskip_lib import stages
-from tokenskip_lib.config import PromptSettings, ServerSettings
 from tokenskip_lib.generation import Request, TransformersEngine
 from tokenskip_lib.prompts import build_prompt, encode_prompt
 from tokenskip_lib.records import Chain, InputError
 from tokenskip_lib.runs import Run
 from tokenskip_lib.server import ServerEngine
+from tokenskip_lib.settings import PromptSettings, ServerSettings
 
 BUDGET = 6
 MODELS = ["base", "tokenskip"]

@@ -7,11 +7,11 @@ import pytest
 
 from tokenskip_lib import stages
 from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios, truncation_budget
-from tokenskip_lib.finetuning import draw_ratios
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.prompts import answer_tail
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
+from tokenskip_lib.sft_rows import draw_ratios
 
 
 @pytest.fixture
@@ -60,12 +60,17 @@ def test_generating_grades_every_problem_and_says_why_a_chain_is_dropped(run, pr
         ("3 + 4 = 7. " * 9 + "\n\nThe final answer is: $\\boxed{7}$", False, "too_long"),
     ],
 )
-def test_a_chain_is_dropped_for_what_is_wrong_with_it(problems, output, cut_off, dropped):
+def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, output, cut_off, dropped):
     generation = stages.Generation(id="p0", text=output, tokens=9, cut_off=cut_off, seconds=0.1)
-    chain = stages._chain(problems[0], generation, lambda text: len(text.split()), 20)
+
+    def chain_within(limit):
+        settings = tiny_profile.chains.model_copy(update={"max_chain_tokens": limit})
+        profile = tiny_profile.model_copy(update={"chains": settings})
+        return stages._chain(problems[0], generation, lambda text: len(text.split()), profile)
+
+    chain = chain_within(20)
     assert chain.dropped == dropped and chain.output == output
-    unlimited = stages._chain(problems[0], generation, lambda text: len(text.split()), None)
-    assert unlimited.dropped == (None if dropped == "too_long" else dropped)
+    assert chain_within(None).dropped == (None if dropped == "too_long" else dropped)
 
 
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):
@@ -194,16 +199,11 @@ def test_scores_on_disk_are_of_the_chains_text(answered, problems):
 
 
 def test_a_published_adapter_is_evaluated_without_a_training_run_and_under_the_references_budget(
-    tiny_profile, tiny_target, tmp_path
+    tiny_profile, make_adapter
 ):
-    from peft import LoraConfig, get_peft_model
-
-    model = load_model(tiny_profile.target)
-    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    get_peft_model(model, lora).save_pretrained(tmp_path / "published")
     settings = tiny_profile.evaluation.model_copy(
         update={
-            "adapter": str(tmp_path / "published"),
+            "adapter": str(make_adapter(0)),
             "budget": "scaled",
             "methods": {"original": [], "tokenskip": [0.5, 1.0]},
         }
@@ -212,3 +212,42 @@ def test_a_published_adapter_is_evaluated_without_a_training_run_and_under_the_r
     stages.evaluate(run)
     budgets = {(p.method, p.ratio): p.max_new_tokens for p in run.store(stages.PREDICTIONS, Prediction)}
     assert budgets == {("original", 1.0): 8, ("tokenskip", 0.5): 4, ("tokenskip", 1.0): 8}
+
+
+def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_problems(
+    tiny_profile, make_adapter, tmp_path, monkeypatch
+):
+    methods = {"original": [], "tokenskip": [0.5, 1.0], "truncation": [0.5]}
+    shared = {"adapter": str(make_adapter(0)), "methods": methods}
+    loaded, answers = [], {}
+    monkeypatch.setattr(stages, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
+    for attach in (False, True):
+        settings = tiny_profile.evaluation.model_copy(update={**shared, "attach": attach})
+        folder = str(tmp_path / f"run_{attach}")
+        run = Run(tiny_profile.model_copy(update={"evaluation": settings, "run_dir": folder}))
+        stages.evaluate(run)
+        answers[attach] = {p.key: p.output for p in run.store(stages.PREDICTIONS, Prediction)}
+    assert answers[True] == answers[False]
+    assert len(loaded) == 3  # two models where it is merged, one where it is attached
+
+
+def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_it(tiny_profile, problems, chain_of):
+    prompts = tiny_profile.prompts.model_copy(update={"layout": "think"})
+    training = tiny_profile.training.model_copy(update={"ratios_a_problem": "all"})
+    run = Run(tiny_profile.model_copy(update={"prompts": prompts, "training": training}))
+    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:2])
+    tail = "\n</think>\n\nAll in all it is"
+    chains = [
+        chain_of(p).model_copy(update={"output": f"<think>\n{p.solution}{tail} \\boxed{{{p.answer}}}."})
+        for p in problems[:2]
+    ]
+    run.store(stages.CHAINS, Chain).append(chains)
+    stages.score(run)
+    rows = stages.prune_chains(run)
+    assert [(row.id, row.ratio) for row in rows] == [
+        (p.id, r) for p in problems[:2] for r in run.profile.pruning.ratios
+    ]
+    texts = {p.key: p.text for p in run.store(stages.PRUNED, PrunedChain)}
+    for row, gold in zip(rows, [p.answer for p in problems[:2] for _ in run.profile.pruning.ratios], strict=True):
+        chain = texts[row.id, run.profile.pruned_by, row.ratio]
+        assert row.completion == f"<think>\n{chain}{tail} \\boxed{{{gold}}}."

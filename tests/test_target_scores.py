@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from tokenskip_lib.config import PromptSettings
 from tokenskip_lib.prompts import answer_tail, build_prompt
 from tokenskip_lib.records import ChainText, InputError
+from tokenskip_lib.settings import PromptSettings
 from tokenskip_lib.spans import segment
 from tokenskip_lib.target_scores import (
     CTSScorer,

@@ -160,6 +160,23 @@ def evaluate(profile: ProfileName = "demo", assignments: Assignments = None) -> 
 
 
 @app.command()
+def timing(
+    problems: Annotated[int, typer.Option(min=1, help="How many test problems, each at every ratio.")] = 20,
+    batches: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes; 1 is latency.")] = "1,64",
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """Seconds a problem, tokens a second and peak memory at every ratio; timings.csv."""
+    if not all(size.strip().isdigit() and int(size) for size in batches.split(",")):
+        raise InputError(f"--batches {batches}: whole numbers between commas, e.g. 1,64")
+    loaded = _load(profile, assignments)
+    from tokenskip_lib.runs import Run
+    from tokenskip_lib.timing import time_run
+
+    print(time_run(Run(loaded), problems, [int(size) for size in batches.split(",")]).to_string(index=False))
+
+
+@app.command()
 def publish(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
     """Copy a finished run's notebooks over notebooks/ and its table into the README."""
     from tokenskip_lib.pipeline import publish as publish_run
@@ -206,13 +223,17 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     import json
 
     from tokenskip_lib import stages
+    from tokenskip_lib.processes import processes, rank
     from tokenskip_lib.runs import Run, relative
 
+    if processes() > 1 and name in ("generate", "evaluate"):
+        raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
     stages.check_names(loaded)
     opened = Run(loaded)
     functions = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
     dict(zip(STAGES, functions, strict=True))[name](opened)
-    print(f"{relative(opened.folder)}: {json.dumps(opened.state['stages'][name], ensure_ascii=False)}")
+    if rank() == 0:
+        print(f"{relative(opened.folder)}: {json.dumps(opened.state['stages'][name], ensure_ascii=False)}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Rows of different lengths in batches of about equal work, results in the order the rows came in."""
+"""Rows of token ids: in batches of about equal work, results in the order they came in; what they begin with."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -54,3 +54,10 @@ class TokenBatches:
                 continue
             waiting = waiting[len(batch) :]
         return [results[index] for index in range(len(lengths))]
+
+
+def shared_length(rows: Sequence[list[int]]) -> int:
+    """Tokens that all rows begin with, the last token of each left out."""
+    first, last = min(rows), max(rows)
+    most = min(len(row) for row in rows) - 1
+    return next((i for i in range(most) if first[i] != last[i]), max(most, 0))

@@ -1,22 +1,30 @@
 """Profiles: every setting of a run, validated, in one YAML file a run.
 
-A profile's sections stand in the order of the stages, so a changed section tells the first stage
-that has to be redone. This file knows the settings; it does not act on them.
+A changed section tells the first stage that has to be redone. The settings of each section: `settings.py`.
 """
 
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError
 
 from tokenskip_lib.records import InputError, Record, first_error
-
-Ratio = Annotated[float, Field(gt=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+from tokenskip_lib.settings import (
+    ChainSettings,
+    EvaluationSettings,
+    ImportanceSettings,
+    ProblemSettings,
+    PromptSettings,
+    PruningSettings,
+    ServerSettings,
+    Settings,
+    TargetSettings,
+    TargetTrainingSettings,
+    TrainingSettings,
+)
 
 STAGES = ("generate", "score", "prune", "train", "evaluate")
 # The first stage that a change in each section makes stale.
@@ -31,144 +39,6 @@ STAGE_OF_SECTION = {
     "training": 3,  # training.held_out marks rows there
     "evaluation": 5,
 }
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TargetSettings(Settings):
-    """Which model answers, and where it runs."""
-
-    model: str
-    adapter: str | None = None
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    cache_dir: str = "~/.cache/tokenskip"
-
-
-class PromptSettings(Settings):
-    """`chat`: the model's own template, marker `EOS ratio EOS`; `reference_*`: the literal text of
-    the reference implementation, so that adapters trained with it can be asked."""
-
-    format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
-    system: str = "You are a helpful assistant."
-
-
-class ProblemSettings(Settings):
-    """A named problem set (gsm_symbolic, gsm8k, math, math500) or the path of a JSONL file."""
-
-    train: str
-    test: str
-    train_size: PositiveInt | None = None
-    test_size: PositiveInt | None = None
-    max_number: PositiveInt | None = None  # gsm_symbolic: the largest number in question or solution
-
-
-class ChainSettings(Settings):
-    """How the target model answers the training problems."""
-
-    max_new_tokens: PositiveInt = 512
-    batch_size: PositiveInt = 16
-    max_chain_tokens: PositiveInt | None = None  # longer chains are dropped and counted
-
-
-class ImportanceSettings(Settings):
-    """Whose scores are used later, and whose are shown beside them."""
-
-    scorer: str = "selective_context"
-    compare_with: list[str] = ["random"]
-    classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
-    classifier_dtype: Dtype = "auto"
-    whole_latex: bool = False  # a LaTeX command and its arguments are one span
-    batch_tokens: PositiveInt | None = None  # padded tokens of a forward pass; None: what suits the device
-
-
-class KeepSettings(Settings):
-    """What stays whatever its score. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
-
-    keep_tokens: list[str] = []
-    keep_digits: bool = False
-    keep_operators: bool = False
-    drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
-
-
-class PruningSettings(KeepSettings):
-    """`spans`: whole words and numbers, ratios in target tokens. `llmlingua`: byte for byte as llmlingua 0.2.2."""
-
-    mode: Literal["spans", "llmlingua"] = "spans"
-    ratios: list[Ratio] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-
-    @field_validator("ratios")
-    @classmethod
-    def _ascending(cls, ratios: list[float]) -> list[float]:
-        if not ratios or ratios != sorted(set(ratios)):
-            raise ValueError("ratios must ascend, without repeats")
-        return ratios
-
-    @model_validator(mode="after")
-    def _known_to_llmlingua(self) -> "PruningSettings":
-        if self.mode == "llmlingua" and self.keep_operators:
-            raise ValueError("keep_operators is not one of llmlingua's options; use mode: spans")
-        return self
-
-
-class TrainingSettings(Settings):
-    """LoRA fine-tuning. The defaults are the paper's recipe."""
-
-    rank: PositiveInt = 8
-    alpha: PositiveInt = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    epochs: Annotated[float, Field(gt=0)] = 3
-    batch_size: PositiveInt = 1
-    accumulation: PositiveInt = 8
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps
-    max_tokens: PositiveInt = 2048
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    log_every: PositiveInt = 10  # optimiser steps
-    save_every: PositiveInt = 100  # optimiser steps between resumable checkpoints
-
-
-class EvaluationSettings(Settings):
-    """`methods`: name -> ratios; an empty list where the method takes none.
-
-    `adapter`: a published TokenSkip adapter (folder or hub name) in place of the run's own. `budget`:
-    whether tokenskip's answers may have max_new_tokens as all others (fixed), or that times the
-    ratio as in the reference (scaled); answers it cuts off are counted either way.
-    """
-
-    methods: dict[str, list[Ratio]]
-    adapter: str | None = None
-    max_new_tokens: PositiveInt = 512
-    budget: Literal["fixed", "scaled"] = "fixed"
-    batch_size: PositiveInt = 16
-
-    @field_validator("methods")
-    @classmethod
-    def _original_first(cls, methods: dict[str, list[float]]) -> dict[str, list[float]]:
-        if "original" not in methods:
-            raise ValueError("'original' must be among the methods: ratios are measured against it")
-        return {"original": methods["original"], **methods}
-
-
-class ServerSettings(Settings):
-    """An OpenAI-compatible server that answers in place of this process; chains and evaluation go to it."""
-
-    url: str  # up to and with /v1
-    model: str  # what the server calls the target model
-    tokenskip_model: str = "tokenskip"  # and the target model with the TokenSkip adapter
-    concurrency: PositiveInt = 32
-    retries: Annotated[int, Field(ge=0)] = 8
-    timeout: Annotated[float, Field(gt=0)] = 600  # seconds, of one request
-    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is needed
-
-
-class TargetTrainingSettings(Settings):
-    """How `prepare-target` teaches the base model the task; its rows are never in train or test."""
-
-    rows: PositiveInt
-    validation_size: PositiveInt
-    training: TrainingSettings
 
 
 class Profile(Settings):

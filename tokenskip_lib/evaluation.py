@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tokenskip_lib.config import EvaluationSettings, PromptSettings, nearest
+from tokenskip_lib.config import nearest
 from tokenskip_lib.generation import Engine, Generation, Request
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.models import batch_token_counter
 from tokenskip_lib.prompts import BASELINE_PROMPTS, build_prompt
 from tokenskip_lib.pruning import CountTokens
 from tokenskip_lib.records import InputError, Prediction, Problem
+from tokenskip_lib.settings import EvaluationSettings, PromptSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,6 +88,7 @@ def build_requests(
     method: str,
     ratio: float,
     max_new_tokens: int,
+    adapter: str | None = None,
 ) -> list[Request]:
     """One request a problem for a method at a ratio; its id is the key that a Prediction has."""
     return [
@@ -94,6 +96,7 @@ def build_requests(
             id=(problem.id, method, ratio),
             prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
             max_new_tokens=max_new_tokens,
+            adapter=adapter,
         )
         for problem in problems
     ]
@@ -108,32 +111,52 @@ def answer(
     *,
     is_done: Callable[[tuple], bool] = lambda _: False,
     label: str,
+    attached: bool = False,
 ) -> Iterator[list[Prediction]]:
     """Every method and ratio of a plan over the problems in one pass, graded batch by batch.
 
     Args:
         plan: (method, ratio, max_new_tokens) of each.
         is_done: whether a prediction of this key is already on disk.
+        attached: the engine's model has the adapter `tokenskip` attached, for that method alone.
     """
     by_id = {problem.id: problem for problem in problems}
     budgets = {(method, ratio): budget for method, ratio, budget in plan}
     requests = [
         request
         for method, ratio, budget in plan
-        for request in build_requests(problems, tokenizer, prompts, method=method, ratio=ratio, max_new_tokens=budget)
+        for request in build_requests(
+            problems,
+            tokenizer,
+            prompts,
+            method=method,
+            ratio=ratio,
+            max_new_tokens=budget,
+            adapter="tokenskip" if attached and method == "tokenskip" else None,
+        )
     ]
     count = batch_token_counter(tokenizer)
     for batch in engine.generate(requests, is_done=is_done, label=label):
-        yield [predict(by_id[g.id[0]], g, max_new_tokens=budgets[g.id[1:]], count_tokens=count) for g in batch]
+        yield [
+            predict(by_id[g.id[0]], g, max_new_tokens=budgets[g.id[1:]], count_tokens=count, layout=prompts.layout)
+            for g in batch
+        ]
 
 
-def predict(problem: Problem, generation: Generation, *, max_new_tokens: int, count_tokens: CountTokens) -> Prediction:
+def predict(
+    problem: Problem,
+    generation: Generation,
+    *,
+    max_new_tokens: int,
+    count_tokens: CountTokens,
+    layout: str = "answer",
+) -> Prediction:
     """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method.
 
     Args:
         generation: its id is the prediction's key: (problem id, method, ratio).
     """
-    parts = split_output(generation.text)
+    parts = split_output(generation.text, layout)
     _, method, ratio = generation.id
     chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
     return Prediction(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tokenskip_lib.config import KeepSettings
 from tokenskip_lib.importance_plots import rank_colours
 from tokenskip_lib.models import Target, batch_token_counter
 from tokenskip_lib.pruning import CountTokens, prune
 from tokenskip_lib.records import Chain, ScoredChain
 from tokenskip_lib.runs import Run
+from tokenskip_lib.settings import KeepSettings
 from tokenskip_lib.span_tables import importance_ranks
 from tokenskip_lib.stages import CHAINS, SCORED
 

@@ -6,14 +6,17 @@ batch down before the next begins. It does not know what the prompts are about.
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from tqdm import tqdm
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import StaticLayer
 
+from tokenskip_lib.batching import shared_length
+from tokenskip_lib.caches import fixed_size, new_cache
 from tokenskip_lib.prompts import encode_prompt
 from tokenskip_lib.records import InputError
 
@@ -24,11 +27,12 @@ SIBLING_SHARE = 0.6  # of a prompt, beyond that, shared with its neighbour: the 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and the most tokens its answer may have."""
+    """One prompt, the most tokens its answer may have, and which attached adapter answers (None: none)."""
 
     id: Hashable
     prompt: str
     max_new_tokens: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,25 @@ class TransformersEngine:
     the prompts of a batch share is computed once, and rows that have finished leave their batch. The
     batches depend on the requests alone, never on what is already done, so a resumed run meets the
     same batches and writes the same text (bfloat16 results depend on a batch's composition).
+
+    Args:
+        model: with adapters attached (`models.attach_adapters`) where requests name one; a batch's
+            requests all name the same.
+        compiled: decode by a compiled step over a cache of fixed size; rows stay until all have finished.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        *,
+        compiled: bool = False,
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.step = torch.compile(model, dynamic=False) if compiled else None
         # Chat models may end with more than one token; their generation settings list them.
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
@@ -98,7 +115,8 @@ class TransformersEngine:
     def _decode_or_halve(self, batch: list[Request], encoded: dict) -> Iterator[list[Generation]]:
         """Decode a batch; where it does not fit the device's memory, its halves."""
         try:
-            made = self._decode(batch, [encoded[request.id] for request in batch])
+            with self._adapter(batch[0].adapter):
+                made = self._decode(batch, [encoded[request.id] for request in batch])
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise InputError(
@@ -114,6 +132,15 @@ class TransformersEngine:
         for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
             yield from self._decode_or_halve(half, encoded)
 
+    def _adapter(self, name: str | None) -> AbstractContextManager:
+        """The model with one of its attached adapters, or with none of them."""
+        if not hasattr(self.model, "peft_config"):
+            return nullcontext()
+        if name is None:
+            return self.model.disable_adapter()
+        self.model.set_adapter(name)
+        return nullcontext()
+
     @torch.inference_mode()
     def _decode(self, batch: list[Request], prompts: list[list[int]]) -> list[Generation]:
         clock = time.perf_counter()
@@ -124,6 +151,8 @@ class TransformersEngine:
         rows, live = torch.arange(len(batch), device=device), torch.ones_like(ended)
         seconds = torch.zeros(len(batch), dtype=torch.double)
         cache, mask, logits = self._prefill(prompts)
+        if self.step is not None:
+            cache = fixed_size(cache, tokens.shape[1])
         for step in range(tokens.shape[1]):
             chosen = logits.argmax(-1)
             at_end = torch.isin(chosen, self.end_ids)
@@ -137,7 +166,7 @@ class TransformersEngine:
             seconds[rows.cpu()] += (clock - before) / len(rows)
             if not live.any():
                 break
-            if live.sum() <= LIVE_SHARE * len(rows):
+            if self.step is None and live.sum() <= LIVE_SHARE * len(rows):
                 keep = live.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
                 rows, live, mask, chosen = (t[keep] for t in (rows, live, mask, chosen))
@@ -176,50 +205,14 @@ class TransformersEngine:
         # A column by index, not by slice: a sliced (strided) input makes the output layer copy its
         # whole weight once a row, a third of the prefill's time on a CPU.
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=last
+        model, seen = self.model, mask
+        if isinstance(cache.layers[0], StaticLayer):
+            model, room = self.step, cache.layers[0].max_cache_len - mask.shape[1]
+            seen = torch.nn.functional.pad(mask, (0, room))[:, None, None].bool()  # one shape for every step
+        logits = model(
+            input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=last
         ).logits[:, -1]  # fmt: skip
         return mask, logits
-
-
-class GrowingLayer(DynamicLayer):
-    """One block's keys and values in a buffer with room to spare: a new token is written, nothing is copied."""
-
-    room = 128  # positions that the buffer grows by
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.length, self.buffers = 0, (key_states[:, :, :0], value_states[:, :, :0])
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        begin, self.length = self.length, self.length + key_states.shape[-2]
-        if self.length > self.buffers[0].shape[-2]:
-            self.buffers = tuple(self._moved(buffer, begin) for buffer in self.buffers)
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
-        self.keys[:, :, begin:] = key_states
-        self.values[:, :, begin:] = value_states
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.buffers = tuple(self._moved(buffer, self.length, indices) for buffer in self.buffers)
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
-
-    def _moved(self, buffer: torch.Tensor, filled: int, rows: torch.Tensor | None = None) -> torch.Tensor:
-        kept = buffer[:, :, :filled] if rows is None else buffer[rows, :, :filled]
-        moved = kept.new_empty(kept.shape[0], kept.shape[1], self.length + self.room, kept.shape[3])
-        moved[:, :, :filled] = kept
-        return moved
-
-
-def new_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache for a model; blocks that attend to everything get a GrowingLayer."""
-    cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], list[int]]]:
@@ -239,14 +232,19 @@ def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], l
     phases = [([prompts[0][:common]], [0])] if common else []
     if len(groups) == len(prompts):
         return [*phases, ([prompt[common:] for prompt in prompts], [0] * len(prompts))]
-    lengths = [_shared_length(group) for group in groups]
+    lengths = [shared_length(group) for group in groups]
     middles = [group[0][common:length] for group, length in zip(groups, lengths, strict=True)]
     ends = [(index, prompt[lengths[index] :]) for index, group in enumerate(groups) for prompt in group]
     return [*phases, (middles, [0] * len(groups)), ([end for _, end in ends], [index for index, _ in ends])]
 
 
 def _batches(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int) -> Iterator[list[Request]]:
-    """Batches of at most `size`, by budget and prompt length; those that share a question stay together."""
+    """Batches of at most `size` and one adapter, by budget and prompt length; who share a question stay together."""
+    for adapter in dict.fromkeys(request.adapter for request in requests):
+        yield from _alike([request for request in requests if request.adapter == adapter], encoded, size)
+
+
+def _alike(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int) -> Iterator[list[Request]]:
     batch: list[Request] = []
     for budget in sorted({request.max_new_tokens for request in requests}):
         alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.id], r.id))
@@ -268,7 +266,7 @@ def _batches(requests: Sequence[Request], encoded: dict[Hashable, list[int]], si
 
 def _common(prompts: Sequence[list[int]]) -> int:
     """Tokens of the template that all of several prompts begin with; 0 where it is not worth a pass of its own."""
-    shared = _shared_length(prompts) if len(prompts) > 1 else 0
+    shared = shared_length(prompts) if len(prompts) > 1 else 0
     return shared if shared >= MIN_SHARED else 0
 
 
@@ -278,15 +276,8 @@ def _siblings(prompts: Sequence[list[int]], common: int) -> list[list[list[int]]
     for prompt in prompts:
         first = groups[-1][0] if groups else None
         longest = max(len(first or []), len(prompt)) - common
-        if first is not None and _shared_length([first, prompt]) - common >= SIBLING_SHARE * longest:
+        if first is not None and shared_length([first, prompt]) - common >= SIBLING_SHARE * longest:
             groups[-1].append(prompt)
         else:
             groups.append([prompt])
     return groups
-
-
-def _shared_length(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with, the last token of each left out."""
-    first, last = min(prompts), max(prompts)
-    most = min(len(prompt) for prompt in prompts) - 1
-    return next((i for i in range(most) if first[i] != last[i]), max(most, 0))

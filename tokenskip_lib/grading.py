@@ -16,6 +16,9 @@ _STATED_ANSWER = re.compile(
 _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
+THINK_END = "</think>"
+_OPENING_THINK = re.compile(r"\A\s*<think>\s*")
+
 
 class Boxed(NamedTuple):
     """A `\\boxed{...}`: where it starts and ends (character offsets), and what is inside."""
@@ -26,7 +29,10 @@ class Boxed(NamedTuple):
 
 
 class SplitOutput(NamedTuple):
-    """An output in two parts; `chain + answer` is the output, `prediction` None where none is stated."""
+    """An output in two parts; `prediction` is None where none is stated.
+
+    `chain + answer` is the output, less an opening `<think>`.
+    """
 
     chain: str
     answer: str
@@ -45,15 +51,25 @@ def last_boxed(text: str) -> Boxed | None:
     return None
 
 
-def split_output(output: str) -> SplitOutput:
+def split_output(output: str, layout: str = "answer") -> SplitOutput:
     """Where the chain of thought ends and the answer begins, whatever words announce it.
 
+    In the layout "think" the chain is what stands before `</think>`, without the opening `<think>`,
+    and the answer begins with that tag; without the tag the model has not finished thinking.
+
+    In the layout "answer" words decide:
     The answer is the last boxed expression. If its sentence announces an answer ("The final answer
     is ..."), the sentence belongs to the answer; otherwise only the box does, so that a calculation
     that ends in a box keeps its tokens. Without a box, an "answer is ..." or "#### ..." that ends
     the output is taken. Without either the whole output is the chain and nothing is predicted: a
     cut-off output is counted to its last token.
     """
+    if layout == "think":
+        thought = _OPENING_THINK.sub("", output)
+        end = thought.find(THINK_END)
+        if end < 0:
+            return SplitOutput(thought, "", None)
+        return SplitOutput(thought[:end], thought[end:], split_output(thought[end:]).prediction)
     boxed = last_boxed(output)
     if boxed is not None:
         before = output[: boxed.start]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tokenskip_lib.config import Profile, nearest
 from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, load_classifier
 from tokenskip_lib.models import Target
+from tokenskip_lib.processes import processes, rank
 from tokenskip_lib.records import ChainText, InputError, Record, RecordLog, ScoredChain
 from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
 from tokenskip_lib.target_scores import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
@@ -184,6 +185,8 @@ def write_windows(
 ) -> int:
     """Make records of each window of chains that is not wholly done, and write them down before the next.
 
+    Launched processes take turns with the windows.
+
     Args:
         make: one window -> its records, whose keys `keys` gives for each chain.
         total: chains there are, if known, for the progress bar.
@@ -192,8 +195,9 @@ def write_windows(
         How many chains there were.
     """
     with tqdm(total=total, unit="chain", desc=label) as bar:
-        for window in windows(chains):
-            if not all(key in log for chain in window for key in keys(chain)):
+        for number, window in enumerate(windows(chains)):
+            mine = number % processes() == rank()
+            if mine and not all(key in log for chain in window for key in keys(chain)):
                 log.append(make(window))
             bar.update(len(window))
     return bar.n

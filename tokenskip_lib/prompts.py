@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenskip_lib.config import PromptSettings
+from tokenskip_lib.settings import PromptSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,12 @@ BASELINE_PROMPTS = {
 def answer_tail(answer: str) -> str:
     """What follows every chain in training: the closing phrase with the answer, never pruned."""
     return f"\n\nThe final answer is: $\\boxed{{{answer}}}$"
+
+
+def build_completion(prompt: str, chain: str, tail: str, settings: PromptSettings) -> str:
+    """A training response: a pruned chain and what follows it; `<think>` first, where the prompt did not open it."""
+    opens = settings.layout == "think" and not prompt.rstrip().endswith("<think>")
+    return ("<think>\n" if opens else "") + chain + tail
 
 
 def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, style: str = "chat") -> str:
@@ -73,7 +79,9 @@ def build_prompt(
             f"<|im_start|>system\n{settings.system}<|im_end|>\n<|im_start|>user\n{request}"
             "<|im_end|>\n<|im_start|>assistant\n"
         )
-    messages = [{"role": "system", "content": settings.system}, {"role": "user", "content": request}]
+    messages = [{"role": "user", "content": request}]
+    if settings.system:
+        messages.insert(0, {"role": "system", "content": settings.system})
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenskip_lib.config import KeepSettings
 from tokenskip_lib.records import PrunedChain, ScoredChain
+from tokenskip_lib.settings import KeepSettings
 from tokenskip_lib.spans import span_kind
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]  # texts -> the target model's tokens in each

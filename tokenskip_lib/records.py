@@ -136,13 +136,17 @@ class RecordLog(Generic[R]):
     Opening it repairs the last line if a kill tore it. Records are written in whole batches and
     flushed to disk before `append` returns, so what has been reported as done is done.
 
+    Args:
+        beside: another log of the same records; what it holds counts as being here.
+
     Raises:
         InputError: a line that is no record of this type; the message names file and line.
     """
 
-    def __init__(self, path: Path | str, record_type: type[R]):
+    def __init__(self, path: Path | str, record_type: type[R], *, beside: "RecordLog[R] | None" = None):
         self.path = Path(path)
         self.record_type = record_type
+        self.beside = beside
         self._records: dict[tuple, R | None] = {}
         if self.path.exists():
             self._repair()
@@ -153,14 +157,14 @@ class RecordLog(Generic[R]):
         return len(self._records)
 
     def __contains__(self, key: tuple) -> bool:
-        return key in self._records
+        return key in self._records or (self.beside is not None and key in self.beside)
 
     def _remember(self, record: R) -> None:
         self._records[record.key] = None
 
     def append(self, records: Iterable[R]) -> None:
         """Write the records whose key is not there yet, as one batch."""
-        new = {record.key: record for record in records if record.key not in self._records}
+        new = {record.key: record for record in records if record.key not in self}
         if not new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

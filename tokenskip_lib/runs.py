@@ -4,6 +4,7 @@ Every stage's files begin with its number, so that redoing a stage can remove it
 """
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -12,10 +13,22 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, Profile, project_root
 from tokenskip_lib.records import InputError, R, RecordStore
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "reasoning-gym",
+    "math-verify",
+    "pandas",
+    "numpy",
+    "papermill",
+)
 
 
 class Run:
@@ -86,16 +99,22 @@ class Run:
             raise InputError(f"{self._file}: not JSON; remove the folder, or put the file back") from None
 
     def _write(self) -> None:
+        if os.environ.get("RANK", "0") != "0":  # of several launched processes the first writes
+            return
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self.state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(self._file)
 
     def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
         now = self.profile.model_dump()
+        try:
+            made_with = Profile.model_validate(state["profile"]).model_dump()  # settings that are new since, filled in
+        except ValidationError:
+            made_with = state["profile"]
         for section, stage in sorted(STAGE_OF_SECTION.items(), key=lambda item: item[1]):
             later = range(stage, len(STAGES) + 1)
             started = any(path for number in later for path in self.folder.glob(f"{number:02}_*"))
-            if state["profile"].get(section) == now[section] or not started:
+            if made_with.get(section) == now[section] or not started:
                 continue
             if redo_from is None or redo_from > stage:
                 raise InputError(

@@ -14,18 +14,20 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import METHODS, answer, build_requests, compute_metrics, method_ratios, truncation_budget
-from tokenskip_lib.finetuning import build_sft_rows, draw_ratios, export_rows, train_adapter
+from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.generation import Engine, Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.importance import build_scorer, check_scorers, write_windows
 from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
-from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
+from tokenskip_lib.models import Target, attach_adapters, batch_token_counter, load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
+from tokenskip_lib.processes import rank, shared_store, total
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
 from tokenskip_lib.server import ServerEngine
+from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows
 
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
 SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
@@ -63,7 +65,7 @@ def generate(run: Run) -> list[Chain]:
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
         seconds = 0.0
         for batch in engine.generate(requests, is_done=lambda key: key[:1] in store, label="chains of thought"):
-            store.append(_chain(problems[g.id[0]], g, count, profile.chains.max_chain_tokens) for g in batch)
+            store.append(_chain(problems[g.id[0]], g, count, profile) for g in batch)
             seconds += sum(generation.seconds for generation in batch)
         # Wall time is no record: records of one seed are the same bytes in every run.
         (run.folder / TIMINGS).write_text(json.dumps({"generation_seconds": round(seconds, 2)}) + "\n")
@@ -82,22 +84,20 @@ def score(run: Run) -> list[ScoredChain]:
     """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
     profile = run.profile
     chains = _kept_chains(run)
-    store = run.store(SCORED, ScoredChain)
     names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
     target = Target(profile.target)
-    for name in names:
-        if all((chain.id, name) in store for chain in chains):
-            continue
-        scorer = build_scorer(name, target, profile)
-        write_windows(
-            chains, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(chains), label=f"importance: {name}"
-        )
+    with shared_store(run, SCORED, ScoredChain, [(chain.id, name) for name in names for chain in chains]) as store:
+        for name in names:
+            if all((chain.id, name) in store for chain in chains):
+                continue
+            label, scorer = f"importance: {name}", build_scorer(name, target, profile)
+            write_windows(chains, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(chains), label=label)
     run.note("score", chains=len(chains), scorers=names)
-    return list(store)
+    return list(run.store(SCORED, ScoredChain))
 
 
 def prune_chains(run: Run) -> list[SFTRow]:
-    """Stage 3: every scored chain at every ratio, and one SFT row a problem at a drawn ratio."""
+    """Stage 3: every scored chain at every ratio, and SFT rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
     if profile.pruning.mode == "llmlingua":
         chains = _kept_chains(run)
@@ -106,30 +106,34 @@ def prune_chains(run: Run) -> list[SFTRow]:
         chains = [chain for chain in scored if chain.scorer == profile.importance.scorer]
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = Target(profile.target)
+    ratios, cut = profile.pruning.ratios, Counter()
+    keys = [key for chain in chains for key in profile.pruned_keys(chain)]
+    with shared_store(run, PRUNED, PrunedChain, keys) as store:
+        if not all(key in store for key in keys):
+            prune_window, cut = build_pruner(target, profile)
+            write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
-    ratios = profile.pruning.ratios
-    cut: Counter[str] = Counter()
-    if not all(key in store for chain in chains for key in profile.pruned_keys(chain)):
-        prune_window, cut = build_pruner(target, profile)
-        write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
+    every = profile.training.ratios_a_problem == "all"
     drawn = draw_ratios([chain.id for chain in chains], ratios, profile.seed)
     rows = build_sft_rows(
-        [chain for chain in store if chain.ratio == drawn[chain.id]],
+        [chain for chain in store if every or chain.ratio == drawn[chain.id]],
         problems,
         target.tokenizer,
         profile.prompts,
         held_out=profile.training.held_out,
         seed=profile.seed,
+        tails=_own_answers(run) if profile.prompts.layout == "think" else None,
     )
-    run.store(SFT_ROWS, SFTRow).append(rows)
+    if rank() == 0:
+        run.store(SFT_ROWS, SFTRow).append(rows)
     run.note("prune", pruned=len(store), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
-    if cut:
+    if cut := total(cut):
         run.note("prune", tokens_cut_by_llmlingua=dict(cut))
     return rows
 
 
 def export(run: Run, style: str, folder: Path) -> list[Path]:
-    """The training rows of stage 3 for another trainer; see finetuning.export_rows."""
+    """The training rows of stage 3 for another trainer; see sft_rows.export_rows."""
     rows = run.need(SFT_ROWS, SFTRow, "prune")
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
@@ -196,25 +200,33 @@ def ask(run: Run, problem: Problem, ratios: Sequence[float], *, adapted: bool) -
     return answers.set_index("ratio").loc[list(ratios)].reset_index()[columns]
 
 
+def find_trained(run: Run) -> Path | str:
+    """The adapter that answers for tokenskip: the run's own, or the published one that the profile names."""
+    if run.profile.evaluation.adapter is not None:
+        return run.profile.evaluation.adapter
+    folder = run.folder / ADAPTER
+    if not (folder / "summary.json").exists():
+        raise InputError(
+            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first"
+        )
+    return folder
+
+
 def evaluate(run: Run) -> pd.DataFrame:
     """Stage 5: every method and ratio answers the test problems; returns and writes metrics.csv."""
     profile = run.profile
     pairs = method_ratios(profile.evaluation)
     test = load_problems(profile, "test")
-    if profile.evaluation.adapter is not None:  # trained elsewhere, on problems that are not here to compare
-        adapter = profile.evaluation.adapter
-    else:
+    if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
         refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
-        adapter = run.folder / ADAPTER
-        if any(method == "tokenskip" for method, _ in pairs) and not (adapter / "summary.json").exists():
-            raise InputError(
-                f"{adapter}: no adapter yet; run `python -m tokenskip_lib train --profile {profile.name}` first"
-            )
+    adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
     # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
     prompted = [method for method in METHODS if method not in ("truncation", "tokenskip")]
-    for folder, passes in ((None, (prompted, ["truncation"])), (adapter, (["tokenskip"],))):
+    attach = profile.evaluation.attach and profile.server is None and adapter is not None
+    apart = [(None, (prompted, ["truncation"])), (adapter, (["tokenskip"],))]
+    for folder, passes in [(adapter, ([*prompted, "tokenskip"], ["truncation"]))] if attach else apart:
         engine, tokenizer = None, load_tokenizer(profile.target)
         for methods in passes:
             todo = [(m, r) for m, r in pairs if m in methods]
@@ -223,7 +235,9 @@ def evaluate(run: Run) -> pd.DataFrame:
             engine = engine or _engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
             label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
-            for batch in answer(engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label):
+            for batch in answer(
+                engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
+            ):
                 store.append(batch)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
@@ -244,10 +258,14 @@ def _kept_chains(run: Run) -> list[Chain]:
     return chains
 
 
-def _chain(
-    problem: Problem, generation: Generation, count: Callable[[str], int], max_chain_tokens: int | None
-) -> Chain:
-    parts = split_output(generation.text)
+def _own_answers(run: Run) -> dict[str, str]:
+    """What the model wrote after each chain of thought, from its last character on."""
+    chains = run.need(CHAINS, Chain, "generate")
+    return {chain.id: chain.output[chain.output.index(chain.chain) + len(chain.chain) :] for chain in chains}
+
+
+def _chain(problem: Problem, generation: Generation, count: Callable[[str], int], profile: Profile) -> Chain:
+    parts, max_chain_tokens = split_output(generation.text, profile.prompts.layout), profile.chains.max_chain_tokens
     chain = parts.chain.rstrip()
     tokens, correct = count(chain), is_correct(parts.prediction, problem.answer)
     reasons = {
@@ -278,7 +296,11 @@ def _engine(
     """What answers: the profile's server, or the model in this process."""
     if profile.server is not None:
         return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
-    return TransformersEngine(load_model(profile.target, adapter=adapter), tokenizer, batch_size)
+    if adapter is not None and profile.evaluation.attach:
+        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
+    else:
+        model = load_model(profile.target, adapter=adapter)
+    return TransformersEngine(model, tokenizer, batch_size, compiled=profile.target.compile)
 
 
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:

@@ -1,0 +1,156 @@
+"""LoRA training on mixed-ratio rows: the reference recipe's plain way against this repository's.
+
+    python -m benchmarks.training [--quick]
+
+Both sides train an adapter of the same shape and start on the demo's target model, on the same rows
+in the same optimiser steps of 8: worked solutions of gsm_symbolic, each pruned at six ratios. The
+reference's way: one row at a time, eight accumulated, logits of every position. Ours: a step's rows
+in packed sequences, what rows share once, logits of the response. Blocks of problems take turns
+(A B A B), and the loss of every step is compared.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from transformers import PreTrainedModel, Trainer
+
+from benchmarks.pruning import peak
+from tokenskip_lib.config import load_profile
+from tokenskip_lib.finetuning import lora_config, train_adapter, training_arguments
+from tokenskip_lib.importance import RandomScorer
+from tokenskip_lib.models import Target, batch_token_counter, describe, load_model
+from tokenskip_lib.packing import IGNORED, EncodedRow, encode_rows, pack_rows, training_order
+from tokenskip_lib.problems import load_problems
+from tokenskip_lib.pruning import prune_many
+from tokenskip_lib.records import ChainText, Problem, SFTRow
+from tokenskip_lib.settings import TrainingSettings
+from tokenskip_lib.sft_rows import build_sft_rows
+
+RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+BLOCKS = 2
+STEP_ROWS = 8
+SEED = 0
+SAME = 0.01  # of a step's loss: what bfloat16 may differ by
+
+
+def training_rows(problems: list[Problem], target: Target, prompts, *, every: bool) -> list[SFTRow]:
+    """Worked solutions pruned by chance, which costs no model: all ratios of a problem, or one each."""
+    chains = [ChainText(id=problem.id, chain=problem.solution) for problem in problems]
+    count_tokens = batch_token_counter(target.tokenizer)
+    pruned = prune_many(RandomScorer(SEED).score(chains), RATIOS, count_tokens=count_tokens)
+    if not every:
+        pruned = [pruned[index * len(RATIOS) + index % len(RATIOS)] for index in range(len(chains))]
+    by_id = {problem.id: problem for problem in problems}
+    return build_sft_rows(pruned, by_id, target.tokenizer, prompts, held_out=0, seed=SEED)
+
+
+def plain_row(rows: list[EncodedRow]) -> dict[str, torch.Tensor]:
+    """One row as any trainer takes it."""
+    [row] = rows
+    ids, labels = row.prompt + row.completion, [IGNORED] * len(row.prompt) + row.completion
+    return {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])}
+
+
+def reference(model: PreTrainedModel, tokenizer, rows: list[SFTRow], settings: TrainingSettings, folder: Path):
+    """Losses of every step and seconds, by transformers' Trainer at batch 1 x 8."""
+    settings = settings.model_copy(update={"batch_size": 1, "accumulation": STEP_ROWS})
+    arguments = training_arguments(model, settings, folder, evaluate=False, seed=SEED)
+    arguments.save_strategy = "no"
+    torch.manual_seed(SEED)
+    encoded, _ = encode_rows(rows, tokenizer, settings.max_tokens)
+    trainer = Trainer(
+        model=get_peft_model(model, lora_config(settings)),
+        args=arguments,
+        data_collator=plain_row,
+        train_dataset=training_order(encoded, settings.epochs, SEED),
+    )
+    start = time.perf_counter()
+    trainer.train()
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line], time.perf_counter() - start
+
+
+def ours(model: PreTrainedModel, tokenizer, rows: list[SFTRow], settings: TrainingSettings, folder: Path):
+    """The same by this library."""
+    summary = train_adapter(model, tokenizer, rows, settings, folder, base_name="target", seed=SEED)
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in log], summary["seconds"]
+
+
+def flops(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Matrix-product work of a training pass: forward, and the same again for the inputs' gradients.
+
+    Frozen weights need no gradient of their own; the adapter's work is left out. Attention is counted
+    as the kernels do it, over all of a packed sequence, and its gradient twice.
+    """
+    config = model.config
+    head = model.get_output_embeddings().weight.numel()
+    blocks = sum(p.numel() for p in model.base_model.layers.parameters() if p.dim() == 2)
+    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    total = 0.0
+    for batch in batches:
+        tokens, kept = batch["input_ids"].shape[1], len(batch["logits_to_keep"])
+        total += 4 * blocks * tokens + 4 * head * kept + 3 * 4 * width * tokens**2
+    return total
+
+
+def compare(label: str, problems: list[Problem], *, every: bool) -> str:
+    """Print one comparison; returns its summary line."""
+    profile = load_profile("demo")
+    target = Target(profile.target)
+    settings = profile.training.model_copy(
+        update={"epochs": 1, "batch_size": STEP_ROWS, "accumulation": 1, "log_every": 1}
+    )
+    rows = training_rows(problems, target, profile.prompts, every=every)
+    seconds, losses, work = {}, {}, 0.0
+    sides: dict[str, Callable] = {"reference": reference, "ours": ours}
+    for number in range(BLOCKS):
+        ids = {problem.id for problem in problems[number::BLOCKS]}
+        block = [row for row in rows if row.id in ids]
+        encoded, _ = encode_rows(block, target.tokenizer, settings.max_tokens)
+        order = training_order(encoded, settings.epochs, SEED)
+        steps = [pack_rows(order[start : start + STEP_ROWS]) for start in range(0, len(order), STEP_ROWS)]
+        work += flops(target.model, steps)
+        for name, run in sides.items():
+            with tempfile.TemporaryDirectory() as folder:
+                made, spent = run(load_model(profile.target), target.tokenizer, block, settings, Path(folder))
+            losses.setdefault(name, []).extend(made)
+            seconds[name] = seconds.get(name, 0.0) + spent
+    encoded, _ = encode_rows(rows, target.tokenizer, settings.max_tokens)
+    response, everything = sum(len(row.completion) for row in encoded), sum(map(len, encoded))
+    print(f"{label}: {len(problems)} problems, {len(rows)} rows, {everything} tokens, {response} of them response")
+    for name, spent in seconds.items():
+        mean = sum(losses[name]) / len(losses[name])
+        print(
+            f"  {name}: {spent:.1f} s, {response / spent:.0f} response tokens/s, {everything / spent:.0f} tokens/s; "
+            f"mean loss {mean:.4f} over {len(losses[name])} steps, {losses[name][-1]:.4f} in the last"
+        )
+    top = peak(target.model.dtype)
+    print(
+        f"  ours: {work / seconds['ours'] / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s, the matrix product's peak here "
+        f"({100 * work / seconds['ours'] / top:.0f}%)"
+    )
+    same = sum(abs(a - b) <= SAME * a for a, b in zip(losses["reference"], losses["ours"], strict=True))
+    ratio = seconds["reference"] / seconds["ours"]
+    return f"ratio: {ratio:.1f}x identical: {100 * same / len(losses['ours']):.0f}%"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer problems: under 50 seconds on 2 cores")
+    quick = parser.parse_args().quick
+    profile = load_profile("demo")
+    problems = load_problems(profile, "train").problems
+    print(f"{describe(profile.target)}, torch {torch.__version__}")
+    if not quick:
+        print("  " + compare("one ratio a problem, as in the paper", problems[:128], every=False))
+    print(compare("all six ratios of a problem", problems[: 8 if quick else 64], every=True))
+
+
+if __name__ == "__main__":
+    main()

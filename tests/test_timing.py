@@ -1,0 +1,38 @@
+"""Timing: every method, ratio and batch size has its row, and what it counts is what was answered."""
+
+import pandas as pd
+import pytest
+
+from tokenskip_lib.records import InputError
+from tokenskip_lib.runs import Run
+from tokenskip_lib.settings import ServerSettings
+from tokenskip_lib.timing import TIMING_COLUMNS, time_run
+
+
+@pytest.fixture
+def run(tiny_profile, make_adapter):
+    methods = {"original": [], "tokenskip": [0.5, 1.0], "be_concise": []}
+    settings = tiny_profile.evaluation.model_copy(update={"adapter": str(make_adapter(0)), "methods": methods})
+    return Run(tiny_profile.model_copy(update={"evaluation": settings}))
+
+
+def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
+    timings = time_run(run, 2, [1, 2])
+    assert list(timings.columns) == [*TIMING_COLUMNS, "speedup", "device"]
+    pairs = [("original", 1.0), ("tokenskip", 1.0), ("tokenskip", 0.5)]
+    assert sorted(zip(timings["batch_size"], timings["method"], timings["ratio"], strict=True)) == sorted(
+        (size, *pair) for size in (1, 2) for pair in pairs
+    )
+    assert set(timings["n"]) == {2} and timings["tokens"].between(1, 8).all()
+    assert (timings["peak_memory_mb"] > 10).all() and set(timings["device"]) == {"CPU, 1 threads, float32"}
+    made = timings["tokens"] / timings["seconds_per_problem"]
+    assert timings["tokens_per_second"].to_numpy() == pytest.approx(made.to_numpy(), rel=0.05)
+    original = timings[timings["method"] == "original"]
+    assert set(original["speedup"]) == {1.0}
+    assert len(pd.read_csv(run.folder / "timings.csv")) == 6
+
+
+def test_a_servers_profile_is_refused(run):
+    server = ServerSettings(url="http://127.0.0.1:9/v1", model="base")
+    with pytest.raises(InputError, match="server=null"):
+        time_run(Run(run.profile.model_copy(update={"server": server})), 2, [1])

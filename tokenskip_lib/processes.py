@@ -1,0 +1,73 @@
+"""Work that launched processes share (`accelerate launch`, `torchrun`): which is this, and who writes what.
+
+Each process writes a part file of its own; the first puts the parts together when all have finished,
+or when a run goes on after a kill. One process alone writes the file itself.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tokenskip_lib.records import R, RecordStore
+from tokenskip_lib.runs import Run
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def processes() -> int:
+    """How many processes were launched."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_all() -> None:
+    """Return when every launched process has come here."""
+    if processes() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def total(counts: Counter[str]) -> Counter[str]:
+    """The sum of all processes' counts, in each of them."""
+    if processes() == 1:
+        return counts
+    from accelerate.utils import gather_object
+
+    wait_for_all()
+    return sum(gather_object([counts]), Counter())
+
+
+@contextmanager
+def shared_store(run: Run, name: str, record_type: type[R], keys: Sequence[tuple]) -> Iterator[RecordStore[R]]:
+    """Where this process writes its share of a stage's records; the run's file holds them all afterwards.
+
+    Args:
+        keys: of all records there will be, in the order they stand in the file.
+    """
+    _collect(run, name, record_type, keys)
+    store = run.store(name, record_type)
+    if processes() > 1:
+        store = RecordStore(run.folder / _part(name, rank()), record_type, beside=store)
+    yield store
+    _collect(run, name, record_type, keys)
+
+
+def _part(name: str, number: int | str) -> str:
+    return name.replace(".jsonl", f".part{number}.jsonl")
+
+
+def _collect(run: Run, name: str, record_type: type[R], keys: Sequence[tuple]) -> None:
+    """Move what parts hold into the run's file; all processes wait until it is done."""
+    wait_for_all()
+    paths = sorted(run.folder.glob(_part(name, "*"))) if rank() == 0 else []
+    found = {record.key: record for path in paths for record in RecordStore(path, record_type)}
+    if found:
+        run.store(name, record_type).append(found[key] for key in keys if key in found)
+    for path in paths:
+        path.unlink()
+    wait_for_all()

@@ -1,0 +1,156 @@
+"""The settings of each part of a run, validated; `config.py` puts them together in a profile."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Ratio = Annotated[float, Field(gt=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetSettings(Settings):
+    """Which model answers, and where it runs."""
+
+    model: str
+    adapter: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    compile: bool = False  # decode by a compiled step over a cache of fixed size
+    cache_dir: str = "~/.cache/tokenskip"
+
+
+class PromptSettings(Settings):
+    """`chat`: the model's own template, marker `EOS ratio EOS`; `reference_*`: the literal text of
+    the reference implementation, so that adapters trained with it can be asked.
+
+    `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
+    """
+
+    format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
+    system: str = "You are a helpful assistant."  # "": no system message
+    layout: Literal["answer", "think"] = "answer"
+
+
+class ProblemSettings(Settings):
+    """A named problem set (gsm_symbolic, gsm8k, math, math500) or the path of a JSONL file."""
+
+    train: str
+    test: str
+    train_size: PositiveInt | None = None
+    test_size: PositiveInt | None = None
+    max_number: PositiveInt | None = None  # gsm_symbolic: the largest number in question or solution
+
+
+class ChainSettings(Settings):
+    """How the target model answers the training problems."""
+
+    max_new_tokens: PositiveInt = 512
+    batch_size: PositiveInt = 16
+    max_chain_tokens: PositiveInt | None = None  # longer chains are dropped and counted
+
+
+class ImportanceSettings(Settings):
+    """Whose scores are used later, and whose are shown beside them."""
+
+    scorer: str = "selective_context"
+    compare_with: list[str] = ["random"]
+    classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
+    classifier_dtype: Dtype = "auto"
+    whole_latex: bool = False  # a LaTeX command and its arguments are one span
+    batch_tokens: PositiveInt | None = None  # padded tokens of a forward pass; None: what suits the device
+
+
+class KeepSettings(Settings):
+    """What stays whatever its score. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
+
+    keep_tokens: list[str] = []
+    keep_digits: bool = False
+    keep_operators: bool = False
+    drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
+
+
+class PruningSettings(KeepSettings):
+    """`spans`: whole words and numbers, ratios in target tokens. `llmlingua`: byte for byte as llmlingua 0.2.2."""
+
+    mode: Literal["spans", "llmlingua"] = "spans"
+    ratios: list[Ratio] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+    @field_validator("ratios")
+    @classmethod
+    def _ascending(cls, ratios: list[float]) -> list[float]:
+        if not ratios or ratios != sorted(set(ratios)):
+            raise ValueError("ratios must ascend, without repeats")
+        return ratios
+
+    @model_validator(mode="after")
+    def _known_to_llmlingua(self) -> "PruningSettings":
+        if self.mode == "llmlingua" and self.keep_operators:
+            raise ValueError("keep_operators is not one of llmlingua's options; use mode: spans")
+        return self
+
+
+class TrainingSettings(Settings):
+    """LoRA fine-tuning. The defaults are the paper's recipe.
+
+    An optimiser step takes batch_size x accumulation rows, however many processes share them.
+    """
+
+    ratios_a_problem: Literal["one", "all"] = "one"  # a row at one drawn ratio, or a row at each
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    epochs: Annotated[float, Field(gt=0)] = 3
+    batch_size: PositiveInt = 1
+    accumulation: PositiveInt = 8
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps
+    max_tokens: PositiveInt = 2048
+    checkpointing: bool | None = None  # compute activations anew for the gradient; None: on a GPU
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    log_every: PositiveInt = 10  # optimiser steps
+    save_every: PositiveInt = 100  # optimiser steps between resumable checkpoints
+
+
+class EvaluationSettings(Settings):
+    """`methods`: name -> ratios; an empty list where the method takes none. `budget`: whether tokenskip's
+    answers may have max_new_tokens as all others (fixed), or that times the ratio as in the reference
+    (scaled); answers it cuts off are counted either way.
+    """
+
+    methods: dict[str, list[Ratio]]
+    adapter: str | None = None  # a published one (folder or hub name) in place of the run's own
+    attach: bool = False  # the adapter beside the weights, one model for all methods; else merged into a copy
+    max_new_tokens: PositiveInt = 512
+    budget: Literal["fixed", "scaled"] = "fixed"
+    batch_size: PositiveInt = 16
+
+    @field_validator("methods")
+    @classmethod
+    def _original_first(cls, methods: dict[str, list[float]]) -> dict[str, list[float]]:
+        if "original" not in methods:
+            raise ValueError("'original' must be among the methods: ratios are measured against it")
+        return {"original": methods["original"], **methods}
+
+
+class ServerSettings(Settings):
+    """An OpenAI-compatible server that answers in place of this process; chains and evaluation go to it."""
+
+    url: str  # up to and with /v1
+    model: str  # what the server calls the target model
+    tokenskip_model: str = "tokenskip"  # and the target model with the TokenSkip adapter
+    concurrency: PositiveInt = 32
+    retries: Annotated[int, Field(ge=0)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 600  # seconds, of one request
+    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is needed
+
+
+class TargetTrainingSettings(Settings):
+    """How `prepare-target` teaches the base model the task; its rows are never in train or test."""
+
+    rows: PositiveInt
+    validation_size: PositiveInt
+    training: TrainingSettings
