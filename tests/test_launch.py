@@ -51,7 +51,7 @@ def _launch(root, stage, profile, *launcher) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 
-TWO_PROCESSES = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+TWO_PROCESSES = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 TWO_PROCESSES += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
 

@@ -243,7 +243,8 @@ def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_
     ]
     run.store(stages.CHAINS, Chain).append(chains)
     stages.score(run)
-    rows = stages.prune_chains(run)
+    assert stages.prune_chains(run) == list(run.store(stages.SFT_ROWS, SFTRow))
+    rows = run.need(stages.SFT_ROWS, SFTRow, "prune")
     assert [(row.id, row.ratio) for row in rows] == [
         (p.id, r) for p in problems[:2] for r in run.profile.pruning.ratios
     ]

@@ -105,6 +105,10 @@ class SFTRow(Record):
     completion: str
     held_out: bool
 
+    @property
+    def key(self) -> tuple:
+        return (self.id, self.ratio)
+
 
 class Prediction(Record):
     """One answer to a test problem by one method at one ratio (1.0 where the method takes none)."""
