@@ -21,9 +21,9 @@ LAYERS = [
     ["importance"],
     ["pruning"],
     ["llmlingua_mode", "span_tables", "finetuning"],
-    ["evaluation", "plots"],
+    ["evaluation", "plots", "costs"],
     ["stages", "importance_plots"],
-    ["target", "own_chains", "explorer"],
+    ["plan", "workload", "target", "own_chains", "explorer"],
     ["pipeline"],
     ["__main__"],
 ]

@@ -4,11 +4,14 @@ Source: TokenSkip (arXiv:2502.12067) section 3.3, eq. 5: one ratio drawn per pro
 response only.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
@@ -16,6 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from tokenskip_lib.config import PromptSettings, TrainingSettings, nearest
 from tokenskip_lib.prompts import answer_tail, build_prompt, encode_completion, encode_prompt, user_message
 from tokenskip_lib.records import InputError, Problem, PrunedChain, SFTRow
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 EXPORT_STYLES = ("trl", "llamafactory")
 
@@ -127,6 +133,13 @@ def export_rows(
     return written
 
 
+def lora_config(settings: TrainingSettings) -> LoraConfig:
+    """The adapter that a training's settings describe: on every linear layer but the output's."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def train_adapter(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,7 +168,7 @@ def train_adapter(
     """
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
@@ -196,8 +209,7 @@ def train_adapter(
         disable_tqdm=True,
     )
     torch.manual_seed(seed)
-    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora)
+    model = get_peft_model(model, lora_config(settings))
     trainable, total = model.get_nb_trainable_parameters()
 
     class ResponseTrainer(SFTTrainer):
