@@ -143,6 +143,7 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
     commands = (
         "run",
         "profiles",
+        "plan",
         "prepare-target",
         "generate",
         "score",

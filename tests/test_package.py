@@ -22,9 +22,10 @@ LAYERS = [
     ["importance", "sft_rows", "finetuning"],
     ["pruning"],
     ["llmlingua_mode", "span_tables"],
-    ["evaluation", "plots"],
+    ["evaluation", "plots", "costs"],
     ["stages", "importance_plots"],
-    ["target", "own_chains", "explorer", "timing"],
+    ["workload", "target", "own_chains", "explorer", "timing"],
+    ["plan"],
     ["pipeline"],
     ["__main__"],
 ]

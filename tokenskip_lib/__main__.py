@@ -72,6 +72,20 @@ def profiles() -> None:
         print(f"{name:20} {load_profile(name).description}")
 
 
+@app.command()
+def plan(
+    profile: ProfileName = "demo",
+    card: Annotated[
+        str | None, typer.Option(help="H100, H200, A100-80GB, L40S, RTX-4090, T4 or cpu; else what is here.")
+    ] = None,
+    assignments: Assignments = None,
+) -> None:
+    """What a run needs before it starts: memory, disk, tokens and time on a card."""
+    from tokenskip_lib.plan import report
+
+    print(report(_load(profile, assignments), card))
+
+
 @app.command("prepare-target")
 def prepare_target(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
     """Teach the base model the task from the problem set's own solutions; writes target.adapter."""

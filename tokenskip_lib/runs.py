@@ -18,17 +18,8 @@ from pydantic import ValidationError
 from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, Profile, project_root
 from tokenskip_lib.records import InputError, R, RecordStore
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "reasoning-gym",
-    "math-verify",
-    "pandas",
-    "numpy",
-    "papermill",
-)
+STATE = "profile.json"
+PACKAGES = ("torch", "transformers", "peft", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
 
 
 class Run:
@@ -46,8 +37,7 @@ class Run:
         """
         self.profile = profile
         self.folder = profile.path("")
-        self._file = self.folder / "profile.json"
-        state = self._read()
+        state = read_state(self.folder)
         if state is not None:
             self._refuse_other_settings(state, redo_from)
             if redo_from is not None:
@@ -79,7 +69,7 @@ class Run:
 
     def note(self, stage: str, **counts) -> None:
         """Write a stage's counts into profile.json; what it dropped, and why, is among them."""
-        self.state["stages"] = self._read()["stages"]  # a notebook's kernel may have written meanwhile
+        self.state["stages"] = read_state(self.folder)["stages"]  # a notebook's kernel may have written meanwhile
         self.state["stages"][stage] = {**self.state["stages"].get(stage, {}), **counts}
         self._write()
 
@@ -90,20 +80,13 @@ class Run:
             stage: stages[stage]["notebook_seconds"] for stage in STAGES if "notebook_seconds" in stages.get(stage, {})
         }
 
-    def _read(self) -> dict | None:
-        if not self._file.exists():
-            return None
-        try:
-            return json.loads(self._file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            raise InputError(f"{self._file}: not JSON; remove the folder, or put the file back") from None
-
     def _write(self) -> None:
         if os.environ.get("RANK", "0") != "0":  # of several launched processes the first writes
             return
-        partial = self._file.with_suffix(".partial")
+        file = self.folder / STATE
+        partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(self.state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(self._file)
+        partial.replace(file)
 
     def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
         now = self.profile.model_dump()
@@ -125,6 +108,17 @@ class Run:
     def _remove(self, stage: int) -> None:
         for path in self.folder.glob(f"{stage:02}_*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_state(folder: Path) -> dict | None:
+    """What a run's folder says of itself: settings, seed, versions, commit, stages; None where there is no run."""
+    file = folder / STATE
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise InputError(f"{file}: not JSON; remove the folder, or put the file back") from None
 
 
 def stage_number(text: str) -> int:

@@ -92,9 +92,9 @@ def export_rows(
             if style == "llamafactory":
                 fields = {"instruction": request, "input": "", "output": row.completion, "system": prompts.system}
             elif prompts.format == "chat":
-                system = {"role": "system", "content": prompts.system}
+                system = [{"role": "system", "content": prompts.system}] if prompts.system else []
                 fields = {
-                    "prompt": [system, {"role": "user", "content": request}],
+                    "prompt": [*system, {"role": "user", "content": request}],
                     "completion": [{"role": "assistant", "content": row.completion}],
                 }
             else:

@@ -1,0 +1,265 @@
+"""The plan: counts against published models and real tensors, tokens against what a run really took."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from tokenskip_lib import costs, stages
+from tokenskip_lib.config import TrainingSettings
+from tokenskip_lib.costs import CARDS, find_card, kv_cache_bytes, read_shape
+from tokenskip_lib.finetuning import train_adapter
+from tokenskip_lib.generation import TransformersEngine, new_cache
+from tokenskip_lib.models import load_tokenizer
+from tokenskip_lib.plan import report
+from tokenskip_lib.prompts import build_prompt, encode_prompt
+from tokenskip_lib.records import Chain, InputError, Prediction, Problem, RecordStore, SFTRow
+from tokenskip_lib.runs import Run
+from tokenskip_lib.workload import stage_work
+
+PUBLISHED = {
+    494_032_768: Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    ),
+    7_615_616_512: Qwen2Config(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, tie_word_embeddings=False,
+    ),
+    8_030_261_248: LlamaConfig(
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, tie_word_embeddings=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny_shape(tiny_target, tiny_profile):
+    config = AutoConfig.from_pretrained(tiny_target)
+    return read_shape(AutoModelForCausalLM, config, tiny_profile.training)
+
+
+@pytest.fixture
+def run(tiny_profile):
+    return Run(tiny_profile)
+
+
+def _work(profile) -> dict:
+    return {(part.stage, part.part): part for part in stage_work(profile, checkpointing=False)}
+
+
+@pytest.mark.parametrize("parameters", PUBLISHED, ids=["Qwen2.5-0.5B", "Qwen2.5-7B", "Llama-3.1-8B"])
+def test_parameters_are_the_published_ones_and_none_is_allocated(parameters):
+    config = PUBLISHED[parameters]
+    shape = read_shape(AutoModelForCausalLM, config)
+    table = config.vocab_size * config.hidden_size
+    assert shape.parameters == parameters and shape.output == table
+    assert shape.body == parameters - table * (1 if config.tie_word_embeddings else 2)
+
+
+def test_the_adapter_is_the_one_that_training_writes(tiny_shape, tiny_model, tiny_target, tiny_tokenizer, tmp_path):
+    rows = [SFTRow(id=f"r{i}", ratio=0.5, prompt="Tom has", completion=" 3 apples", held_out=False) for i in range(2)]
+    settings = TrainingSettings(rank=4, alpha=8, epochs=1, batch_size=2, accumulation=1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_target)
+    summary = train_adapter(model, tiny_tokenizer, rows, settings, tmp_path / "adapter", base_name="tiny", seed=0)
+    assert summary["trainable_parameters"] == tiny_shape.trainable
+    written = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    header = 200 * 2 * 7 * tiny_shape.layers  # a name, shape and place for A and B of seven linear layers a block
+    assert 0 < written - tiny_shape.trainable * model.dtype.itemsize < header
+    assert tiny_shape.parameters == sum(parameter.numel() for parameter in tiny_model.parameters())
+
+
+def test_the_cache_is_as_large_as_the_real_one(tiny_shape, tiny_model):
+    cache = new_cache(tiny_model)
+    with torch.inference_mode():
+        tiny_model(input_ids=torch.ones(3, 11, dtype=torch.long), past_key_values=cache)
+    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert kv_cache_bytes(tiny_shape, 3, 11, tiny_model.dtype.itemsize) == real > 0
+
+
+def test_a_forward_pass_takes_the_flops_that_torch_counts(tiny_shape, tiny_model):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # By plain matrix products: the counter knows no formula for the CPU's fused attention.
+    with FlopCounterMode(display=False) as counted, torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        tiny_model(input_ids=torch.ones(3, 11, dtype=torch.long))
+    stated = costs.forward_flops(tiny_shape, tokens=33, context=11, predicted=33)
+    assert counted.get_total_flops() == pytest.approx(stated, rel=0.02)  # norms are parameters and no product
+
+
+def test_before_a_run_answers_are_expected_from_the_worked_solutions(tiny_profile, problems):
+    tokenizer = load_tokenizer(tiny_profile.target)
+    work = _work(tiny_profile)
+    generate = work["generate", "original"]
+    prompts = [build_prompt(tokenizer, problem.question, tiny_profile.prompts) for problem in problems[:3]]
+    assert list(generate.reads) == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    assert generate.answers.source == "worked solutions"
+    assert generate.written == generate.most_written == 3 * 8  # the solutions are longer than the budget
+    assert work["evaluate", "tokenskip 0.5"].written == work["evaluate", "truncation 0.5"].written == 2 * 4
+    assert work["evaluate", "lc_prompt 0.5"].written == work["evaluate", "original 1"].written == 2 * 8
+    assert work["evaluate", "tokenskip 0.5"].read > work["evaluate", "truncation 0.5"].read  # the marker
+
+
+def test_without_solutions_answers_are_expected_at_their_budget(tiny_profile, problems, tmp_path):
+    bare = [problem.model_copy(update={"solution": ""}) for problem in problems]
+    RecordStore(tmp_path / "bare.jsonl", Problem).append(bare[:3])
+    settings = tiny_profile.problems.model_copy(update={"train": str(tmp_path / "bare.jsonl")})
+    generate = _work(tiny_profile.model_copy(update={"problems": settings}))["generate", "original"]
+    assert generate.answers.source == "max_new_tokens" and generate.written == generate.most_written == 24
+
+
+def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_of, monkeypatch, one_thread):
+    asked = []
+
+    class CountingEngine(TransformersEngine):
+        def generate(self, requests, **options):
+            asked.append(sum(len(encode_prompt(self.tokenizer, request.prompt)) for request in requests))
+            yield from super().generate(requests, **options)
+
+    monkeypatch.setattr(stages, "TransformersEngine", CountingEngine)
+    before = _work(tiny_profile)
+    chains = stages.generate(run)
+    planned = before["generate", "original"]
+    assert planned.read == asked.pop()
+    assert sum(chain.output_tokens for chain in chains) <= planned.most_written
+    after = _work(tiny_profile)["generate", "original"]
+    assert after.written == sum(chain.output_tokens for chain in chains) and after.answers.source == stages.CHAINS
+
+    # A random model solves nothing: the later stages get chains that one which can would have made.
+    (run.folder / stages.CHAINS).unlink()
+    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    stages.score(run)
+    rows = stages.prune_chains(run)
+    assert len(rows) == 3
+    summary = stages.train(run)
+    assert _work(tiny_profile)["train", "epochs: 1"].read == summary["tokens_an_epoch"]
+    before = _work(tiny_profile)
+    stages.evaluate(run)
+    assert sum(asked) == sum(part.read for part in before.values() if part.stage == "evaluate")
+    after = _work(tiny_profile)
+    predictions = list(run.store(stages.PREDICTIONS, Prediction))
+    for (stage, name), part in after.items():
+        if stage != "evaluate":
+            continue
+        taken = [p.chain_tokens + p.answer_tokens for p in predictions if f"{p.method} {p.ratio:g}" == name]
+        assert part.answers.source == stages.PREDICTIONS and part.written == sum(taken)
+        assert part.most_written == before[stage, name].most_written
+
+
+def test_records_of_another_model_are_not_read(run, tiny_profile, problems, chain_of):
+    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    other = tiny_profile.target.model_copy(update={"adapter": "elsewhere"})
+    sources = [
+        _work(profile)["generate", "original"].answers.source
+        for profile in (tiny_profile, tiny_profile.model_copy(update={"target": other}))
+    ]
+    assert sources == [stages.CHAINS, "worked solutions"]
+
+
+def test_planning_writes_nothing_and_leaves_a_torn_line_alone(run, tiny_profile, problems, chain_of):
+    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    path = run.folder / stages.CHAINS
+    path.write_bytes(path.read_bytes()[:-20])
+    before = {file: file.read_bytes() for file in run.folder.rglob("*")}
+    generate = _work(tiny_profile)["generate", "original"]
+    assert len(generate.answers.lengths) == 2 and generate.answers.source == stages.CHAINS
+    assert {file: file.read_bytes() for file in run.folder.rglob("*")} == before
+
+
+def test_twice_the_problems_are_twice_the_tokens(tiny_profile, problems, tmp_path):
+    twins = [problem.model_copy(update={"id": f"{problem.id}-again"}) for problem in problems[:3]]
+    RecordStore(tmp_path / "twice.jsonl", Problem).append([*problems[:3], *twins])
+    settings = tiny_profile.problems.model_copy(update={"train": str(tmp_path / "twice.jsonl")})
+    once, twice = (
+        _work(profile)["generate", "original"]
+        for profile in (tiny_profile, tiny_profile.model_copy(update={"problems": settings}))
+    )
+    assert (twice.read, twice.written, twice.most_written) == (2 * once.read, 2 * once.written, 2 * once.most_written)
+
+
+def test_reading_is_bound_by_arithmetic_and_decoding_by_memory(tiny_profile, tiny_shape):
+    generate = _work(tiny_profile)["generate", "original"]
+    h100, h200 = (
+        generate.seconds(tiny_shape, CARDS[name], batch_size=2, itemsize=2) for name in ("H100", "H200")
+    )  # fmt: skip
+    assert 0 < h200 < h100  # the same arithmetic, more bandwidth
+
+
+def test_the_classifier_passes_are_counted_where_it_scores_or_prunes(tiny_profile):
+    pruning = tiny_profile.pruning.model_copy(update={"mode": "llmlingua"})
+    importance = tiny_profile.importance.model_copy(update={"scorer": "llmlingua2"})
+    work = _work(tiny_profile.model_copy(update={"pruning": pruning, "importance": importance}))
+    assert [key for key, part in work.items() if part.classifier] == [("score", "llmlingua2"), ("prune", "llmlingua")]
+
+
+def test_a_published_adapter_needs_evaluation_alone(tiny_profile):
+    evaluation = tiny_profile.evaluation.model_copy(update={"adapter": "somebody/adapter"})
+    work = stage_work(tiny_profile.model_copy(update={"evaluation": evaluation}), checkpointing=True)
+    assert {part.stage for part in work} == {"evaluate"}
+
+
+def test_an_unknown_card_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="unknown card 'H10' \\(did you mean 'H100'"):
+        find_card("H10", "auto")
+    assert find_card("rtx 4090", "auto") == (CARDS["RTX-4090"], torch.bfloat16)
+    assert find_card("T4", "auto") == (CARDS["T4"], torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("Tesla T4", "T4"),
+    ],
+)
+def test_the_card_that_is_here_is_found_by_its_name(device, card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: device)
+    found, _ = find_card(None, "auto")
+    assert found.name == card and device in found.source
+
+
+def test_the_report_says_what_it_assumes_and_where_it_does_not_fit(tiny_profile, monkeypatch):
+    text = report(tiny_profile, "H100")
+    for word in ("40% of the FLOP/s", "60% of the bandwidth", "worked solutions", "at most", "data sheet", "AdamW"):
+        assert word in text
+    assert "DOES NOT FIT" not in text
+    monkeypatch.setitem(CARDS, "T4", replace(CARDS["T4"], memory=1e4))
+    assert "DOES NOT FIT" in report(tiny_profile, "T4")
+
+
+def _plan(root, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "tokenskip_lib", "plan", *arguments],
+        cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def test_the_command_prints_the_plan_and_makes_no_folder(root, tmp_path, real_tokenizer):
+    done = _plan(root, "--profile", "smoke", "--card", "T4", "--set", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "134,515,008" in done.stdout and "tokenskip 0.5" in done.stdout and "T4" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "target.model=nobody/nothing"], "target.model 'nobody/nothing'"),
+        (["--card", "H1000"], "did you mean 'H100'"),
+        (["--set", "importance.scorer=positon"], "did you mean 'position'"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(root, arguments, says):
+    done = _plan(root, "--profile", "smoke", *arguments)
+    assert done.returncode == 2 and says in done.stderr and done.stdout == "", done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")

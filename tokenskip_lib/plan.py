@@ -1,0 +1,122 @@
+"""What a run needs before it starts, for people: memory, disk, and the tokens and time of every stage."""
+
+from collections.abc import Sequence
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+
+from tokenskip_lib import costs
+from tokenskip_lib.config import Profile
+from tokenskip_lib.costs import Card, Shape
+from tokenskip_lib.models import from_pretrained
+from tokenskip_lib.stages import check_names
+from tokenskip_lib.workload import Work, stage_work
+
+RECORD_BYTES = 12  # of each token in any record, with the fields around it: measured on the demo's run
+ADAPTER_STATE = 16  # bytes of a trained parameter in float32: itself, its gradient, AdamW's two moments
+CHECKPOINT_STATE = 12  # of these on disk while it trains: all but the gradient
+
+
+def report(profile: Profile, card_name: str | None = None) -> str:
+    """The plan for people; what is assumed stands in it.
+
+    Raises:
+        InputError: no such card; a model, tokenizer, classifier or problem set that cannot be reached.
+    """
+    check_names(profile)
+    where = {"cache_dir": profile.target.cache_dir}
+    config = from_pretrained(AutoConfig, profile.target.model, setting="target.model", **where)
+    card, dtype = costs.find_card(card_name, profile.target.dtype)
+    work = stage_work(profile, checkpointing=card.name != "cpu")
+    classifier = None
+    if any(part.classifier for part in work):
+        own = from_pretrained(AutoConfig, profile.importance.classifier, setting="importance.classifier", **where)
+        classifier = costs.read_shape(AutoModelForTokenClassification, own)
+    shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
+    scored = sum(part.read for part in work if part.stage in ("score", "prune"))
+    records = RECORD_BYTES * (scored + sum(part.written for part in work))
+    adapter, checkpoint = shape.trainable * dtype.itemsize, shape.trainable * CHECKPOINT_STATE
+    too_wide = card.name != "cpu" and dtype.itemsize > 2
+    lines = [
+        f"{profile.name}: {profile.target.model} in {str(dtype).removeprefix('torch.')} on {card.name}",
+        f"card        {card.flops / 1e12:.3g} TFLOP/s, {card.bandwidth / 1e9:.0f} GB/s, {_bytes(card.memory)} "
+        f"({card.source}{', of 16-bit weights: float32 is slower' if too_wide else ''})",
+        f"parameters  {shape.parameters:,}; adapter of rank {profile.training.rank}: {shape.trainable:,}",
+        *_memory_lines(profile, work, shape, card, dtype.itemsize),
+        f"disk        {_bytes(shape.parameters * shape.stored)} model; {_bytes(adapter)} adapter; "
+        f"{_bytes(checkpoint)} its checkpoint while it trains; about {_bytes(records)} records",
+        "",
+        *_stage_lines(profile, work, shape, classifier, card, dtype.itemsize),
+        "",
+        f"Time assumes {costs.COMPUTE_SHARE:.0%} of the FLOP/s in reading and training and "
+        f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth in decoding.",
+        "Not in it: launches and Python, which a small model on a fast card mostly waits for; padding; and what is",
+        "saved where the prompts of a batch begin alike.",
+    ]
+    if profile.server is not None:
+        lines.append(f"{profile.server.url} generates and evaluates: their time is that of a server on one such card.")
+    return "\n".join(lines)
+
+
+def _memory_lines(profile: Profile, work: Sequence[Work], shape: Shape, card: Card, itemsize: int) -> list[str]:
+    weights = shape.parameters * itemsize
+    lines, peak = [f"memory      {_bytes(weights)} weights"], weights
+    for stage in dict.fromkeys(part.stage for part in work if part.answers):
+        parts = [part for part in work if part.stage == stage]
+        rows = min(_batch_size(profile, stage), sum(len(part.reads) for part in parts))
+        lengths = [
+            max(max(part.reads) + max(part.answers.lengths) for part in parts),
+            max(max(part.reads) + part.answers.budget for part in parts),
+        ]
+        expected, most = (costs.kv_cache_bytes(shape, rows, length, itemsize) for length in lengths)
+        lines.append(f"            + {_bytes(expected)} KV cache in {stage}, {rows} rows; at most {_bytes(most)}")
+        peak = max(peak, weights + expected)
+    if trained := next((part for part in work if part.stage == "train"), None):
+        rows, longest = profile.training.batch_size, max(trained.reads, default=0)
+        state = shape.trainable * ADAPTER_STATE
+        inputs = shape.layers * shape.hidden * rows * longest * itemsize
+        kept = "every block" if card.name == "cpu" else "one block at a time"  # the rest is computed again
+        lines += [
+            f"            + {_bytes(state)} in training: adapter, gradients and AdamW's two moments in float32",
+            f"            + {_bytes(inputs)} in training: what enters the blocks, {rows} x {longest:.0f} tokens",
+            f"            + in training what kernels keep inside {kept}, and logits: there is no honest formula",
+        ]
+        peak = max(peak, weights + state + inputs)
+    if peak > card.memory:
+        lines.append(f"            DOES NOT FIT: {_bytes(peak)} at least, and {card.name} has {_bytes(card.memory)}")
+    return lines
+
+
+def _stage_lines(
+    profile: Profile, work: Sequence[Work], shape: Shape, classifier: Shape | None, card: Card, itemsize: int
+) -> list[str]:
+    lines, total = [], 0.0
+    row = "{:9} {:16} {:>6} {:>11} {:>6} {:>11} {:>11} {:>9}  {}"
+    lines.append(row.format("stage", "part", "rows", "read", "passes", "written", "at most", "time", "answers as in"))
+    for part in work:
+        model = classifier if part.classifier else shape
+        seconds = part.seconds(model, card, batch_size=_batch_size(profile, part.stage), itemsize=itemsize)
+        total += seconds
+        numbers = (f"{number:,}" for number in (part.written, part.most_written)) if part.answers else ("", "")
+        rows, read, source = len(part.reads), f"{part.read:,}", part.answers.source if part.answers else ""
+        lines.append(
+            row.format(part.stage, part.part, rows, read, f"{part.passes:g}", *numbers, _time(seconds), source)
+        )
+    sums = [f"{sum(numbers):,}" for numbers in zip(*((p.read, p.written, p.most_written) for p in work), strict=True)]
+    lines.append(row.format("all", "", "", sums[0], "", sums[1], sums[2], _time(total), ""))
+    return [line.rstrip() for line in lines]
+
+
+def _batch_size(profile: Profile, stage: str) -> int:
+    if profile.server is not None:
+        return profile.server.concurrency
+    return profile.chains.batch_size if stage == "generate" else profile.evaluation.batch_size
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

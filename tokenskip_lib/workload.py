@@ -1,0 +1,230 @@
+"""The tokens of every stage of a run before it runs: what is read, and what answers can be expected.
+
+Prompts are really built and counted. Answers are expected from records that are already there, else
+from the problems' own solutions, else at their budget; who said so stays with them.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from transformers import PreTrainedTokenizerBase
+
+from tokenskip_lib.config import Profile
+from tokenskip_lib.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
+from tokenskip_lib.evaluation import method_ratios
+from tokenskip_lib.models import batch_token_counter, load_tokenizer
+from tokenskip_lib.packing import encode_rows
+from tokenskip_lib.problems import load_problems
+from tokenskip_lib.prompts import answer_tail, build_prompt
+from tokenskip_lib.records import Chain, Prediction, Problem, R, SFTRow, parse_record, read_json_rows
+from tokenskip_lib.runs import read_state
+from tokenskip_lib.sft_rows import draw_ratios
+from tokenskip_lib.stages import CHAINS, PREDICTIONS, SFT_ROWS
+
+EVALUATIONS = 9  # of the held-out rows in one training: after every eighth of its steps, and at the end
+# What a chain costs the target model, in forward passes; a backward pass to the inputs counts as one more.
+TARGET_PASSES = {"selective_context": 1, "cts": 2, "gogi": 1, "mist": 2}
+# A prompt alone shortens little, if anything: only these are expected to answer at their ratio.
+SHORTENED = ("tokenskip", "truncation")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Tokens that answers are expected to have, the most that one may have, and who says so."""
+
+    lengths: Sequence[float]
+    budget: int
+    source: str
+
+    @property
+    def mean(self) -> float:
+        return sum(self.lengths) / len(self.lengths)
+
+    def shortened(self, ratio: float, budget: int) -> "Answers":
+        source = self.source if ratio == 1 else f"{self.source} x {ratio:g}"
+        return Answers([min(budget, ratio * length) for length in self.lengths], budget, source)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of one part of a stage: `reads` of each row, and the answers to each, where it is answered.
+
+    predicted: tokens read that pass the output layer. passes: what reading costs, in forward passes.
+    classifier: LLMLingua-2's passes, not the target model's.
+    """
+
+    stage: str
+    part: str
+    reads: Sequence[float]
+    predicted: float
+    passes: float = 1
+    answers: Answers | None = None
+    classifier: bool = False
+
+    @property
+    def read(self) -> int:
+        return round(sum(self.reads))
+
+    @property
+    def written(self) -> int:
+        return round(len(self.reads) * self.answers.mean) if self.answers else 0
+
+    @property
+    def most_written(self) -> int:
+        return len(self.reads) * self.answers.budget if self.answers else 0
+
+    def seconds(self, shape: Shape, card: Card, *, batch_size: int, itemsize: int) -> float:
+        """A batch takes as many steps as its longest answer; rows that are done leave it.
+
+        Methods share batches, so that a part may fill a fraction of its last one.
+        """
+        if not self.read:
+            return 0.0
+        context = self.read / len(self.reads)
+        flops = forward_flops(shape, self.read, context, self.predicted)
+        taken = reading_seconds(card, self.passes * flops)
+        if self.written:
+            steps = max(1, len(self.reads) / batch_size) * max(self.answers.lengths)
+            rows, context = self.written / steps, context + self.answers.mean / 2
+            taken += decoding_seconds(shape, card, steps=steps, rows=rows, context=context, itemsize=itemsize)
+        return taken
+
+
+def expected_answers(
+    problems: Sequence[Problem],
+    count: Callable[[Sequence[str]], list[int]],
+    budget: int,
+    recorded: dict[str, Sequence[int]],
+) -> Answers:
+    """From the first of: recorded lengths by their file's name, the problems' worked solutions, the whole budget."""
+    for source, lengths in recorded.items():
+        if lengths:
+            return Answers([min(budget, length) for length in lengths], budget, source)
+    solved = [problem.solution + answer_tail(problem.answer) for problem in problems if problem.solution]
+    lengths = [min(budget, length) for length in count(solved)]
+    return Answers(lengths, budget, "worked solutions") if lengths else Answers([budget], budget, "max_new_tokens")
+
+
+def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
+    """The tokens of every stage, done or not; of evaluation alone where its adapter was published.
+
+    Args:
+        checkpointing: whether training computes activations twice, as it does on a GPU.
+    """
+    tokenizer = load_tokenizer(profile.target)
+    chains = _recorded(profile, CHAINS, Chain)
+    evaluated = _evaluate_work(profile, tokenizer, chains)
+    if profile.evaluation.adapter is not None:
+        return evaluated
+    problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
+    asked = _prompt_lengths(profile, tokenizer, problems, "original", [1.0] * len(problems))
+    recorded = {CHAINS: [chain.output_tokens for chain in chains]}
+    answers = expected_answers(problems, count, profile.chains.max_new_tokens, recorded)
+    kept = [chain.chain_tokens for chain in chains if chain.dropped is None]
+    rows = round(len(problems) * len(kept) / len(chains)) if chains else len(problems)
+    prompt, tail = _mean(asked), _mean(count([answer_tail(problem.answer) for problem in problems]))
+    chain = _mean(kept) if kept else max(0.0, answers.mean - tail)
+    work = [Work("generate", "original", asked, len(asked), answers=answers)]
+    for name in dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]):
+        if name == "llmlingua2":
+            work.append(Work("score", name, [chain] * rows, 0, classifier=True))
+        elif passes := TARGET_PASSES.get(name):
+            work.append(Work("score", name, [prompt + chain] * rows, chain * rows, passes))
+    if profile.pruning.mode == "llmlingua":
+        work.append(Work("prune", "llmlingua", [chain] * rows, 0, classifier=True))
+    trained = _train_work(profile, tokenizer, problems, rows, chain, tail, checkpointing=checkpointing)
+    return [*work, *trained, *evaluated]
+
+
+def _train_work(
+    profile: Profile,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    rows: int,
+    chain: float,
+    tail: float,
+    *,
+    checkpointing: bool,
+) -> list[Work]:
+    """From the training rows where there are any, else from `rows` chains of `chain` tokens, pruned as drawn.
+
+    Args:
+        tail: tokens of the closing phrase with the answer.
+    """
+    training = profile.training
+    if sft_rows := _recorded(profile, SFT_ROWS, SFTRow):
+        parts = [[row for row in sft_rows if row.held_out is out] for out in (False, True)]
+        encoded = [encode_rows(part, tokenizer, training.max_tokens)[0] for part in parts]
+        reads = [[len(row) for row in part] for part in encoded]
+        responses = [sum(len(row.completion) for row in part) for part in encoded]
+    else:
+        ratios, asked = profile.pruning.ratios, problems
+        if training.ratios_a_problem == "all":
+            rows *= len(ratios)
+            ratios, asked = ratios * len(problems), [problem for problem in problems for _ in ratios]
+        else:
+            ratios = list(draw_ratios([problem.id for problem in problems], ratios, profile.seed).values())
+        response, out = chain * _mean(ratios) + tail + 1, round(training.held_out * rows)
+        row = _mean(_prompt_lengths(profile, tokenizer, asked, "tokenskip", ratios)) + response
+        reads, responses = [[row] * (rows - out), [row] * out], [response * (rows - out), response * out]
+    passes = training.epochs * (3 if checkpointing else 2)
+    return [
+        Work("train", f"epochs: {training.epochs:g}", reads[0], responses[0], passes),
+        Work("train", "held-out rows", reads[1], responses[1], EVALUATIONS),
+    ]
+
+
+def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains: Sequence[Chain]) -> list[Work]:
+    settings, answered = profile.evaluation, defaultdict(list)
+    for prediction in _recorded(profile, PREDICTIONS, Prediction):
+        answered[prediction.method, prediction.ratio].append(prediction.chain_tokens + prediction.answer_tokens)
+    problems = load_problems(profile, "test").problems
+    recorded = {PREDICTIONS: answered["original", 1.0], CHAINS: [chain.output_tokens for chain in chains]}
+    original = expected_answers(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
+    work = []
+    for method, ratio in method_ratios(settings):
+        scaled = method == "tokenskip" and settings.budget == "scaled"
+        budget = max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
+        answers = original.shortened(ratio if method in SHORTENED else 1, budget)
+        if lengths := answered[method, ratio]:
+            answers = Answers(lengths, budget, PREDICTIONS)
+        reads = _prompt_lengths(profile, tokenizer, problems, method, [ratio] * len(problems))
+        work.append(Work("evaluate", f"{method} {ratio:g}", reads, len(reads), answers=answers))
+    return work
+
+
+def _prompt_lengths(
+    profile: Profile,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    method: str,
+    ratios: Sequence[float],
+) -> list[int]:
+    pairs = zip(problems, ratios, strict=True)
+    built = [build_prompt(tokenizer, p.question, profile.prompts, method=method, ratio=r) for p, r in pairs]
+    return batch_token_counter(tokenizer)(built)
+
+
+def _recorded(profile: Profile, name: str, record_type: type[R]) -> list[R]:
+    """A run's records, if this model made them by these prompts; a line that is still being written is left out.
+
+    They are not opened as a RecordStore, which would mend the file under the stage that writes it.
+    """
+    state, path = read_state(profile.path("")), profile.path(name)
+    if state is None or not path.is_file():
+        return []
+    made, asked = (
+        [settings["prompts"], settings["target"]["model"], settings["target"]["adapter"]]
+        for settings in (state["profile"], profile.model_dump())
+    )
+    if made != asked:
+        return []
+    content = path.read_bytes()
+    rows = read_json_rows(BytesIO(content[: content.rfind(b"\n") + 1]))
+    return [parse_record(row, record_type, f"{path}:{number}") for number, row in rows]
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
