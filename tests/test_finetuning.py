@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenskip_lib.finetuning import train_adapter
-from tokenskip_lib.packing import encode_rows, pack_rows, response_loss
+from tokenskip_lib.packing import IGNORED, encode_rows
 from tokenskip_lib.records import InputError, PrunedChain
 from tokenskip_lib.settings import PromptSettings, TrainingSettings
 from tokenskip_lib.sft_rows import build_sft_rows
@@ -25,14 +25,14 @@ def rows(problems, tiny_tokenizer):
 
 
 def _loss(model, rows, tokenizer) -> float:
-    """Mean loss over response tokens, each row by itself."""
+    """Mean loss over response tokens, each row by itself, as transformers computes it."""
     encoded, _ = encode_rows(rows, tokenizer, 10_000)
     total = 0.0
-    with torch.no_grad():
-        for row in encoded:
-            batch = pack_rows([row])
-            labels = batch.pop("labels")
-            total += response_loss(model(**batch).logits, labels, 1).item()
+    for row in encoded:
+        ids, labels = row.prompt + row.completion, [IGNORED] * len(row.prompt) + row.completion
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+        total += loss * len(row.completion)
     return total / sum(len(row.completion) for row in encoded)
 
 

@@ -4,10 +4,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Qwen2Config
 
-from tokenskip_lib.packing import IGNORED, EncodedRow, encode_rows, pack_rows, response_loss, training_order
+from tokenskip_lib.packing import (
+    IGNORED,
+    EncodedRow,
+    attend_in_rows,
+    encode_rows,
+    pack_rows,
+    response_loss,
+    training_order,
+)
 from tokenskip_lib.prompts import encode_prompt
-from tokenskip_lib.records import PrunedChain
+from tokenskip_lib.records import InputError, PrunedChain
 from tokenskip_lib.settings import PromptSettings
 from tokenskip_lib.sft_rows import build_sft_rows
 
@@ -47,6 +56,14 @@ def _packed_loss(model, rows) -> torch.Tensor:
     return response_loss(model(**batch, use_cache=False).logits, labels, 1)
 
 
+@pytest.fixture
+def in_rows(tiny_target):
+    """The tiny model with attention for packed sequences."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_target)
+    attend_in_rows(model)
+    return model
+
+
 def test_a_row_ends_in_the_end_token_and_begins_with_what_inference_asks(rows, encoded, tiny_tokenizer):
     for row, made in zip(rows, encoded, strict=True):
         assert made.prompt == encode_prompt(tiny_tokenizer, row.prompt)
@@ -61,17 +78,24 @@ def test_rows_above_the_limit_are_left_out_whole_and_counted(rows, encoded, tiny
     assert too_long == len(rows) - len(kept) > 0
 
 
-def test_packed_losses_and_gradients_are_the_plain_rows(encoded, tiny_model):
-    weight = tiny_model.get_input_embeddings().weight
-    try:
-        weight.requires_grad_(True)
-        plain, packed = sum(_plain_loss(tiny_model, row) for row in encoded), _packed_loss(tiny_model, encoded)
-        assert packed.item() == pytest.approx(plain.item(), rel=1e-5)
-        [expected], [given_back] = (torch.autograd.grad(loss, weight) for loss in (plain, packed))
-    finally:
-        weight.requires_grad_(False)
-    assert expected.abs().max() > 1e-3
-    assert torch.allclose(expected, given_back, atol=1e-4)
+def test_packed_losses_and_gradients_are_the_plain_rows(encoded, tiny_target, in_rows):
+    plain_model = AutoModelForCausalLM.from_pretrained(tiny_target)
+    plain, packed = sum(_plain_loss(plain_model, row) for row in encoded), _packed_loss(in_rows, encoded)
+    assert packed.item() == pytest.approx(plain.item(), rel=1e-5)
+    plain.backward()
+    packed.backward()
+    for (name, weight), other in zip(plain_model.named_parameters(), in_rows.parameters(), strict=True):
+        assert weight.grad.abs().max() > 1e-3, name
+        assert torch.allclose(weight.grad, other.grad, atol=1e-4), name
+
+
+def test_a_model_with_a_sliding_window_is_refused():
+    config = Qwen2Config(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=20, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="full attention, not sliding_attention"):
+        attend_in_rows(AutoModelForCausalLM.from_config(config))
 
 
 def test_the_rows_of_a_problem_share_its_question(encoded):
@@ -92,13 +116,15 @@ def test_whatever_the_rows_each_token_sees_its_own_row_and_no_other(pairs):
     rows = [EncodedRow(str(number), *pair) for number, pair in enumerate(pairs)]
     batch = pack_rows(rows)
     ids, positions, labels = (batch[name][0].tolist() for name in ("input_ids", "position_ids", "labels"))
-    mask, kept = batch["attention_mask"][0, 0], batch["logits_to_keep"].tolist()
-    assert mask.diagonal().all() and not mask.triu(1).any()
+    paths, places, kept = batch["paths"], batch["places"].tolist(), batch["logits_to_keep"].tolist()
+    flat = paths.flatten().tolist()
+    assert [flat[place] for place in places] == list(range(len(ids)))
     histories = []
-    for place in kept:
-        seen = mask[place].nonzero()[:, 0].tolist()
+    for position in kept:
+        row, depth = divmod(places[position], paths.shape[1])
+        seen = paths[row, : depth + 1].tolist()  # what a token of this row sees
         assert [positions[index] for index in seen] == list(range(len(seen)))
-        histories.append((*(ids[index] for index in seen), labels[place]))
+        histories.append((*(ids[index] for index in seen), labels[position]))
     wanted = [
         (*row.prompt, *row.completion[: end + 1]) for row in rows for end in range(len(row.completion))
     ]  # what leads to each response token, and the token

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from tokenskip_lib.packing import encode_rows, pack_rows, response_loss, training_order
+from tokenskip_lib.packing import attend_in_rows, encode_rows, pack_rows, response_loss, training_order
 from tokenskip_lib.records import InputError, SFTRow
 from tokenskip_lib.settings import TrainingSettings
 
@@ -44,7 +44,8 @@ def train_adapter(
         final losses (nats per response token), processes, seconds since this process began to train.
 
     Raises:
-        InputError: no row is left to train on, or the processes cannot share a batch evenly.
+        InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
+            blocks do not all attend to everything before a token.
     """
     import torch
     from peft import get_peft_model
@@ -60,6 +61,7 @@ def train_adapter(
         )
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(model, settings, checkpoints, evaluate=bool(held_out), seed=seed)
+    attend_in_rows(model)
     torch.manual_seed(seed)
     model = get_peft_model(model, lora_config(settings))
     trainable, total = model.get_nb_trainable_parameters()

@@ -2,8 +2,9 @@
 
 The rows of a problem differ in their ratio alone: the template, the question and the beginning of
 the marker are the same tokens. A packed sequence is a tree of rows laid flat: a shared token stands in
-it once, a position counts from its row's beginning, and a mask lets each token see the tokens before
-it in its own row and no others. Losses and gradients are those of the rows one by one.
+it once, and a position counts from its row's beginning. Only in attention do rows stand apart, each
+with its own beginning, so that no token sees another row. Losses and gradients are those of the rows
+one by one.
 """
 
 import random
@@ -11,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tokenskip_lib.batching import shared_length
 from tokenskip_lib.prompts import encode_completion, encode_prompt
-from tokenskip_lib.records import SFTRow
+from tokenskip_lib.records import InputError, SFTRow
 
 IGNORED = -100  # the label of a position whose prediction is no part of the loss
 
@@ -72,39 +74,73 @@ def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
     The last token of a prompt is never shared: it predicts its own row's first response token.
 
     Returns:
-        What a model's forward takes: input_ids and position_ids (1, N), attention_mask (1, 1, N, N),
-        true where a token (row) sees another (column), logits_to_keep (R), the R positions that
-        predict a response token, and labels (1, N), what each of them predicts.
+        What a model's forward takes: input_ids and position_ids (1, N); logits_to_keep (R), the R
+        positions that predict a response token; labels (1, N), what each of them predicts; and for
+        `packed_attention` paths (B, T), the positions of each of B rows, padded with its last, and
+        places (N), where in the paths a position stands first.
     """
     ids: list[int] = []
     depths: list[int] = []
     labels: list[int] = []
     paths: list[list[int]] = []
-    shared: list[int] = []
+    firsts: list[tuple[int, int]] = []
     before: EncodedRow | None = None
     for row in sorted(rows, key=lambda row: row.prompt):  # sorted, a row shares most with the one before it
         length = shared_length([before.prompt, row.prompt]) if before is not None else 0
         new = row.prompt[length:] + row.completion[:-1]  # nothing is predicted after the end token
-        path = [*(paths[-1][:length] if paths else ()), *range(len(ids), len(ids) + len(new))]
+        firsts += [(len(paths), depth) for depth in range(length, length + len(new))]
+        paths.append([*(paths[-1][:length] if paths else ()), *range(len(ids), len(ids) + len(new))])
         ids += new
-        depths += range(length, len(row) - 1)
+        depths += range(length, length + len(new))
         labels += [IGNORED] * (len(row.prompt) - 1 - length) + row.completion  # a position's label is what follows it
-        paths.append(path)
-        shared.append(length)
         before = row
-    mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
-    for path, length in zip(paths, shared, strict=True):
-        columns = torch.tensor(path)
-        causal = torch.ones(len(path), len(path), dtype=torch.bool).tril()
-        mask[columns[length:, None], columns] = causal[length:]
+    width = max(map(len, paths))
     targets = torch.tensor(labels)
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([depths]),
-        "attention_mask": mask[None, None],
+        "paths": torch.tensor([path + path[-1:] * (width - len(path)) for path in paths]),
+        "places": torch.tensor([number * width + depth for number, depth in firsts]),
         "logits_to_keep": (targets != IGNORED).nonzero()[:, 0],
         "labels": targets[None],
     }
+
+
+def attend_in_rows(model: PreTrainedModel) -> None:
+    """Let a model attend as packed sequences need it.
+
+    Raises:
+        InputError: a model whose blocks do not all attend to everything before a token.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        raise InputError(f"training packs rows, which needs blocks of full attention, not {', '.join(sorted(kinds))}")
+    AttentionInterface.register("packed", packed_attention)
+    model.set_attn_implementation("packed")
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    paths: torch.Tensor,
+    places: torch.Tensor,
+    **options,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row of a packed sequence: (1, H, N, D) -> (1, N, H, D)."""
+
+    def in_rows(states: torch.Tensor) -> torch.Tensor:
+        flat = states[0].transpose(0, 1).flatten(1)  # (N, H x D); an embedding's gradient adds up what is shared
+        return torch.nn.functional.embedding(paths, flat).unflatten(-1, states.shape[1::2]).transpose(1, 2)
+
+    options["is_causal"] = True
+    attended, _ = sdpa_attention_forward(module, *map(in_rows, (query, key, value)), None, **options)
+    return torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1)).unflatten(-1, attended.shape[2:])[
+        None
+    ], None
 
 
 def response_loss(logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | int | None = None) -> torch.Tensor:
