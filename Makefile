@@ -32,6 +32,7 @@ test-slow: $(READY) ## the tests that take minutes
 bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.training
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

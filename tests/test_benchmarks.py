@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("pruning", 100), ("generation", 80)])
+@pytest.mark.parametrize(("name", "least"), [("pruning", 100), ("generation", 80), ("training", 100)])
 def test_a_benchmark_ends_with_its_ratio_and_the_share_of_identical_outputs(root, name, least):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick"], cwd=root, capture_output=True, text=True

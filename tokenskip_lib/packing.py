@@ -138,9 +138,8 @@ def packed_attention(
 
     options["is_causal"] = True
     attended, _ = sdpa_attention_forward(module, *map(in_rows, (query, key, value)), None, **options)
-    return torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1)).unflatten(-1, attended.shape[2:])[
-        None
-    ], None
+    flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
+    return flat.view(1, -1, *attended.shape[2:]), None
 
 
 def response_loss(logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | int | None = None) -> torch.Tensor:
