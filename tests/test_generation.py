@@ -267,3 +267,16 @@ def test_a_compiled_step_over_a_fixed_cache_gives_the_same_answers(
     assert {name: answer.text for name, answer in answers.items()} == {
         name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
     }
+
+
+def test_a_batch_holds_no_more_tokens_than_allowed_and_changes_no_answer(tiny_model, tiny_tokenizer, requests, alone):
+    lengths = {r.id: len(tiny_tokenizer(r.prompt)["input_ids"]) + BUDGET for r in requests}
+    limit = 2 * sorted(lengths.values())[2]
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, 5, batch_tokens=limit)
+    batches = list(engine.generate(requests))
+    assert 2 < len(batches) < len(requests)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[g.id] for g in batch) <= limit
+    assert {g.id: g.text for batch in batches for g in batch} == {
+        name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
+    }

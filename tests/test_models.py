@@ -121,3 +121,10 @@ def test_a_named_dtype_is_taken_and_auto_is_one_that_the_device_computes_in():
 def test_the_description_names_model_adapter_device_and_dtype(settings, tiny_target):
     text = describe(settings.model_copy(update={"adapter": "data/one"}))
     assert text.startswith(f"{tiny_target} + data/one on CPU") and text.endswith("float32")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
+def test_flash_attention_that_is_not_installed_ends_in_one_line(tiny_target):
+    with pytest.raises(InputError, match="flash_attn|FlashAttention") as caught:
+        load_model(TargetSettings(model=str(tiny_target), device="cpu", attention="flash_attention_2"))
+    assert "\n" not in str(caught.value)

@@ -68,6 +68,8 @@ class TransformersEngine:
     Args:
         model: with adapters attached (`models.attach_adapters`) where requests name one; a batch's
             requests all name the same.
+        batch_size, batch_tokens: the most requests of a batch, and the most tokens, prompts and whole
+            budgets together.
         compiled: decode by a compiled step over a cache of fixed size; rows stay until all have finished.
     """
 
@@ -77,11 +79,13 @@ class TransformersEngine:
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         *,
+        batch_tokens: int | None = None,
         compiled: bool = False,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens or float("inf")
         self.step = torch.compile(model, dynamic=False) if compiled else None
         # Chat models may end with more than one token; their generation settings list them.
         ends = model.generation_config.eos_token_id
@@ -107,7 +111,7 @@ class TransformersEngine:
         """
         encoded = {request.id: encode_prompt(self.tokenizer, request.prompt) for request in requests}
         with tqdm(total=len(requests), desc=label, unit="answer") as bar:
-            for batch in _batches(requests, encoded, self.batch_size):
+            for batch in _batches(requests, encoded, self.batch_size, self.batch_tokens):
                 if not all(is_done(request.id) for request in batch):
                     yield from self._decode_or_halve(batch, encoded)
                 bar.update(len(batch))
@@ -238,13 +242,20 @@ def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], l
     return [*phases, (middles, [0] * len(groups)), ([end for _, end in ends], [index for index, _ in ends])]
 
 
-def _batches(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int) -> Iterator[list[Request]]:
-    """Batches of at most `size` and one adapter, by budget and prompt length; who share a question stay together."""
+def _batches(
+    requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int, tokens: float
+) -> Iterator[list[Request]]:
+    """Batches of one adapter, by budget and prompt length; requests that share a question stay together.
+
+    A batch holds at most `size` requests, and at most `tokens` with their whole budgets, padding included.
+    """
     for adapter in dict.fromkeys(request.adapter for request in requests):
-        yield from _alike([request for request in requests if request.adapter == adapter], encoded, size)
+        yield from _alike([r for r in requests if r.adapter == adapter], encoded, size, tokens)
 
 
-def _alike(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int) -> Iterator[list[Request]]:
+def _alike(
+    requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int, tokens: float
+) -> Iterator[list[Request]]:
     batch: list[Request] = []
     for budget in sorted({request.max_new_tokens for request in requests}):
         alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.id], r.id))
@@ -252,11 +263,13 @@ def _alike(requests: Sequence[Request], encoded: dict[Hashable, list[int]], size
         remaining = iter(alike)
         groups = [[next(remaining) for _ in group] for group in _siblings(prompts, _common(prompts))]
         for group in sorted(groups, key=lambda members: (max(len(encoded[m.id]) for m in members), members[0].id)):
-            if batch and len(batch) + len(group) > size:
+            longest = max(len(encoded[member.id]) for member in [*batch, *group]) + budget
+            most = min(size, tokens // longest)
+            if batch and len(batch) + len(group) > most:
                 yield batch
                 batch = []
             for request in group:
-                if len(batch) == size:
+                if batch and len(batch) >= most:
                     yield batch
                     batch = []
                 batch.append(request)

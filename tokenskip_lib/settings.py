@@ -20,6 +20,8 @@ class TargetSettings(Settings):
     adapter: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"  # the latter where flash-attn is installed
+    batch_tokens: PositiveInt | None = None  # of a generation batch at most, prompts and whole budgets; None: any
     compile: bool = False  # decode by a compiled step over a cache of fixed size
     cache_dir: str = "~/.cache/tokenskip"
 

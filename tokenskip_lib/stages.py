@@ -300,7 +300,10 @@ def _engine(
         model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
     else:
         model = load_model(profile.target, adapter=adapter)
-    return TransformersEngine(model, tokenizer, batch_size, compiled=profile.target.compile)
+    settings = profile.target
+    return TransformersEngine(
+        model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
+    )
 
 
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
