@@ -127,6 +127,6 @@ def test_the_description_names_model_adapter_device_and_dtype(settings, tiny_tar
 
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
 def test_flash_attention_that_is_not_installed_ends_in_one_line(tiny_target):
-    with pytest.raises(InputError, match="(?i)flash.?att") as caught:
+    with pytest.raises(InputError, match=r"(?i)flash.?att") as caught:
         load_model(TargetSettings(model=str(tiny_target), device="cpu", attention="flash_attention_2"))
     assert "\n" not in str(caught.value)
