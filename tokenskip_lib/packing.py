@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import torch
 from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from tokenskip_lib.batching import shared_length
 from tokenskip_lib.prompts import encode_completion, encode_prompt
 from tokenskip_lib.records import InputError, SFTRow
 
 IGNORED = -100  # the label of a position whose prediction is no part of the loss
+SHORT = 256  # tokens of a row: a CPU's fused attention is four times slower than plain matrix products, in training
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,12 @@ def packed_attention(
         flat = states[0].transpose(0, 1).flatten(1)  # (N, H x D); an embedding's gradient adds up what is shared
         return torch.nn.functional.embedding(paths, flat).unflatten(-1, states.shape[1::2]).transpose(1, 2)
 
-    options["is_causal"] = True
-    attended, _ = sdpa_attention_forward(module, *map(in_rows, (query, key, value)), None, **options)
+    states, width = [in_rows(given) for given in (query, key, value)], paths.shape[1]
+    if query.device.type == "cpu" and width <= SHORT:
+        causal = query.new_full((width, width), float("-inf")).triu(1)
+        attended, _ = eager_attention_forward(module, *states, causal, **options)
+    else:
+        attended, _ = sdpa_attention_forward(module, *states, None, **options | {"is_causal": True})
     flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
     return flat.view(1, -1, *attended.shape[2:]), None
 
