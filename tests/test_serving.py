@@ -101,8 +101,12 @@ def serving(vllm, here, tmp_path_factory):
             print(*log.read_text().splitlines()[-60:], sep="\n")  # pytest shows it with the failure
             raise
         finally:
+            # Asked first, so that vLLM gives back its shared memory; its engine is a process of the same group.
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(30)
             with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)  # its engine is a process of the same group
+                os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
     serve.url = f"http://127.0.0.1:{port}/v1"
