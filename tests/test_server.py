@@ -131,6 +131,13 @@ def test_answers_are_those_of_the_model_behind_it_and_prompts_are_ours_to_the_to
     assert all(b["temperature"] == 0 and b["max_tokens"] == BUDGET and b["model"] == "base" for b in server.bodies)
 
 
+def test_no_sampling_setting_is_left_to_the_model_on_the_server(server, tiny_tokenizer, requests):
+    # vLLM takes what a request leaves out from generation_config.json, e.g. Qwen's repetition_penalty of 1.05.
+    _answers(_engine(server, tiny_tokenizer), requests)
+    plain = {"temperature": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+    assert all(body | plain == body for body in server.bodies)
+
+
 @pytest.mark.parametrize("fault", [429, 500, 503, "cut"])
 def test_a_passing_fault_is_tried_again_and_nothing_is_lost(server, tiny_tokenizer, requests, expected, fault):
     server.faults = {0: fault, 2: fault, 3: fault}

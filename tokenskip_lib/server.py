@@ -87,7 +87,11 @@ class ServerEngine:
                 prompt=encode_prompt(self.tokenizer, request.prompt),
                 max_tokens=request.max_new_tokens,
                 temperature=0,
-                extra_body={"stop_token_ids": ends, "skip_special_tokens": True},
+                # Said one by one: a server fills what is left out from the model's own generation settings,
+                # and Qwen's have a repetition penalty.
+                presence_penalty=0,
+                frequency_penalty=0,
+                extra_body={"repetition_penalty": 1.0, "stop_token_ids": ends, "skip_special_tokens": True},
             )
         except openai.APIError as error:
             raise InputError(
