@@ -4,7 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from tokenskip_lib import finetuning
 from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.packing import IGNORED, encode_rows
 from tokenskip_lib.records import InputError, PrunedChain
@@ -39,8 +42,6 @@ def _loss(model, rows, tokenizer) -> float:
 @pytest.fixture
 def fresh_model(tiny_target):
     """A model of one's own: training puts an adapter into it."""
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(tiny_target)
 
 
@@ -60,7 +61,6 @@ def test_training_learns_the_response_and_saves_an_adapter_for_the_base(
     fresh_model, tiny_model, tiny_tokenizer, rows, tmp_path
 ):
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     folder = tmp_path / "adapter"
     # As good as no learning rate at first: what is measured is then the base model's own loss.
@@ -86,3 +86,37 @@ def test_training_learns_the_response_and_saves_an_adapter_for_the_base(
     adapted = PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()
     train = [row for row in rows if not row.held_out]
     assert _loss(adapted, train, tiny_tokenizer) < _loss(tiny_model, train, tiny_tokenizer) - 0.5
+
+
+def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
+    tiny_target, tiny_tokenizer, rows, tmp_path, monkeypatch
+):
+    settings = TrainingSettings(
+        learning_rate=0.02, epochs=4, batch_size=1, accumulation=2, log_every=1, save_every=1, held_out=0.4
+    )
+
+    def train(name: str) -> dict:
+        model = AutoModelForCausalLM.from_pretrained(tiny_target)
+        return train_adapter(model, tiny_tokenizer, rows, settings, tmp_path / name, base_name="tiny", seed=0)
+
+    whole = train("whole")
+    step_end = finetuning._LogWriter.on_step_end
+
+    def killed(self, args, state, control, **kwargs):
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 4:  # its losses are logged, its checkpoint is not written yet
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning._LogWriter, "on_step_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed")
+    monkeypatch.setattr(finetuning._LogWriter, "on_step_end", step_end)
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    resumed = train("killed")
+    assert resumed["steps"] == whole["steps"] == 6
+    assert resumed["held_out_loss"] == pytest.approx(whole["held_out_loss"], abs=1e-4)
+    weights, others = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.allclose(weights[name], others[name], atol=1e-5) for name in weights)
+    logs = [(tmp_path / name / "training_log.jsonl").read_text() for name in ("whole", "killed")]
+    steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
+    assert steps[0] == steps[1]
