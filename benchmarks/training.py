@@ -18,6 +18,9 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
 from benchmarks.pruning import peak
@@ -25,7 +28,15 @@ from tokenskip_lib.config import load_profile
 from tokenskip_lib.finetuning import lora_config, train_adapter, training_arguments
 from tokenskip_lib.importance import RandomScorer
 from tokenskip_lib.models import Target, batch_token_counter, describe, load_model
-from tokenskip_lib.packing import IGNORED, EncodedRow, encode_rows, pack_rows, training_order
+from tokenskip_lib.packing import (
+    IGNORED,
+    EncodedRow,
+    attend_in_rows,
+    encode_rows,
+    pack_rows,
+    response_loss,
+    training_order,
+)
 from tokenskip_lib.problems import load_problems
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import ChainText, Problem, SFTRow
@@ -101,6 +112,35 @@ def flops(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> flo
     return total
 
 
+def where_time_goes(model: PreTrainedModel, settings: TrainingSettings, batch: dict[str, torch.Tensor]) -> str:
+    """Shares of one step of ours, by kind of operation: what keeps it from the matrix product's peak."""
+    attend_in_rows(model)
+    model = get_peft_model(model, lora_config(settings))
+    labels = batch.pop("labels")
+
+    def step() -> None:
+        response_loss(model(**batch, use_cache=False).logits, labels).backward()
+
+    with (
+        disable_input_dtype_casting(model),
+        torch.autocast("cpu", torch.bfloat16, enabled=model.dtype != torch.float32),
+    ):
+        step()
+        with profile_operations(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+    spent = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    kinds = {
+        "linear layers, adapters too": ["aten::mm"],
+        "attention's products": ["aten::bmm"],
+        "copies and casts": ["aten::copy_", "aten::fill_", "aten::index_select", "aten::embedding_dense_backward"],
+        "softmaxes": [name for name in spent if "softmax" in name and name.startswith("aten::")],
+    }
+    total = sum(spent.values())
+    shares = {kind: sum(spent.get(name, 0) for name in names) / total for kind, names in kinds.items()}
+    shares["element by element, and between operations"] = 1 - sum(shares.values())
+    return ", ".join(f"{kind} {100 * share:.0f}%" for kind, share in shares.items())
+
+
 def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) -> str:
     """Print one comparison; returns its summary line."""
     profile = load_profile("demo")
@@ -137,6 +177,7 @@ def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) ->
         f"  ours: {work / seconds['ours'] / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s, the matrix product's peak here "
         f"({100 * work / seconds['ours'] / top:.0f}%)"
     )
+    print(f"  one step of ours: {where_time_goes(load_model(profile.target), settings, steps[0])}")
     same = sum(abs(a - b) <= SAME * a for a, b in zip(losses["reference"], losses["ours"], strict=True))
     ratio = seconds["reference"] / seconds["ours"]
     return f"ratio: {ratio:.1f}x identical: {100 * same / len(losses['ours']):.0f}%"
