@@ -47,7 +47,7 @@ RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BLOCKS = 2
 STEP_ROWS = 8
 SEED = 0
-SAME = 0.01  # of a step's loss: what bfloat16 may differ by
+SAME = 0.02  # nats a response token: what bfloat16 may move a step's loss by
 
 
 def training_rows(problems: list[Problem], target: Target, prompts, *, every: bool) -> list[SFTRow]:
@@ -178,7 +178,7 @@ def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) ->
         f"({100 * work / seconds['ours'] / top:.0f}%)"
     )
     print(f"  one step of ours: {where_time_goes(load_model(profile.target), settings, steps[0])}")
-    same = sum(abs(a - b) <= SAME * a for a, b in zip(losses["reference"], losses["ours"], strict=True))
+    same = sum(abs(a - b) <= SAME for a, b in zip(losses["reference"], losses["ours"], strict=True))
     ratio = seconds["reference"] / seconds["ours"]
     return f"ratio: {ratio:.1f}x identical: {100 * same / len(losses['ours']):.0f}%"
 
@@ -192,7 +192,7 @@ def main() -> None:
     print(f"{describe(profile.target)}, torch {torch.__version__}")
     if not quick:
         print("  " + compare("one ratio a problem, as in the paper", problems[:128], every=False, blocks=BLOCKS))
-    number, blocks = (4, 1) if quick else (64, BLOCKS)
+    number, blocks = (3, 1) if quick else (64, BLOCKS)
     print(compare("all six ratios of a problem", problems[:number], every=True, blocks=blocks))
 
 
