@@ -30,11 +30,17 @@ def profile_file(tiny_profile, problems, tiny_tokenizer, tmp_path):
     rows = build_sft_rows(chains, by_id, tiny_tokenizer, PromptSettings(), held_out=0.2, seed=0)
 
     def make(name: str, **training):
-        settings = {"batch_size": 2, "accumulation": 4, "epochs": 2, "learning_rate": 0.01, "log_every": 1} | training
+        settings = {
+            "batch_size": 2,
+            "accumulation": 4,
+            "epochs": 2.25,
+            "learning_rate": 0.01,
+            "log_every": 1,
+        } | training
         made = tiny_profile.model_copy(
             update={
                 "run_dir": str(tmp_path / name),
-                "training": tiny_profile.training.model_copy(update=settings),
+                "training": tiny_profile.training.model_copy(update=settings | training),
             }
         )
         file = tmp_path / f"{name}.yaml"
@@ -84,7 +90,7 @@ def test_two_processes_train_as_one_does(root, profile_file, tmp_path, checkpoin
 def test_processes_that_cannot_share_a_batch_are_refused_in_one_line(root, profile_file):
     done = _launch(root, "train", profile_file("odd", batch_size=8, accumulation=1), *TWO_PROCESSES)
     assert done.returncode != 0
-    assert "error: training.accumulation: 2 processes cannot share 1 batches evenly" in done.stderr
+    assert "error: training.accumulation: 2 processes cannot share an accumulation of 1 evenly" in done.stderr
 
 
 @pytest.mark.slow

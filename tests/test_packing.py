@@ -11,6 +11,7 @@ from tokenskip_lib.packing import (
     EncodedRow,
     attend_in_rows,
     encode_rows,
+    even_out,
     pack_rows,
     response_loss,
     training_order,
@@ -142,3 +143,14 @@ def test_every_epoch_is_all_rows_problems_together_and_the_seed_says_how(encoded
         assert all(ids[start : start + 3] == [ids[start]] * 3 for start in range(0, size, 3))
     assert order[:size] != order[size : 2 * size]
     assert order == training_order(encoded, 2.5, seed=1) != training_order(encoded, 2.5, seed=2)
+
+
+def test_rows_that_even_out_batches_change_no_loss(encoded, in_rows):
+    three = encoded[:3]
+    padded = even_out(three, 4)
+    assert padded[:3] == three and len(padded) == 4 and even_out(padded, 2) == padded
+    with torch.no_grad():
+        assert _packed_loss(in_rows, padded).item() == pytest.approx(_packed_loss(in_rows, three).item(), abs=1e-4)
+    nothing = _packed_loss(in_rows, padded[3:])  # a batch of one process may hold nothing else
+    nothing.backward()
+    assert nothing.item() == 0

@@ -17,12 +17,14 @@ STAGE_FILES = [
     "04_adapter/summary.json",
     "05_predictions.jsonl",
 ]
-# One change a section: (section, dotted key, value).
+# One change a section, or field of its own stage: (section, dotted key, value).
 CHANGES = {
     "seed": ("seed", 99),
     "target": ("target.model", "another/model"),
     "prompts": ("prompts.system", "Be brief."),
-    "problems": ("problems.test_size", 1),
+    "problems": ("problems.train_size", 1),
+    "problems.test": ("problems.test", "other.jsonl"),
+    "problems.test_size": ("problems.test_size", 1),
     "chains": ("chains.max_new_tokens", 9),
     "importance": ("importance.scorer", "random"),
     "pruning": ("pruning.ratios", [0.5, 1.0]),
@@ -166,3 +168,22 @@ def test_paths_are_told_relative_to_the_root_where_they_lie_below_it(root, monke
     monkeypatch.chdir(root)
     assert relative(root / "data" / "runs") == "data/runs"
     assert relative(tmp_path) == str(tmp_path)
+
+
+def test_another_test_set_concerns_the_evaluation_alone(tiny_profile):
+    run = Run(tiny_profile)
+    (run.folder / "01_chains.jsonl").write_text("")
+    smaller = tiny_profile.model_copy(update={"problems": tiny_profile.problems.model_copy(update={"test_size": 1})})
+    Run(smaller)
+    (run.folder / "05_predictions.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"'problems.test_size' setting.*--from 05"):
+        Run(tiny_profile)
+
+
+def test_settings_that_are_newer_than_the_run_are_no_other_settings(tiny_profile):
+    run = Run(tiny_profile)
+    (run.folder / "01_chains.jsonl").write_text("")
+    state = json.loads((run.folder / "profile.json").read_text())
+    del state["profile"]["target"]["compile"], state["profile"]["prompts"]["layout"]
+    (run.folder / "profile.json").write_text(json.dumps(state))
+    Run(tiny_profile)

@@ -38,6 +38,8 @@ STAGE_OF_SECTION = {
     "pruning": 3,
     "training": 3,  # training.held_out marks rows there
     "evaluation": 5,
+    "problems.test": 5,  # a field that is read later than its section
+    "problems.test_size": 5,
 }
 
 

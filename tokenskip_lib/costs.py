@@ -177,5 +177,5 @@ def _measured_cpu(dtype: torch.dtype) -> Card:
         flops=2 * 2048**3 / best(square, square),
         bandwidth=large.nbytes / best(large[:1], large),
         memory=psutil.virtual_memory().total,
-        source=f"measured here by matrix products, threads: {torch.get_num_threads()}",
+        source=f"measured here and now by matrix products, threads: {torch.get_num_threads()}",
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from tokenskip_lib.packing import attend_in_rows, encode_rows, pack_rows, response_loss, training_order
+from tokenskip_lib.packing import attend_in_rows, encode_rows, even_out, pack_rows, response_loss, training_order
 from tokenskip_lib.records import InputError, SFTRow
 from tokenskip_lib.settings import TrainingSettings
 
@@ -69,7 +69,11 @@ def train_adapter(
         model=model,
         args=arguments,
         data_collator=pack_rows,
-        train_dataset=training_order(train, settings.epochs, seed),
+        # Launched processes take as many batches each: what is missing to that would be rows seen before.
+        train_dataset=even_out(
+            training_order(train, settings.epochs, seed),
+            settings.batch_size * arguments.world_size if arguments.world_size > 1 else 1,
+        ),
         eval_dataset=held_out or None,
         compute_loss_func=lambda outputs, labels, num_items_in_batch=None: response_loss(
             outputs.logits, labels, num_items_in_batch
@@ -125,8 +129,8 @@ def training_arguments(
     processes = PartialState(cpu=not on_cuda).num_processes
     if settings.accumulation % processes:
         raise InputError(
-            f"training.accumulation: {processes} processes cannot share {settings.accumulation} batches evenly; keep "
-            f"the {settings.batch_size * settings.accumulation} rows of an optimiser step with a smaller "
+            f"training.accumulation: {processes} processes cannot share an accumulation of {settings.accumulation} "
+            f"evenly; keep the {settings.batch_size * settings.accumulation} rows of an optimiser step with a smaller "
             "training.batch_size and a larger training.accumulation"
         )
     checkpointing = on_cuda if settings.checkpointing is None else settings.checkpointing

@@ -70,6 +70,12 @@ def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list
     return order[:total]
 
 
+def even_out(rows: list[EncodedRow], multiple: int) -> list[EncodedRow]:
+    """Rows without a response added at the end, which change no loss, until there is a multiple of them."""
+    nothing = EncodedRow("", rows[0].prompt[:2], [])
+    return rows + [nothing] * (-len(rows) % multiple)
+
+
 def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
     """One sequence of N tokens that holds all rows, beginnings that prompts share once.
 
@@ -89,7 +95,7 @@ def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
     before: EncodedRow | None = None
     for row in sorted(rows, key=lambda row: row.prompt):  # sorted, a row shares most with the one before it
         length = shared_length([before.prompt, row.prompt]) if before is not None else 0
-        new = row.prompt[length:] + row.completion[:-1]  # nothing is predicted after the end token
+        new = (row.prompt + row.completion)[length:-1]  # nothing is predicted after the end token
         firsts += [(len(paths), depth) for depth in range(length, length + len(new))]
         paths.append([*(paths[-1][:length] if paths else ()), *range(len(ids), len(ids) + len(new))])
         ids += new

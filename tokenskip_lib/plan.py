@@ -50,7 +50,7 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         f"Time assumes {costs.COMPUTE_SHARE:.0%} of the FLOP/s in reading and training and "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth in decoding.",
         "Not in it: launches and Python, which a small model on a fast card mostly waits for; padding; and what is",
-        "saved where the prompts of a batch begin alike.",
+        "saved where the prompts of a batch begin alike. Without records, every chain is taken to be right and used.",
     ]
     if profile.server is not None:
         lines.append(f"{profile.server.url} generates and evaluates: their time is that of a server on one such card.")

@@ -63,7 +63,7 @@ class Run:
         if not records:
             raise InputError(
                 f"{self.folder / name}: nothing there yet; run `python -m tokenskip_lib {stage} "
-                f"--profile {self.profile.name}` first"
+                f"--profile {self.profile.name}` first, with the same --set"
             )
         return records
 
@@ -89,25 +89,37 @@ class Run:
         partial.replace(file)
 
     def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
-        now = self.profile.model_dump()
-        try:
-            made_with = Profile.model_validate(state["profile"]).model_dump()  # settings that are new since, filled in
+        now = _parts(self.profile.model_dump())
+        try:  # settings that are new since are filled in
+            made_with = _parts(Profile.model_validate(state["profile"]).model_dump())
         except ValidationError:
-            made_with = state["profile"]
+            made_with = {}
         for section, stage in sorted(STAGE_OF_SECTION.items(), key=lambda item: item[1]):
             later = range(stage, len(STAGES) + 1)
             started = any(path for number in later for path in self.folder.glob(f"{number:02}_*"))
             if made_with.get(section) == now[section] or not started:
                 continue
             if redo_from is None or redo_from > stage:
+                kind = "setting" if "." in section else "section"
                 raise InputError(
-                    f"{self.folder} was made with another '{section}' section; `run --from {stage:02}` redoes it "
+                    f"{self.folder} was made with another '{section}' {kind}; `run --from {stage:02}` redoes it "
                     "from there, --set run_dir=... keeps both"
                 )
 
     def _remove(self, stage: int) -> None:
         for path in self.folder.glob(f"{stage:02}_*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _parts(settings: dict) -> dict:
+    """Settings by the names of STAGE_OF_SECTION; a field that has a name of its own is not in its section's."""
+    parts = {name: settings[name] for name in STAGE_OF_SECTION if "." not in name}
+    for name in STAGE_OF_SECTION:
+        section, _, field = name.partition(".")
+        if field:
+            parts[section] = {key: value for key, value in parts[section].items() if key != field}
+            parts[name] = settings[section][field]
+    return parts
 
 
 def read_state(folder: Path) -> dict | None:

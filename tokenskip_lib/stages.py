@@ -207,7 +207,8 @@ def find_trained(run: Run) -> Path | str:
     folder = run.folder / ADAPTER
     if not (folder / "summary.json").exists():
         raise InputError(
-            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first"
+            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first, "
+            "with the same --set"
         )
     return folder
 

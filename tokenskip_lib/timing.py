@@ -7,7 +7,7 @@ Nothing goes into the records: seconds belong to a machine, not to a run.
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -69,17 +69,15 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
         return build_requests(chosen, tokenizer, profile.prompts, method=method, ratio=ratio, max_new_tokens=budget)
 
     ratios = sorted(profile.evaluation.methods.get("tokenskip", []), reverse=True)
-    parts = []
+    rows, original, device = [], {}, describe_device(profile.target)
     for folder, pairs in ((None, [("original", 1.0)]), (adapter, [("tokenskip", ratio) for ratio in ratios])):
         model = load_model(profile.target, adapter=folder)
         groups = [group(*pair) for pair in pairs]
-        parts.append(time_answers(model, tokenizer, groups, batch_sizes, compiled=profile.target.compile))
-    timings = pd.concat(parts, ignore_index=True)
-    original = parts[0].set_index("batch_size")["seconds_per_problem"]
-    timings["speedup"] = timings["batch_size"].map(original) / timings["seconds_per_problem"]
-    timings["device"] = describe_device(profile.target)
-    timings = timings.round(4)
-    timings.to_csv(run.folder / "timings.csv", index=False)
+        for row in time_answers(model, tokenizer, groups, batch_sizes, compiled=profile.target.compile):
+            seconds = row["seconds_per_problem"]
+            rows.append({**row, "speedup": original.setdefault(row["batch_size"], seconds) / seconds, "device": device})
+            timings = pd.DataFrame(rows).round(4)
+            timings.to_csv(run.folder / "timings.csv", index=False)  # after each, so that a kill loses one
     return timings
 
 
@@ -90,19 +88,19 @@ def time_answers(
     batch_sizes: Sequence[int],
     *,
     compiled: bool = False,
-) -> pd.DataFrame:
-    """Answer groups of requests at each batch size, each group by itself.
+) -> Iterator[dict]:
+    """Answer groups of requests at each batch size, each group by itself, after a warm-up on its first requests.
 
     Args:
         requests: groups of one method and ratio; ids are (problem id, method, ratio).
         batch_sizes: 1 gives latency.
 
-    Returns:
-        A row a batch size and group, in TIMING_COLUMNS: n problems, their mean new tokens, wall
+    Yields:
+        A row a batch size and group, of TIMING_COLUMNS: n problems, their mean new tokens, wall
         seconds a problem, new tokens a second, and the peak memory in MB: of the device since the
         group began, or on a CPU of this process since it began.
     """
-    clock, rows = Clock(model.device), []
+    clock = Clock(model.device)
     for size in batch_sizes:
         engine = TransformersEngine(model, tokenizer, size, compiled=compiled)
         for group in requests:
@@ -115,9 +113,8 @@ def time_answers(
             seconds = clock.stop()
             tokens = sum(answer.tokens for answer in answers)
             _, method, ratio = group[0].id
-            rows.append([size, method, ratio, len(group), tokens / len(group), seconds / len(group), tokens / seconds])
-            rows[-1] += [peak_memory(model.device)]
-    return pd.DataFrame(rows, columns=TIMING_COLUMNS)
+            row = [size, method, ratio, len(group), tokens / len(group), seconds / len(group), tokens / seconds]
+            yield dict(zip(TIMING_COLUMNS, [*row, peak_memory(model.device)], strict=True))
 
 
 def peak_memory(device: torch.device) -> float:
