@@ -260,13 +260,22 @@ def test_a_compiled_step_over_a_fixed_cache_gives_the_same_answers(
     batch_size, tiny_model, tiny_tokenizer, requests, alone, monkeypatch
 ):
     # What is compiled is torch's affair: here the cache of fixed size and the shapes are.
-    compile_eagerly = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **kw: compile_eagerly(model, backend="eager", **kw))
+    compiled, torch_compile = [], torch.compile
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **kw: torch_compile(model, backend=backend, **kw))
+    torch._dynamo.reset()
     engine = TransformersEngine(tiny_model, tiny_tokenizer, batch_size, compiled=True)
     answers = _answers(engine, requests)
     assert {name: answer.text for name, answer in answers.items()} == {
         name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
     }
+    # A batch has a size of cache, and all its steps have one shape.
+    sizes = {-(-(len(tiny_tokenizer(r.prompt)["input_ids"]) + BUDGET) // GrowingLayer.room) for r in requests}
+    assert 1 <= len(compiled) <= len(sizes)
 
 
 def test_a_batch_holds_no_more_tokens_than_allowed_and_changes_no_answer(tiny_model, tiny_tokenizer, requests, alone):

@@ -21,7 +21,7 @@ def score(tiny_profile, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(count))
         made = Run(tiny_profile)
-        with processes.shared_store(made, stages.SCORED, ScoredChain, KEYS) as store:
+        with processes.shared_store(made.folder / stages.SCORED, ScoredChain, KEYS) as store:
             write_windows(CHAINS, store, make, lambda c: [(c.id, "random")], total=len(CHAINS), label="test")
         return made
 

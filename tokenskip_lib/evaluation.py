@@ -60,6 +60,12 @@ def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
     return pairs
 
 
+def answer_budget(settings: EvaluationSettings, method: str, ratio: float) -> int:
+    """The most new tokens that an answer may have; truncation's is not known before the original's answers are."""
+    scaled = method == "tokenskip" and settings.budget == "scaled"
+    return max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
+
+
 def truncation_budget(output_tokens: Sequence[int], ratio: float) -> int:
     """The one budget, for all problems, under which the original's outputs average `ratio` of their length.
 

@@ -12,10 +12,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from tokenskip_lib.packing import attend_in_rows, encode_rows, even_out, pack_rows, response_loss, training_order
+from tokenskip_lib.packing import (
+    IGNORED,
+    attend_in_rows,
+    encode_rows,
+    even_out,
+    pack_rows,
+    response_loss,
+    training_order,
+)
+from tokenskip_lib.processes import processes
 from tokenskip_lib.records import InputError, SFTRow
 from tokenskip_lib.settings import TrainingSettings
 
@@ -47,7 +64,6 @@ def train_adapter(
         InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
             blocks do not all attend to everything before a token.
     """
-    import torch
     from peft import get_peft_model
     from peft.helpers import disable_input_dtype_casting
     from transformers.trainer_utils import get_last_checkpoint
@@ -118,30 +134,26 @@ def lora_config(settings: TrainingSettings):
 
 def training_arguments(
     model: PreTrainedModel, settings: TrainingSettings, checkpoints: Path, *, evaluate: bool, seed: int
-):
+) -> TrainingArguments:
     """Settings as transformers' Trainer takes them; processes share the accumulation, never add to the batch."""
-    import torch
-    from accelerate import PartialState
-    from transformers import TrainingArguments
-
     weights = next(model.parameters())
     on_cuda = weights.device.type == "cuda"
-    processes = PartialState(cpu=not on_cuda).num_processes
-    if settings.accumulation % processes:
+    sharing = processes()
+    if settings.accumulation % sharing:
         raise InputError(
-            f"training.accumulation: {processes} processes cannot share an accumulation of {settings.accumulation} "
+            f"training.accumulation: {sharing} processes cannot share an accumulation of {settings.accumulation} "
             f"evenly; keep the {settings.batch_size * settings.accumulation} rows of an optimiser step with a smaller "
             "training.batch_size and a larger training.accumulation"
         )
     checkpointing = on_cuda if settings.checkpointing is None else settings.checkpointing
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
         num_train_epochs=1,  # the rows come in the order of all epochs
         train_sampling_strategy="sequential",
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation // processes,
+        gradient_accumulation_steps=settings.accumulation // sharing,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
@@ -161,29 +173,29 @@ def training_arguments(
         report_to="none",
         disable_tqdm=True,
     )
+    # In one process with several GPUs Trainer would split a batch over them, and multiply it: one is used.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class _PackedTrainer(Trainer):
     """Held-out loss as a mean over response tokens, whatever the batches and processes they are spread over."""
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        import torch
-
         rows, size = self.eval_dataset, self.args.per_device_eval_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        processes, rank = self.args.world_size, self.args.process_index
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         model = self.model_wrapped
         model.eval()
         # As many passes in each process (sharded models need all of them); a pass too many counts nothing.
-        for first in range(0, len(batches), processes):
-            position = first + rank
+        for first in range(0, len(batches), self.args.world_size):
+            position = first + self.args.process_index
             batch = self._prepare_inputs(pack_rows(batches[min(position, len(batches) - 1)]))
             labels = batch.pop("labels")
             with torch.no_grad(), self.compute_loss_context_manager():
                 loss = response_loss(model(**batch, use_cache=False).logits, labels, 1)
             if position < len(batches):
-                total += torch.stack([loss.double(), (labels != -100).sum()])
+                total += torch.stack([loss.double(), (labels != IGNORED).sum()])
         summed, tokens = self.accelerator.reduce(total, "sum").tolist()
         metrics = {"eval_loss": summed / tokens}
         self.log(metrics)

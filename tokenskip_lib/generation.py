@@ -212,7 +212,9 @@ class TransformersEngine:
         model, seen = self.model, mask
         if isinstance(cache.layers[0], StaticLayer):
             model, room = self.step, cache.layers[0].max_cache_len - mask.shape[1]
-            seen = torch.nn.functional.pad(mask, (0, room))[:, None, None].bool()  # one shape for every step
+            # One shape and one stride for every step, or each would be compiled anew.
+            seen = torch.nn.functional.pad(mask, (0, room))[:, None, None].bool()
+            positions = positions.clone(memory_format=torch.contiguous_format)
         logits = model(
             input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=last
         ).logits[:, -1]  # fmt: skip

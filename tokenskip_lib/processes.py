@@ -8,9 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tokenskip_lib.records import R, RecordStore
-from tokenskip_lib.runs import Run
 
 
 def rank() -> int:
@@ -43,31 +43,31 @@ def total(counts: Counter[str]) -> Counter[str]:
 
 
 @contextmanager
-def shared_store(run: Run, name: str, record_type: type[R], keys: Sequence[tuple]) -> Iterator[RecordStore[R]]:
-    """Where this process writes its share of a stage's records; the run's file holds them all afterwards.
+def shared_store(path: Path, record_type: type[R], keys: Sequence[tuple]) -> Iterator[RecordStore[R]]:
+    """Where this process writes its share of a file of records; the file holds them all afterwards.
 
     Args:
         keys: of all records there will be, in the order they stand in the file.
     """
-    _collect(run, name, record_type, keys)
-    store = run.store(name, record_type)
+    _collect(path, record_type, keys)
+    store = RecordStore(path, record_type)
     if processes() > 1:
-        store = RecordStore(run.folder / _part(name, rank()), record_type, beside=store)
+        store = RecordStore(_part(path, rank()), record_type, beside=store)
     yield store
-    _collect(run, name, record_type, keys)
+    _collect(path, record_type, keys)
 
 
-def _part(name: str, number: int | str) -> str:
-    return name.replace(".jsonl", f".part{number}.jsonl")
+def _part(path: Path, number: int | str) -> Path:
+    return path.with_suffix(f".part{number}.jsonl")
 
 
-def _collect(run: Run, name: str, record_type: type[R], keys: Sequence[tuple]) -> None:
-    """Move what parts hold into the run's file; all processes wait until it is done."""
+def _collect(path: Path, record_type: type[R], keys: Sequence[tuple]) -> None:
+    """Move what parts hold into the file; all processes wait until it is done."""
     wait_for_all()
-    paths = sorted(run.folder.glob(_part(name, "*"))) if rank() == 0 else []
-    found = {record.key: record for path in paths for record in RecordStore(path, record_type)}
+    parts = sorted(path.parent.glob(_part(path, "*").name)) if rank() == 0 else []
+    found = {record.key: record for part in parts for record in RecordStore(part, record_type)}
     if found:
-        run.store(name, record_type).append(found[key] for key in keys if key in found)
-    for path in paths:
-        path.unlink()
+        RecordStore(path, record_type).append(found[key] for key in keys if key in found)
+    for part in parts:
+        part.unlink()
     wait_for_all()

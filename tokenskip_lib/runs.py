@@ -4,7 +4,6 @@ Every stage's files begin with its number, so that redoing a stage can remove it
 """
 
 import json
-import os
 import platform
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, Profile, project_root
+from tokenskip_lib.processes import rank
 from tokenskip_lib.records import InputError, R, RecordStore
 
 STATE = "profile.json"
@@ -81,7 +81,7 @@ class Run:
         }
 
     def _write(self) -> None:
-        if os.environ.get("RANK", "0") != "0":  # of several launched processes the first writes
+        if rank() != 0:  # of several launched processes the first writes
             return
         file = self.folder / STATE
         partial = file.with_suffix(".partial")

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import nearest
 from tokenskip_lib.prompts import answer_tail, build_completion, build_prompt, user_message
-from tokenskip_lib.records import InputError, Problem, PrunedChain, SFTRow
+from tokenskip_lib.records import Chain, InputError, Problem, PrunedChain, SFTRow
 from tokenskip_lib.settings import PromptSettings
 
 EXPORT_STYLES = ("trl", "llamafactory")
@@ -58,6 +58,11 @@ def build_sft_rows(
             SFTRow(id=chain.id, ratio=chain.ratio, prompt=prompt, completion=completion, held_out=chain.id in out)
         )
     return rows
+
+
+def own_tails(chains: Iterable[Chain]) -> dict[str, str]:
+    """id -> what the target model itself wrote after its chain of thought."""
+    return {chain.id: chain.output[chain.output.index(chain.chain) + len(chain.chain) :] for chain in chains}
 
 
 def export_rows(

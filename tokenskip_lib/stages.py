@@ -13,7 +13,15 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import METHODS, answer, build_requests, compute_metrics, method_ratios, truncation_budget
+from tokenskip_lib.evaluation import (
+    METHODS,
+    answer,
+    answer_budget,
+    build_requests,
+    compute_metrics,
+    method_ratios,
+    truncation_budget,
+)
 from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.generation import Engine, Generation, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
@@ -27,7 +35,7 @@ from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import Run
 from tokenskip_lib.server import ServerEngine
-from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows
+from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows, own_tails
 
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
 SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
@@ -86,7 +94,8 @@ def score(run: Run) -> list[ScoredChain]:
     chains = _kept_chains(run)
     names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
     target = Target(profile.target)
-    with shared_store(run, SCORED, ScoredChain, [(chain.id, name) for name in names for chain in chains]) as store:
+    keys = [(chain.id, name) for name in names for chain in chains]
+    with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
             if all((chain.id, name) in store for chain in chains):
                 continue
@@ -108,7 +117,7 @@ def prune_chains(run: Run) -> list[SFTRow]:
     target = Target(profile.target)
     ratios, cut = profile.pruning.ratios, Counter()
     keys = [key for chain in chains for key in profile.pruned_keys(chain)]
-    with shared_store(run, PRUNED, PrunedChain, keys) as store:
+    with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
             prune_window, cut = build_pruner(target, profile)
             write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
@@ -122,7 +131,7 @@ def prune_chains(run: Run) -> list[SFTRow]:
         profile.prompts,
         held_out=profile.training.held_out,
         seed=profile.seed,
-        tails=_own_answers(run) if profile.prompts.layout == "think" else None,
+        tails=own_tails(run.need(CHAINS, Chain, "generate")) if profile.prompts.layout == "think" else None,
     )
     if rank() == 0:
         run.store(SFT_ROWS, SFTRow).append(rows)
@@ -259,12 +268,6 @@ def _kept_chains(run: Run) -> list[Chain]:
     return chains
 
 
-def _own_answers(run: Run) -> dict[str, str]:
-    """What the model wrote after each chain of thought, from its last character on."""
-    chains = run.need(CHAINS, Chain, "generate")
-    return {chain.id: chain.output[chain.output.index(chain.chain) + len(chain.chain) :] for chain in chains}
-
-
 def _chain(problem: Problem, generation: Generation, count: Callable[[str], int], profile: Profile) -> Chain:
     parts, max_chain_tokens = split_output(generation.text, profile.prompts.layout), profile.chains.max_chain_tokens
     chain = parts.chain.rstrip()
@@ -308,8 +311,7 @@ def _engine(
 
 
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
-    """The most new tokens an answer may have."""
+    """The most new tokens an answer may have, truncation's from what the original wrote."""
     if method != "truncation":
-        scaled = method == "tokenskip" and profile.evaluation.budget == "scaled"
-        return max(1, round(profile.evaluation.max_new_tokens * (ratio if scaled else 1)))
+        return answer_budget(profile.evaluation, method, ratio)
     return truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)

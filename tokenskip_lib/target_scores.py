@@ -4,6 +4,7 @@ Every chain is one row (or a few overlapping ones, where it exceeds the model's 
 similar length share a forward pass. Scores are per token of the target model, averaged over spans.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class _Row:
     answer: tuple[int, int] = (0, 0)
 
 
-class TargetScorer:
+class TargetScorer(ABC):
     """What the scorers below share: chains -> rows -> token scores -> span scores."""
 
     name: str
@@ -71,9 +72,9 @@ class TargetScorer:
             )
         return scored
 
+    @abstractmethod
     def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
         """One score for each token of each chain."""
-        raise NotImplementedError
 
     def _prompt(self, chain: ChainText) -> list[int]:
         return encode_prompt(self.tokenizer, build_prompt(self.tokenizer, chain.question, self.prompts))

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.evaluation import build_requests
+from tokenskip_lib.evaluation import answer_budget, build_requests
 from tokenskip_lib.generation import Generation, Request, TransformersEngine
 from tokenskip_lib.models import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems import load_problems
@@ -61,16 +61,19 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
     profile = run.profile
     if profile.server is not None:
         raise InputError("timing measures the model in this process: --set server=null")
-    adapter, tokenizer = find_trained(run), load_tokenizer(profile.target)
+    tokenizer = load_tokenizer(profile.target)
     chosen = load_problems(profile, "test").problems[:problems]
 
     def group(method: str, ratio: float) -> list[Request]:
-        budget = profile.evaluation.max_new_tokens
+        budget = answer_budget(profile.evaluation, method, ratio)
         return build_requests(chosen, tokenizer, profile.prompts, method=method, ratio=ratio, max_new_tokens=budget)
 
     ratios = sorted(profile.evaluation.methods.get("tokenskip", []), reverse=True)
     rows, original, device = [], {}, describe_device(profile.target)
-    for folder, pairs in ((None, [("original", 1.0)]), (adapter, [("tokenskip", ratio) for ratio in ratios])):
+    sides = [(None, [("original", 1.0)])]
+    if ratios:
+        sides.append((find_trained(run), [("tokenskip", ratio) for ratio in ratios]))
+    for folder, pairs in sides:
         model = load_model(profile.target, adapter=folder)
         groups = [group(*pair) for pair in pairs]
         for row in time_answers(model, tokenizer, groups, batch_sizes, compiled=profile.target.compile):

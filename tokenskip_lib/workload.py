@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile
 from tokenskip_lib.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
-from tokenskip_lib.evaluation import method_ratios
+from tokenskip_lib.evaluation import answer_budget, method_ratios
 from tokenskip_lib.models import batch_token_counter, load_tokenizer
 from tokenskip_lib.packing import encode_rows
 from tokenskip_lib.problems import load_problems
@@ -185,8 +185,7 @@ def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains:
     original = expected_answers(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
     work = []
     for method, ratio in method_ratios(settings):
-        scaled = method == "tokenskip" and settings.budget == "scaled"
-        budget = max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
+        budget = answer_budget(settings, method, ratio)
         answers = original.shortened(ratio if method in SHORTENED else 1, budget)
         if lengths := answered[method, ratio]:
             answers = Answers(lengths, budget, PREDICTIONS)
