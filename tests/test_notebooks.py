@@ -1,4 +1,4 @@
-"""The five notebooks, end to end through papermill on the smoke profile: real model, real problems."""
+"""The notebooks, end to end through papermill on the smoke profile: real model, real problems."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tokenskip_lib import stages
-from tokenskip_lib.config import STAGES
+from tokenskip_lib.config import STEPS
 from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios
 from tokenskip_lib.pipeline import NOTEBOOKS, run_notebooks
 from tokenskip_lib.records import InputError, Prediction, RecordStore
@@ -19,7 +19,7 @@ from tokenskip_lib.runs import Run
 FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
     "kept_against_skipped", "scorer_disagreement", "pruned_ratio", "training_loss", "accuracy_vs_tokens",
-    "requested_vs_actual",
+    "requested_vs_actual", "scorers", "control",
 ]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def test_the_profile_file_records_settings_seed_versions_and_what_was_dropped(sm
     state = json.loads((smoke.folder / "profile.json").read_text())
     assert state["profile"] == json.loads(smoke.profile.model_dump_json())
     assert state["seed"] == smoke.profile.seed and state["versions"]["torch"]
-    assert list(state["stages"]) == list(STAGES)
+    assert list(state["stages"]) == list(STEPS)
     generate = state["stages"]["generate"]
     assert generate["kept"] + sum(generate["dropped_chains"].values()) == generate["chains"] == 16
 

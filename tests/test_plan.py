@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from tokenskip_lib import costs, stages
+from tokenskip_lib import answering, costs, stages
 from tokenskip_lib.config import TrainingSettings
 from tokenskip_lib.costs import CARDS, find_card, kv_cache_bytes, read_shape
 from tokenskip_lib.finetuning import train_adapter
@@ -121,7 +121,7 @@ def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_
             asked.append(sum(len(encode_prompt(self.tokenizer, request.prompt)) for request in requests))
             yield from super().generate(requests, **options)
 
-    monkeypatch.setattr(stages, "TransformersEngine", CountingEngine)
+    monkeypatch.setattr(answering, "TransformersEngine", CountingEngine)
     before = _work(tiny_profile)
     chains = stages.generate(run)
     planned = before["generate", "original"]
@@ -201,6 +201,20 @@ def test_a_published_adapter_needs_evaluation_alone(tiny_profile):
     evaluation = tiny_profile.evaluation.model_copy(update={"adapter": "somebody/adapter"})
     work = stage_work(tiny_profile.model_copy(update={"evaluation": evaluation}), checkpointing=True)
     assert {part.stage for part in work} == {"evaluate"}
+
+
+def test_an_adapter_in_a_folder_is_what_a_runs_own_training_is_the_beginning_of(tiny_profile, make_adapter):
+    evaluation = tiny_profile.evaluation.model_copy(update={"adapter": str(make_adapter(0))})
+    work = stage_work(tiny_profile.model_copy(update={"evaluation": evaluation}), checkpointing=True)
+    assert {part.stage for part in work} == {"generate", "score", "train", "evaluate"}
+
+
+def test_rows_and_compared_chains_are_counted_up_to_their_limits(tiny_profile):
+    training = tiny_profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 4, "held_out": 0})
+    importance = tiny_profile.importance.model_copy(update={"compare_with": ["cts"], "compare_size": 1})
+    work = _work(tiny_profile.model_copy(update={"training": training, "importance": importance}))
+    assert len(work["train", "epochs: 1"].reads) == 4
+    assert len(work["score", "cts"].reads) == 1 and len(work["score", "selective_context"].reads) == 3
 
 
 def test_an_unknown_card_is_refused_with_the_nearest_name():

@@ -106,9 +106,26 @@ def test_an_unknown_set_is_refused_with_the_nearest_name():
 
 def test_a_profile_without_target_training_has_no_target_split():
     assert load_profile("smoke").target_training is None
-    for split in ("target", "validation"):
-        with pytest.raises(InputError, match="target_training"):
-            load_problems(load_profile("smoke"), split)
+    with pytest.raises(InputError, match="target_training"):
+        load_problems(load_profile("smoke"), "target")
+
+
+def test_no_two_splits_share_a_question():
+    sizes = {"problems.train_size": 12, "problems.test_size": 12, "problems.validation_size": 12}
+    profile = load_profile("demo-full", {**sizes, "target_training.rows": 12})
+    questions = [{p.question for p in load_problems(profile, split).problems} for split in SYMBOLIC_SPLITS]
+    assert [len(split) for split in questions] == [12] * 4 and len(set.union(*questions)) == 48
+
+
+@pytest.mark.parametrize("train", ["gsm8k", "mine.jsonl"])
+def test_only_a_file_or_gsm_symbolic_has_validation_problems(train):
+    with pytest.raises(InputError, match=r"problems\.validation"):
+        load_problems(load_profile("smoke", {"problems.train": train}), "validation")
+
+
+def test_a_split_without_a_size_is_refused_by_its_name():
+    with pytest.raises(InputError, match=r"problems\.validation_size"):
+        load_problems(load_profile("smoke"), "validation")
 
 
 @pytest.mark.parametrize(

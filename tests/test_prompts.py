@@ -1,5 +1,6 @@
 """Prompts: one definition, equal in training and inference, equal to what was published."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from tokenskip_lib.prompts import (
     encode_prompt,
     ratio_marker,
 )
-from tokenskip_lib.records import Problem, PrunedChain
+from tokenskip_lib.records import InputError, Problem, PrunedChain
 from tokenskip_lib.settings import PromptSettings
 from tokenskip_lib.sft_rows import build_sft_rows
 
@@ -41,30 +42,66 @@ def qwen():
 
 @pytest.mark.parametrize(("ratio", "written"), [(0.5, "0.5"), (0.9, "0.9"), (0.25, "0.25")])
 def test_the_marker_is_the_ratio_between_two_end_tokens(tokenizer, ratio, written):
-    assert ratio_marker(tokenizer, ratio) == f"{tokenizer.eos_token}{written}{tokenizer.eos_token}"
-    ids = encode_prompt(tokenizer, ratio_marker(tokenizer, ratio))
+    assert ratio_marker(tokenizer, ratio, PromptSettings()) == f"{tokenizer.eos_token}{written}{tokenizer.eos_token}"
+    ids = encode_prompt(tokenizer, ratio_marker(tokenizer, ratio, PromptSettings()))
     assert ids[0] == ids[-1] == tokenizer.eos_token_id
     assert ids[1:-1] == tokenizer(written, add_special_tokens=False)["input_ids"]
 
 
 def test_there_is_no_marker_at_1(tokenizer):
-    assert ratio_marker(tokenizer, 1.0) == ""
+    assert ratio_marker(tokenizer, 1.0, PromptSettings()) == ""
     settings = PromptSettings()
     full = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=1.0)
     assert full == build_prompt(tokenizer, QUESTION, settings, method="original")
 
 
+@pytest.fixture(scope="module")
+def spare_tokens(tiny_tokenizer):
+    """The tiny tokenizer with nine special tokens that nothing uses."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<spare_{number}>" for number in range(9)]})
+    return tokenizer
+
+
+def test_a_token_marker_is_one_spare_special_token_a_tenth(spare_tokens):
+    settings = PromptSettings(marker="token")
+    markers = [ratio_marker(spare_tokens, tenth / 10, settings) for tenth in range(1, 10)]
+    assert markers == [f"<spare_{number}>" for number in range(9)]
+    assert all(len(encode_prompt(spare_tokens, marker)) == 1 for marker in markers)
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.05])
+def test_a_ratio_without_a_token_of_its_own_is_refused(spare_tokens, ratio):
+    with pytest.raises(InputError, match=f"no spare special token for ratio {ratio}"):
+        ratio_marker(spare_tokens, ratio, PromptSettings(marker="token"))
+
+
+def test_the_models_own_special_tokens_are_no_markers(tiny_tokenizer):
+    with pytest.raises(InputError, match="the tokenizer has 0"):
+        ratio_marker(tiny_tokenizer, 0.1, PromptSettings(marker="token"))
+
+
+def test_a_marker_in_words_says_the_percentage(tokenizer):
+    assert ratio_marker(tokenizer, 0.7, PromptSettings(marker="words")) == "\nKeep 70% of your reasoning."
+
+
+@pytest.mark.parametrize("marker", ["token", "words"])
+def test_the_references_text_takes_no_other_marker(marker):
+    with pytest.raises(ValueError, match="literal"):
+        PromptSettings(format="reference_qwen", marker=marker)
+
+
 @pytest.mark.parametrize("ratio", [0, -0.5, 1.5])
 def test_a_marker_for_an_impossible_ratio_is_refused(tokenizer, ratio):
     with pytest.raises(ValueError):
-        ratio_marker(tokenizer, ratio)
+        ratio_marker(tokenizer, ratio, PromptSettings())
 
 
 def test_the_marker_follows_the_question_and_nothing_else_changes(tokenizer):
     settings = PromptSettings()
     original = build_prompt(tokenizer, QUESTION, settings)
     asked = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=0.5)
-    assert asked == original.replace(QUESTION, QUESTION + ratio_marker(tokenizer, 0.5))
+    assert asked == original.replace(QUESTION, QUESTION + ratio_marker(tokenizer, 0.5, PromptSettings()))
     prompts = {build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=ratio) for ratio in RATIOS}
     assert len(prompts) == len(RATIOS)
 

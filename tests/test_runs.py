@@ -30,6 +30,9 @@ CHANGES = {
     "pruning": ("pruning.ratios", [0.5, 1.0]),
     "training": ("training.epochs", 7),
     "evaluation": ("evaluation.max_new_tokens", 9),
+    "prompts.marker": ("prompts.marker", "words"),
+    "problems.validation": ("problems.validation", "other.jsonl"),
+    "problems.validation_size": ("problems.validation_size", 7),
 }
 
 
@@ -158,7 +161,7 @@ def test_a_stage_is_named_by_number_or_name(text, number):
     assert stage_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["0", "00", "6", "12", "-1", "", "pruning"])
+@pytest.mark.parametrize("text", ["0", "00", "7", "12", "-1", "", "pruning"])
 def test_a_stage_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="no stage"):
         stage_number(text)

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from tokenskip_lib import stages
+from tokenskip_lib import answering, models, stages
 from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios, truncation_budget
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.prompts import answer_tail
@@ -82,7 +82,7 @@ def test_a_killed_generation_goes_on_to_the_same_bytes(run):
 
 def test_a_finished_generation_loads_no_model(run, monkeypatch):
     before = stages.generate(run)
-    monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(answering, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
     assert stages.generate(Run(run.profile)) == before
 
 
@@ -106,7 +106,7 @@ def test_scoring_scores_the_kept_chains_by_every_scorer(answered):
 
 def test_random_scores_need_no_model(answered, monkeypatch):
     settings = answered.profile.importance.model_copy(update={"scorer": "random", "compare_with": []})
-    monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     scored = stages.score(Run(answered.profile.model_copy(update={"importance": settings})))
     assert {s.scorer for s in scored} == {"random"}
 
@@ -137,6 +137,28 @@ def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answe
     stages.prune_chains(Run(answered.profile))
     assert (answered.folder / stages.PRUNED).read_bytes() == whole
     assert (answered.folder / stages.SFT_ROWS).read_bytes() == rows_whole
+
+
+def test_rows_are_the_first_so_many_whatever_ratios_a_problem_has(answered):
+    stages.score(answered)
+    training = answered.profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 4, "seed": 3})
+    rows = stages.prune_chains(Run(answered.profile.model_copy(update={"training": training})))
+    assert [(row.id, row.ratio) for row in rows] == [("p0", 0.5), ("p0", 0.7), ("p0", 1.0), ("p1", 0.5)]
+
+
+def test_compared_scorers_may_score_fewer_chains_than_the_one_that_is_used(answered):
+    importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
+    run = Run(answered.profile.model_copy(update={"importance": importance}))
+    scored = [(s.id, s.scorer) for s in stages.score(run)]
+    assert scored == [("p0", "selective_context"), ("p1", "selective_context"), ("p0", "random")]
+
+
+def test_pruning_by_a_score_that_was_not_made_says_how_to_make_it(answered):
+    stages.score(answered)
+    importance = answered.profile.importance.model_copy(update={"scorer": "another"})
+    answered.profile = answered.profile.model_copy(update={"importance": importance})
+    with pytest.raises(InputError, match=r"no scores by another; run `python -m tokenskip_lib score`"):
+        stages.prune_chains(answered)
 
 
 def test_every_stage_names_the_one_to_run_first(run):
@@ -186,12 +208,6 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
     assert set(state) == {"score", "prune", "train", "evaluate"}
 
 
-def test_one_question_can_be_asked_at_several_ratios(answered, problems):
-    table = stages.ask(answered, problems[0], [1.0, 0.5], adapted=False)
-    assert list(table.columns) == ["ratio", "chain_tokens", "prediction", "is_correct", "output"]
-    assert list(table["ratio"]) == [1.0, 0.5] and table["output"].nunique() == 2
-
-
 def test_scores_on_disk_are_of_the_chains_text(answered, problems):
     stages.score(answered)
     on_disk = RecordStore(answered.folder / stages.SCORED, ScoredChain)
@@ -220,7 +236,7 @@ def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_proble
     methods = {"original": [], "tokenskip": [0.5, 1.0], "truncation": [0.5]}
     shared = {"adapter": str(make_adapter(0)), "methods": methods}
     loaded, answers = [], {}
-    monkeypatch.setattr(stages, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
+    monkeypatch.setattr(answering, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
     for attach in (False, True):
         settings = tiny_profile.evaluation.model_copy(update={**shared, "attach": attach})
         folder = str(tmp_path / f"run_{attach}")

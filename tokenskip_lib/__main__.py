@@ -87,7 +87,7 @@ def plan(
 
 
 @app.command("prepare-target")
-def prepare_target(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+def prepare_target(profile: ProfileName = "demo-full", assignments: Assignments = None) -> None:
     """Teach the base model the task from the problem set's own solutions; writes target.adapter."""
     import json
 
@@ -174,6 +174,21 @@ def evaluate(profile: ProfileName = "demo", assignments: Assignments = None) -> 
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="One of the profile's studies.")],
+    profile: ProfileName = "demo-full",
+    assignments: Assignments = None,
+) -> None:
+    """One question put to several trainings on a run's chains; a row a variant and ratio in data/results."""
+    from tokenskip_lib import studies
+    from tokenskip_lib.runs import Run
+
+    loaded = _load(profile, assignments)
+    studies.check_studies(loaded)
+    print(studies.run_study(Run(loaded), name).to_string(index=False))
+
+
+@app.command()
 def timing(
     problems: Annotated[int, typer.Option(min=1, help="How many test problems, each at every ratio.")] = 20,
     batches: Annotated[str, typer.Option(metavar="N,N,...", help="Batch sizes; 1 is latency.")] = "1,64",
@@ -191,12 +206,16 @@ def timing(
 
 
 @app.command()
-def publish(profile: ProfileName = "demo", assignments: Assignments = None) -> None:
+def publish(
+    profile: ProfileName = "demo",
+    only: Annotated[str | None, typer.Option("--only", metavar="NN", help="This notebook alone.")] = None,
+    assignments: Assignments = None,
+) -> None:
     """Copy a finished run's notebooks over notebooks/ and its table into the README."""
     from tokenskip_lib.pipeline import publish as publish_run
-    from tokenskip_lib.runs import relative
+    from tokenskip_lib.runs import relative, stage_number
 
-    for path in publish_run(_load(profile, assignments)):
+    for path in publish_run(_load(profile, assignments), only=stage_number(only) if only else None):
         print(relative(path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tokenskip_lib.records import InputError, Record, first_error
 from tokenskip_lib.settings import (
@@ -21,12 +21,14 @@ from tokenskip_lib.settings import (
     PruningSettings,
     ServerSettings,
     Settings,
+    StudySettings,
     TargetSettings,
     TargetTrainingSettings,
     TrainingSettings,
 )
 
 STAGES = ("generate", "score", "prune", "train", "evaluate")
+STEPS = (*STAGES, "studies")  # a notebook each; the last only where a profile has studies
 # The first stage that a change in each section makes stale.
 STAGE_OF_SECTION = {
     "seed": 1,
@@ -38,8 +40,11 @@ STAGE_OF_SECTION = {
     "pruning": 3,
     "training": 3,  # training.held_out marks rows there
     "evaluation": 5,
-    "problems.test": 5,  # a field that is read later than its section
+    "prompts.marker": 3,  # a field that is read later than its section
+    "problems.test": 5,
     "problems.test_size": 5,
+    "problems.validation": 5,
+    "problems.validation_size": 5,
 }
 
 
@@ -62,6 +67,12 @@ class Profile(Settings):
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
     server: ServerSettings | None = None
+    studies: dict[str, StudySettings] = Field(default_factory=dict)
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of everything that is drawn in training, drawn ratios among it."""
+        return self.seed if self.training.seed is None else self.training.seed
 
     @property
     def pruned_by(self) -> str:
@@ -124,17 +135,18 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if not isinstance(values, dict):
         raise InputError(f"{source}: a profile is a mapping of settings")
     values = {"name": Path(str(source)).stem, "run_dir": f"data/runs/{Path(str(source)).stem}", **values}
-    for key, value in (overrides or {}).items():
-        _set(values, key, value)
-    try:
-        return Profile.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        if problem["type"] == "extra_forbidden":
-            *parents, field = [str(part) for part in problem["loc"]]
-            raise InputError(f"{name}: {_unknown_key(parents, field)}") from None
-        given = problem.get("input")
-        raise InputError(f"{name}: {first_error(error)}, not {given!r}") from None
+    return _validated(values, overrides or {}, where=name)
+
+
+def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -> Profile:
+    """The profile with some settings changed; `where` says whose overrides they are, should they be wrong."""
+    return _validated(profile.model_dump(), overrides, where=where)
+
+
+def stage_of(key: str) -> int:
+    """The first stage that a change of this setting, by its dotted key, makes stale."""
+    names = [key, key.partition(".")[0]]
+    return next((STAGE_OF_SECTION[name] for name in names if name in STAGE_OF_SECTION), len(STAGES) + 1)
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:
@@ -155,6 +167,20 @@ def nearest(word: str, valid: list[str]) -> str:
     """` (did you mean 'x'?)`, or the whole list where nothing is near."""
     match = difflib.get_close_matches(word, valid, n=1)
     return f" (did you mean '{match[0]}'?)" if match else f" (one of: {', '.join(valid)})"
+
+
+def _validated(values: dict[str, Any], overrides: dict[str, Any], *, where: str) -> Profile:
+    for key, value in overrides.items():
+        _set(values, key, value)
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "extra_forbidden":
+            *parents, field = [str(part) for part in problem["loc"]]
+            raise InputError(f"{where}: {_unknown_key(parents, field)}") from None
+        given = problem.get("input")
+        raise InputError(f"{where}: {first_error(error)}, not {given!r}") from None
 
 
 def _set(values: dict, dotted: str, value: Any) -> None:

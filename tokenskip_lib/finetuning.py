@@ -8,6 +8,7 @@ Source: TokenSkip (arXiv:2502.12067) section 3.3, eq. 5: loss on the response on
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,8 @@ def train_adapter(
 
     Returns:
         The summary: rows trained and held out, rows too long, steps, tokens, trainable parameters,
-        final losses (nats per response token), processes, seconds since this process began to train.
+        final losses (nats per response token), processes, seconds of training (of killed ones up to the
+        checkpoint that was gone on from), seed and recipe.
 
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
@@ -81,6 +83,7 @@ def train_adapter(
     torch.manual_seed(seed)
     model = get_peft_model(model, lora_config(settings))
     trainable, total = model.get_nb_trainable_parameters()
+    log = _LogWriter(folder / "training_log.jsonl", settings.epochs)
     trainer = _PackedTrainer(
         model=model,
         args=arguments,
@@ -94,7 +97,7 @@ def train_adapter(
         compute_loss_func=lambda outputs, labels, num_items_in_batch=None: response_loss(
             outputs.logits, labels, num_items_in_batch
         ),
-        callbacks=[_LogWriter(folder / "training_log.jsonl", settings.epochs)],
+        callbacks=[log],
     )
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
@@ -114,7 +117,9 @@ def train_adapter(
         "train_loss": round(result.training_loss, 4),
         "held_out_loss": round(final, 4) if held_out else None,
         "processes": arguments.world_size,
-        "seconds": round(result.metrics["train_runtime"], 1),
+        "seconds": round(log.seconds(), 1),
+        "seed": seed,
+        "recipe": settings.model_dump(),
     }
     _save(trainer, folder, base_name)
     if trainer.is_world_process_zero():
@@ -217,14 +222,21 @@ def _save(trainer: Trainer, folder: Path, base_name: str) -> None:
 
 
 class _LogWriter(TrainerCallback):
-    """Writes every logged loss to JSONL as it comes, and shows how far the training is."""
+    """Writes every logged loss to JSONL as it comes, shows how far the training is, and counts its seconds."""
 
     def __init__(self, path: Path, epochs: float):
         self.path = path
         self.epochs = epochs  # the trainer counts the passes over all of them as one
         self.bar = None
+        self.before = 0.0  # seconds up to the checkpoint
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.began
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.began, spent = time.perf_counter(), Path(args.output_dir) / "seconds.json"
+        if state.global_step and spent.exists():
+            self.before = json.loads(spent.read_text())
         if state.is_world_process_zero and self.path.exists():  # what follows the checkpoint is done, and logged, again
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
@@ -239,6 +251,10 @@ class _LogWriter(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / "seconds.json").write_text(json.dumps(self.seconds()))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

@@ -5,16 +5,24 @@ import sys
 import time
 from pathlib import Path
 
-from tokenskip_lib.config import STAGES, Profile, load_profile, project_root
+from tokenskip_lib.config import STAGES, STEPS, Profile, load_profile, project_root
 from tokenskip_lib.evaluation import markdown_table
 from tokenskip_lib.records import InputError
 from tokenskip_lib.runs import Run, finished_at, relative
 from tokenskip_lib.stages import check_names
+from tokenskip_lib.studies import check_studies
 
 NOTEBOOKS = dict(
     zip(
-        STAGES,
-        ("01_chains_of_thought", "02_token_importance", "03_pruning", "04_fine_tuning", "05_accuracy_vs_tokens"),
+        STEPS,
+        (
+            "01_chains_of_thought",
+            "02_token_importance",
+            "03_pruning",
+            "04_fine_tuning",
+            "05_accuracy_vs_tokens",
+            "06_what_control_takes",
+        ),
         strict=True,
     )
 )
@@ -28,7 +36,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     Args:
         name: the profile.
         overrides: dotted key -> value.
-        redo_from: first stage (1 to 5) to do again; its records and all later ones are removed.
+        redo_from: first step (1 to 6) to do again; its records and all later ones are removed.
         only: run this notebook alone, again if it is finished; its records stay.
 
     Raises:
@@ -36,9 +44,10 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     """
     profile = load_profile(name, overrides)
     check_names(profile)
+    check_studies(profile)
     run = Run(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
-    for number, stage in enumerate(STAGES, 1):
+    for number, stage in enumerate(steps(profile), 1):
         if only is not None and number != only:
             continue
         if only is None and stage in run.timings():
@@ -52,6 +61,11 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
             run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
         print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
+
+
+def steps(profile: Profile) -> tuple[str, ...]:
+    """What is run for a profile, a notebook each: the five stages, and its studies if it has any."""
+    return STEPS if profile.studies else STAGES
 
 
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
@@ -82,8 +96,11 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
         raise
 
 
-def publish(profile: Profile) -> list[Path]:
-    """Put a finished run where readers see it: executed notebooks, and the README's table.
+def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
+    """Put a finished run where readers see it: executed notebooks, and with notebook 05 the README's table.
+
+    Args:
+        only: this notebook alone.
 
     Returns:
         The files written.
@@ -95,14 +112,17 @@ def publish(profile: Profile) -> list[Path]:
     import pandas as pd
 
     run = Run(profile)
-    missing = [NOTEBOOKS[stage] for stage in STAGES if stage not in run.timings()]
+    published = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
+    missing = [NOTEBOOKS[step] for step in published if step not in run.timings()]
     if missing:
         raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
     written = []
-    for notebook in NOTEBOOKS.values():
+    for notebook in (NOTEBOOKS[step] for step in published):
         content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
         written.append(project_root() / "notebooks" / f"{notebook}.ipynb")
         nbformat.write(_for_readers(content), written[-1])
+    if "evaluate" not in published:
+        return written
     readme = project_root() / "README.md"
     table = f"{markdown_table(pd.read_csv(run.folder / 'metrics.csv', keep_default_na=False))}\n\n{_minutes(run)}\n"
     readme.write_text(README_TABLE.sub(rf"\g<1>{table}\g<2>", readme.read_text(encoding="utf-8")), encoding="utf-8")

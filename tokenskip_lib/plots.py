@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from tokenskip_lib.config import resolve_path
 from tokenskip_lib.runs import Run, relative
@@ -111,14 +112,22 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def loss_figure(log: pd.DataFrame) -> Figure:
+def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure:
     """Training and held-out loss over optimiser steps.
 
     Args:
         log: columns step, loss, eval_loss (NaN where not measured), nats per response token.
+        longer: the held-out loss of a longer training by the same recipe, drawn behind; its steps set the axis.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
+        if longer is not None:
+            points = longer.dropna(subset=["eval_loss"])
+            axes.plot(points["step"], points["eval_loss"], "o-", color="0.6", markersize=4, linewidth=1.2)
+            end = points.iloc[-1]
+            label = f"longer training, held out {end['eval_loss']:.3f}"
+            axes.annotate(label, (end["step"], end["eval_loss"]), color="0.4", ha="right", va="bottom",
+                          xytext=(0, 6), textcoords="offset points")  # fmt: skip
         curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
         curves = {column: curve for column, curve in curves.items() if column in log}
         ends = {column: log[column].dropna().iloc[-1] for column in curves}
@@ -134,7 +143,7 @@ def loss_figure(log: pd.DataFrame) -> Figure:
                 textcoords="offset points",
             )
         axes.set(xlabel="optimiser step", ylabel="loss (nats a response token)", title="Fine-tuning", ylim=(0, None))
-        axes.set_xlim(0, log["step"].max() * 1.22)
+        axes.set_xlim(0, log["step"].max() * 1.22 if longer is None else longer["step"].max() * 1.02)
     return figure
 
 
@@ -177,4 +186,80 @@ def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
         axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
         axes.set_ylim(0, min(100, 100 * metrics["accuracy_high"].max() + 8))
         axes.legend(frameon=False, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
+    """What a model trained on each scorer's chains achieves: accuracy, and the tokens that it takes.
+
+    Args:
+        table: a row a scorer and choice of what is kept whatever its score; columns scorer, kept,
+            accuracy, accuracy_low, accuracy_high, actual_ratio, ratio (one request for all).
+        original: the target model's own accuracy, a fraction.
+    """
+    order = table.groupby("scorer")["accuracy"].max().sort_values().index
+    kinds = list(dict.fromkeys(table["kept"]))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.42 * len(order) + 1.6), sharey=True)
+        for number, kind in enumerate(kinds):
+            rows = table[table["kept"] == kind].set_index("scorer").reindex(order)
+            heights = np.arange(len(order)) + 0.14 * (2 * number - len(kinds) + 1)
+            accuracy = 100 * rows["accuracy"]
+            errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
+            style = {"color": PALETTE[number], "fmt": "os"[number % 2], "markersize": 5}
+            axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, label=kind, **style)
+            axes[1].errorbar(rows["actual_ratio"], heights, **style)
+        axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
+        axes[0].annotate("original", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
+        axes[1].axvline(table["ratio"].iloc[0], color="0.4", linestyle="--", linewidth=1)
+        axes[0].set_yticks(range(len(order)), order)
+        axes[0].set_ylim(-0.6, len(order) - 0.4)
+        axes[0].set(
+            xlabel="accuracy (%), 95% interval", title=f"Trained on chains pruned to {table['ratio'].iloc[0]:g}"
+        )
+        axes[1].set(xlabel="actual ratio (dashed: the request)", title="What it writes")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def control_figure(table: pd.DataFrame) -> Figure:
+    """Actual against requested ratio as training rows grow, and how far from the request each training ends.
+
+    Args:
+        table: a row a training and ratio; columns training (what differs beside the number of rows),
+            rows_trained, ratio, actual_ratio.
+    """
+    trainings = list(dict.fromkeys(table["training"]))
+    shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+        axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
+        first = table[table["training"] == trainings[0]]
+        for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
+            group = group.sort_values("ratio")
+            axes[0].plot(group["ratio"], group["actual_ratio"], marker="o", color=shade)
+            axes[0].annotate(
+                f"{rows:,} rows",
+                (group["ratio"].iloc[0], group["actual_ratio"].iloc[0]),
+                color=shade,
+                xytext=(-6, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+            )
+        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.36, 1.03), title=trainings[0])
+        error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
+        error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
+        for number, training in enumerate(trainings):
+            curve = error[training].sort_index()
+            axes[1].plot(
+                curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], label=training, linewidth=1.4
+            )
+        axes[1].set_xscale("log")
+        axes[1].set_xticks(sorted(table["rows_trained"].unique()))
+        axes[1].xaxis.set_major_formatter("{x:,.0f}")
+        axes[1].xaxis.set_minor_locator(NullLocator())
+        axes[1].set(xlabel="training rows", ylabel="mean |actual - requested ratio|", title="Distance from the request")
+        axes[1].set_ylim(0, None)
+        axes[1].legend(frameon=False)
     return figure

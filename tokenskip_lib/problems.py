@@ -44,21 +44,23 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
 
     Args:
         split: "train" (the chains TokenSkip learns from), "test" (never trained on), "target" (what
-            `prepare-target` teaches the base model) or "validation" (what it is checked on).
+            `prepare-target` teaches the base model) or "validation" (what settings are chosen by).
 
     Raises:
-        InputError: unknown set or split, a file row without question or answer, or a test question
-            that is also a training question.
+        InputError: unknown set or split, or a file row without question or answer.
     """
     settings = profile.problems
-    if split in ("target", "validation"):
+    if split == "target":
         if profile.target_training is None:
             raise InputError(f"profile '{profile.name}' has no target_training section: its model needs no preparing")
-        training = profile.target_training
-        size = training.rows if split == "target" else training.validation_size
-        return load_problem_set(settings.train, split, size, profile)
-    source, size = (settings.train, settings.train_size) if split == "train" else (settings.test, settings.test_size)
-    return load_problem_set(source, split, size, profile)
+        return load_problem_set(settings.train, split, profile.target_training.rows, profile)
+    source = getattr(settings, split) or settings.train
+    if split == "validation" and settings.validation is None and source != "gsm_symbolic":
+        raise InputError(
+            "problems.validation: name a JSONL file of problems to choose settings by; "
+            "of the problem sets only gsm_symbolic has a validation split"
+        )
+    return load_problem_set(source, split, getattr(settings, f"{split}_size"), profile)
 
 
 def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:
@@ -177,7 +179,7 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
     if split not in SYMBOLIC_SPLITS:
         raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
     if size is None:
-        raise InputError("gsm_symbolic never ends: give the profile problems.train_size and problems.test_size")
+        raise InputError(f"gsm_symbolic never ends: give the profile problems.{split}_size")
     stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
     loaded, seen = LoadedProblems([]), set()
     for index in range(size * _SYMBOLIC_TRIES):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokenskip_lib.records import InputError
 from tokenskip_lib.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -38,18 +39,44 @@ def build_completion(prompt: str, chain: str, tail: str, settings: PromptSetting
     return ("<think>\n" if opens else "") + chain + tail
 
 
-def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, style: str = "chat") -> str:
+def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: PromptSettings) -> str:
     """The text that carries the ratio; empty at 1.0, as in the reference.
 
-    `chat` and `reference_llama3` use the tokenizer's own end-of-sequence token; `reference_qwen` is
-    the reference's literal `<|eot_id|>`, which is no special token to Qwen and splits into several.
+    The marker is `EOS ratio EOS` with the tokenizer's own end-of-sequence token, unless `settings.marker`
+    says otherwise; in `reference_qwen` with the reference's literal `<|eot_id|>`, which is no special
+    token to Qwen and splits into several.
+
+    Raises:
+        InputError: marker `token`, and the model has no spare special token for this ratio.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], not {ratio}")
     if ratio == 1.0:
         return ""
-    end = "<|eot_id|>" if style == "reference_qwen" else tokenizer.eos_token
+    if settings.marker == "words":
+        return f"\nKeep {100 * ratio:g}% of your reasoning."
+    if settings.marker == "token":
+        return _ratio_token(tokenizer, ratio)
+    end = "<|eot_id|>" if settings.format == "reference_qwen" else tokenizer.eos_token
     return f"{end}{ratio:g}{end}"
+
+
+def _ratio_token(tokenizer: PreTrainedTokenizerBase, ratio: float) -> str:
+    """The special token that stands for a tenth: the model's own that neither its template nor its texts use."""
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    spare = [
+        token.content
+        for _, token in added
+        if token.special and token.content not in used and token.content not in (tokenizer.chat_template or "")
+    ]
+    tenth = round(10 * ratio)
+    if abs(tenth - 10 * ratio) > 1e-9 or not 1 <= tenth <= len(spare):
+        raise InputError(
+            f"prompts.marker token: no spare special token for ratio {ratio:g} (the tokenizer has {len(spare)}, for "
+            "tenths from 0.1 up); use marker: eos"
+        )
+    return spare[tenth - 1]
 
 
 def build_prompt(
@@ -97,7 +124,7 @@ def user_message(
     instruction = INSTRUCTION
     if method in BASELINE_PROMPTS:
         instruction += " " + BASELINE_PROMPTS[method].format(percent=round(100 * (1 - ratio)))
-    marker = ratio_marker(tokenizer, ratio, settings.format) if method == "tokenskip" else ""
+    marker = ratio_marker(tokenizer, ratio, settings) if method == "tokenskip" else ""
     # The reference writes a newline before the marker for Llama.
     return f"{instruction}\n{question}" + ("\n" if settings.format == "reference_llama3" else "") + marker
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, Profile, project_root
+from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, STEPS, Profile, project_root
 from tokenskip_lib.processes import rank
 from tokenskip_lib.records import InputError, R, RecordStore
 
-STATE = "profile.json"
+STATE, STUDIES = "profile.json", "studies"
+CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
+SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
+TRAIN_PROBLEMS, TEST_PROBLEMS, TIMINGS = "01_train_problems.jsonl", "05_test_problems.jsonl", "01_timings.json"
 PACKAGES = ("torch", "transformers", "peft", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
 
 
@@ -30,7 +33,7 @@ class Run:
 
         Args:
             profile: resolved settings.
-            redo_from: remove the files of this stage (1 to 5) and of all after it first.
+            redo_from: remove the files of this step (1 to 6) and of all after it first.
 
         Raises:
             InputError: the folder holds records made with other settings, which are not being redone.
@@ -41,9 +44,10 @@ class Run:
         if state is not None:
             self._refuse_other_settings(state, redo_from)
             if redo_from is not None:
-                for stage in range(redo_from, len(STAGES) + 1):
-                    self._remove(stage)
-                    state["stages"].pop(STAGES[stage - 1], None)
+                for number in range(redo_from, len(STEPS) + 1):
+                    self._remove(number)
+                    state["stages"].pop(STEPS[number - 1], None)
+                self._remove_variants(redo_from)
         self.state = {
             "profile": profile.model_dump(),
             "seed": profile.seed,
@@ -74,10 +78,10 @@ class Run:
         self._write()
 
     def timings(self) -> dict[str, float]:
-        """Seconds of each finished stage's notebook, where the pipeline ran it."""
+        """Seconds of each finished step's notebook, where the pipeline ran it."""
         stages = self.state["stages"]
         return {
-            stage: stages[stage]["notebook_seconds"] for stage in STAGES if "notebook_seconds" in stages.get(stage, {})
+            stage: stages[stage]["notebook_seconds"] for stage in STEPS if "notebook_seconds" in stages.get(stage, {})
         }
 
     def _write(self) -> None:
@@ -106,9 +110,16 @@ class Run:
                     "from there, --set run_dir=... keeps both"
                 )
 
-    def _remove(self, stage: int) -> None:
-        for path in self.folder.glob(f"{stage:02}_*"):
+    def _remove(self, number: int) -> None:
+        for path in self.folder.glob(f"{number:02}_*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remove_variants(self, redo_from: int) -> None:
+        """Studies' variants that were made from files that are gone; all of them where studies are redone."""
+        for variant in self.folder.glob(f"{STUDIES}/*/*"):
+            links = [path for path in variant.glob("0*") if path.is_symlink()]
+            if redo_from == len(STEPS) or any(int(link.name[:2]) >= redo_from for link in links):
+                shutil.rmtree(variant)
 
 
 def _parts(settings: dict) -> dict:
@@ -136,9 +147,9 @@ def read_state(folder: Path) -> dict | None:
 def stage_number(text: str) -> int:
     """`03`, `3`, `prune` or `03_pruning` -> 3."""
     match = re.match(r"0*([1-9]\d*)", text)
-    number = STAGES.index(text) + 1 if text in STAGES else int(match.group(1)) if match else 0
-    if not 1 <= number <= len(STAGES):
-        raise InputError(f"no stage '{text}' (01 to {len(STAGES):02}, or {', '.join(STAGES)})")
+    number = STEPS.index(text) + 1 if text in STEPS else int(match.group(1)) if match else 0
+    if not 1 <= number <= len(STEPS):
+        raise InputError(f"no stage '{text}' (01 to {len(STEPS):02}, or {', '.join(STEPS)})")
     return number
 
 

@@ -1,6 +1,6 @@
 """The settings of each part of a run, validated; `config.py` puts them together in a profile."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -31,11 +31,20 @@ class PromptSettings(Settings):
     the reference implementation, so that adapters trained with it can be asked.
 
     `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
+    `marker`, how a chat prompt carries the ratio: `eos`, the paper's; `token`, one special token for each
+    tenth, of those that the model has and never uses; `words`, a sentence.
     """
 
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
     system: str = "You are a helpful assistant."  # "": no system message
     layout: Literal["answer", "think"] = "answer"
+    marker: Literal["eos", "token", "words"] = "eos"
+
+    @model_validator(mode="after")
+    def _reference_is_literal(self) -> "PromptSettings":
+        if self.format != "chat" and self.marker != "eos":
+            raise ValueError(f"prompts.marker '{self.marker}' goes with format: chat; the reference's text is literal")
+        return self
 
 
 class ProblemSettings(Settings):
@@ -45,6 +54,8 @@ class ProblemSettings(Settings):
     test: str
     train_size: PositiveInt | None = None
     test_size: PositiveInt | None = None
+    validation: str | None = None  # a JSONL file; gsm_symbolic has a validation split of its own
+    validation_size: PositiveInt | None = None  # problems to choose settings by, never trained on or reported
     max_number: PositiveInt | None = None  # gsm_symbolic: the largest number in question or solution
 
 
@@ -61,6 +72,7 @@ class ImportanceSettings(Settings):
 
     scorer: str = "selective_context"
     compare_with: list[str] = ["random"]
+    compare_size: PositiveInt | None = None  # how many chains those score, the first; None: all
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
     classifier_dtype: Dtype = "auto"
     whole_latex: bool = False  # a LaTeX command and its arguments are one span
@@ -103,6 +115,8 @@ class TrainingSettings(Settings):
     """
 
     ratios_a_problem: Literal["one", "all"] = "one"  # a row at one drawn ratio, or a row at each
+    rows: PositiveInt | None = None  # of the chains' rows, the first so many; None: all
+    seed: int | None = None  # of drawn ratios, order and initial weights; None: the profile's
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
@@ -124,6 +138,7 @@ class EvaluationSettings(Settings):
     """
 
     methods: dict[str, list[Ratio]]
+    split: Literal["test", "validation"] = "test"  # the latter to choose settings by
     adapter: str | None = None  # a published one (folder or hub name) in place of the run's own
     attach: bool = False  # the adapter beside the weights, one model for all methods; else merged into a copy
     max_new_tokens: PositiveInt = 512
@@ -154,5 +169,14 @@ class TargetTrainingSettings(Settings):
     """How `prepare-target` teaches the base model the task; its rows are never in train or test."""
 
     rows: PositiveInt
-    validation_size: PositiveInt
     training: TrainingSettings
+
+
+class StudySettings(Settings):
+    """A question put to several trainings: a run for each entry of `vary`, on the chains of the profile's own run.
+
+    `common` and every entry are overrides, dotted setting -> value.
+    """
+
+    common: dict[str, Any] = {}
+    vary: Annotated[list[dict[str, Any]], Field(min_length=1)]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
+from tokenskip_lib.answering import build_engine, find_trained
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import (
     METHODS,
@@ -23,23 +23,29 @@ from tokenskip_lib.evaluation import (
     truncation_budget,
 )
 from tokenskip_lib.finetuning import train_adapter
-from tokenskip_lib.generation import Engine, Generation, TransformersEngine
+from tokenskip_lib.generation import Generation
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.importance import build_scorer, check_scorers, write_windows
 from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
-from tokenskip_lib.models import Target, attach_adapters, batch_token_counter, load_model, load_tokenizer, token_counter
+from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
 from tokenskip_lib.processes import rank, shared_store, total
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
-from tokenskip_lib.runs import Run
-from tokenskip_lib.server import ServerEngine
+from tokenskip_lib.runs import (
+    ADAPTER,
+    CHAINS,
+    PREDICTIONS,
+    PRUNED,
+    SCORED,
+    SFT_ROWS,
+    TEST_PROBLEMS,
+    TIMINGS,
+    TRAIN_PROBLEMS,
+    Run,
+)
 from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows, own_tails
-
-CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
-SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
-TRAIN_PROBLEMS, TEST_PROBLEMS, TIMINGS = "01_train_problems.jsonl", "05_test_problems.jsonl", "01_timings.json"
 
 
 def check_names(profile: Profile) -> None:
@@ -61,7 +67,7 @@ def generate(run: Run) -> list[Chain]:
     if not all((problem_id,) in store for problem_id in problems):
         tokenizer = load_tokenizer(profile.target)
         count = token_counter(tokenizer)
-        engine = _engine(profile, tokenizer, profile.chains.batch_size)
+        engine = build_engine(profile, tokenizer, profile.chains.batch_size)
         requests = build_requests(
             train.problems,
             tokenizer,
@@ -92,15 +98,18 @@ def score(run: Run) -> list[ScoredChain]:
     """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
     profile = run.profile
     chains = _kept_chains(run)
-    names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
+    compared = dict.fromkeys(profile.importance.compare_with, chains[: profile.importance.compare_size])
+    scored_by = {**compared, profile.importance.scorer: chains}
+    names = list(dict.fromkeys([profile.importance.scorer, *compared]))
     target = Target(profile.target)
-    keys = [(chain.id, name) for name in names for chain in chains]
+    keys = [(chain.id, name) for name in names for chain in scored_by[name]]
     with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
-            if all((chain.id, name) in store for chain in chains):
+            todo = scored_by[name]
+            if all((chain.id, name) in store for chain in todo):
                 continue
             label, scorer = f"importance: {name}", build_scorer(name, target, profile)
-            write_windows(chains, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(chains), label=label)
+            write_windows(todo, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(todo), label=label)
     run.note("score", chains=len(chains), scorers=names)
     return list(run.store(SCORED, ScoredChain))
 
@@ -113,6 +122,11 @@ def prune_chains(run: Run) -> list[SFTRow]:
     else:
         scored = run.need(SCORED, ScoredChain, "score")
         chains = [chain for chain in scored if chain.scorer == profile.importance.scorer]
+        if not chains:
+            raise InputError(
+                f"{run.folder / SCORED}: no scores by {profile.importance.scorer}; run `python -m tokenskip_lib score` "
+                "with the same --set, or for a study name it in the profile's importance.compare_with"
+            )
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = Target(profile.target)
     ratios, cut = profile.pruning.ratios, Counter()
@@ -123,14 +137,14 @@ def prune_chains(run: Run) -> list[SFTRow]:
             write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
     every = profile.training.ratios_a_problem == "all"
-    drawn = draw_ratios([chain.id for chain in chains], ratios, profile.seed)
+    drawn = draw_ratios([chain.id for chain in chains], ratios, profile.training_seed)
     rows = build_sft_rows(
-        [chain for chain in store if every or chain.ratio == drawn[chain.id]],
+        [chain for chain in store if every or chain.ratio == drawn[chain.id]][: profile.training.rows],
         problems,
         target.tokenizer,
         profile.prompts,
         held_out=profile.training.held_out,
-        seed=profile.seed,
+        seed=profile.training_seed,
         tails=own_tails(run.need(CHAINS, Chain, "generate")) if profile.prompts.layout == "think" else None,
     )
     if rank() == 0:
@@ -185,48 +199,18 @@ def train(run: Run) -> dict:
             profile.training,
             folder,
             base_name=profile.target.model,
-            seed=profile.seed,
+            seed=profile.training_seed,
         )
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     run.note("train", **summary)
     return summary
 
 
-def ask(run: Run, problem: Problem, ratios: Sequence[float], *, adapted: bool) -> pd.DataFrame:
-    """One question at several ratios, answered by the target model with or without the trained adapter.
-
-    Returns:
-        Columns ratio, chain_tokens, prediction, is_correct, output.
-    """
-    profile = run.profile
-    tokenizer = load_tokenizer(profile.target)
-    model = load_model(profile.target, adapter=run.folder / ADAPTER if adapted else None)
-    engine = TransformersEngine(model, tokenizer, batch_size=len(ratios))
-    plan = [("tokenskip", ratio, profile.evaluation.max_new_tokens) for ratio in ratios]
-    batches = answer(engine, tokenizer, [problem], profile.prompts, plan, label="one question")
-    columns = ["ratio", "chain_tokens", "prediction", "is_correct", "output"]
-    answers = pd.DataFrame(prediction.model_dump() for batch in batches for prediction in batch)
-    return answers.set_index("ratio").loc[list(ratios)].reset_index()[columns]
-
-
-def find_trained(run: Run) -> Path | str:
-    """The adapter that answers for tokenskip: the run's own, or the published one that the profile names."""
-    if run.profile.evaluation.adapter is not None:
-        return run.profile.evaluation.adapter
-    folder = run.folder / ADAPTER
-    if not (folder / "summary.json").exists():
-        raise InputError(
-            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first, "
-            "with the same --set"
-        )
-    return folder
-
-
 def evaluate(run: Run) -> pd.DataFrame:
     """Stage 5: every method and ratio answers the test problems; returns and writes metrics.csv."""
     profile = run.profile
     pairs = method_ratios(profile.evaluation)
-    test = load_problems(profile, "test")
+    test = load_problems(profile, profile.evaluation.split)
     if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
         refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
     adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
@@ -242,7 +226,7 @@ def evaluate(run: Run) -> pd.DataFrame:
             todo = [(m, r) for m, r in pairs if m in methods]
             if all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
                 continue
-            engine = engine or _engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
+            engine = engine or build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
             label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
             for batch in answer(
@@ -291,22 +275,6 @@ def _chain(problem: Problem, generation: Generation, count: Callable[[str], int]
         output_tokens=generation.tokens,
         cut_off=generation.cut_off,
         dropped=next((reason for reason, holds in reasons.items() if holds), None),
-    )
-
-
-def _engine(
-    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
-) -> Engine:
-    """What answers: the profile's server, or the model in this process."""
-    if profile.server is not None:
-        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
-    if adapter is not None and profile.evaluation.attach:
-        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
-    else:
-        model = load_model(profile.target, adapter=adapter)
-    settings = profile.target
-    return TransformersEngine(
-        model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
     )
 
 

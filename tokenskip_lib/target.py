@@ -53,7 +53,6 @@ def prepare_target(profile: Profile) -> dict:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["validation"] = {key: row[key] for key in ("n", "accuracy", "accuracy_low", "accuracy_high", "cut_off")}
     summary["dropped_problems"] = dict(loaded.dropped)
-    summary["seed"], summary["recipe"] = profile.seed, settings.model_dump()
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 

@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenskip_lib.answering import find_trained
 from tokenskip_lib.evaluation import answer_budget, build_requests
 from tokenskip_lib.generation import Generation, Request, TransformersEngine
 from tokenskip_lib.models import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems import load_problems
 from tokenskip_lib.records import InputError
 from tokenskip_lib.runs import Run
-from tokenskip_lib.stages import find_trained
 
 WARM_UP = 2  # batches answered before the clock starts: kernels are chosen and compiled then
 TIMING_COLUMNS = ["batch_size", "method", "ratio", "n", "tokens", "seconds_per_problem", "tokens_per_second"]
@@ -62,7 +62,7 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
     if profile.server is not None:
         raise InputError("timing measures the model in this process: --set server=null")
     tokenizer = load_tokenizer(profile.target)
-    chosen = load_problems(profile, "test").problems[:problems]
+    chosen = load_problems(profile, profile.evaluation.split).problems[:problems]
 
     def group(method: str, ratio: float) -> list[Request]:
         budget = answer_budget(profile.evaluation, method, ratio)

@@ -11,7 +11,7 @@ from io import BytesIO
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.config import Profile
+from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
 from tokenskip_lib.evaluation import answer_budget, method_ratios
 from tokenskip_lib.models import batch_token_counter, load_tokenizer
@@ -108,7 +108,7 @@ def expected_answers(
 
 
 def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
-    """The tokens of every stage, done or not; of evaluation alone where its adapter was published.
+    """The tokens of every stage, done or not; of evaluation alone where its adapter comes from a hub.
 
     Args:
         checkpointing: whether training computes activations twice, as it does on a GPU.
@@ -116,7 +116,7 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     tokenizer = load_tokenizer(profile.target)
     chains = _recorded(profile, CHAINS, Chain)
     evaluated = _evaluate_work(profile, tokenizer, chains)
-    if profile.evaluation.adapter is not None:
+    if profile.evaluation.adapter is not None and not resolve_path(profile.evaluation.adapter).is_dir():
         return evaluated
     problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
     asked = _prompt_lengths(profile, tokenizer, problems, "original", [1.0] * len(problems))
@@ -128,10 +128,11 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     chain = _mean(kept) if kept else max(0.0, answers.mean - tail)
     work = [Work("generate", "original", asked, len(asked), answers=answers)]
     for name in dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]):
+        scored = rows if name == profile.importance.scorer else min(rows, profile.importance.compare_size or rows)
         if name == "llmlingua2":
-            work.append(Work("score", name, [chain] * rows, 0, classifier=True))
+            work.append(Work("score", name, [chain] * scored, 0, classifier=True))
         elif passes := TARGET_PASSES.get(name):
-            work.append(Work("score", name, [prompt + chain] * rows, chain * rows, passes))
+            work.append(Work("score", name, [prompt + chain] * scored, chain * scored, passes))
     if profile.pruning.mode == "llmlingua":
         work.append(Work("prune", "llmlingua", [chain] * rows, 0, classifier=True))
     trained = _train_work(profile, tokenizer, problems, rows, chain, tail, checkpointing=checkpointing)
@@ -165,7 +166,8 @@ def _train_work(
             rows *= len(ratios)
             ratios, asked = ratios * len(problems), [problem for problem in problems for _ in ratios]
         else:
-            ratios = list(draw_ratios([problem.id for problem in problems], ratios, profile.seed).values())
+            ratios = list(draw_ratios([problem.id for problem in problems], ratios, profile.training_seed).values())
+        rows = min(rows, training.rows or rows)
         response, out = chain * _mean(ratios) + tail + 1, round(training.held_out * rows)
         row = _mean(_prompt_lengths(profile, tokenizer, asked, "tokenskip", ratios)) + response
         reads, responses = [[row] * (rows - out), [row] * out], [response * (rows - out), response * out]
@@ -180,7 +182,7 @@ def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains:
     settings, answered = profile.evaluation, defaultdict(list)
     for prediction in _recorded(profile, PREDICTIONS, Prediction):
         answered[prediction.method, prediction.ratio].append(prediction.chain_tokens + prediction.answer_tokens)
-    problems = load_problems(profile, "test").problems
+    problems = load_problems(profile, settings.split).problems
     recorded = {PREDICTIONS: answered["original", 1.0], CHAINS: [chain.output_tokens for chain in chains]}
     original = expected_answers(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
     work = []

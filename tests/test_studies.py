@@ -1,0 +1,133 @@
+"""Studies, on a tiny random model: each variant is a run that shares what its overrides leave as it is."""
+
+import pandas as pd
+import pytest
+
+from tokenskip_lib import stages
+from tokenskip_lib.config import Profile, load_profile, with_overrides
+from tokenskip_lib.evaluation import METRIC_COLUMNS
+from tokenskip_lib.records import Chain, InputError, Prediction, Problem, RecordStore
+from tokenskip_lib.runs import Run
+from tokenskip_lib.studies import check_studies, run_study, variant_profiles
+
+METHODS = {"original": [], "tokenskip": [0.5]}
+
+
+@pytest.fixture
+def with_study(tiny_profile, problems, chain_of, tmp_path):
+    """A function variants, common -> a run with that study, whose first stage is done as if the model could answer."""
+    RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[4:])
+    RecordStore(tmp_path / "test.jsonl", Problem).append(problems[3:4])
+
+    def make(*vary: dict, **common) -> Run:
+        fixed = {"evaluation.methods": METHODS, "problems.validation": str(tmp_path / "validation.jsonl"), **common}
+        run = Run(with_overrides(tiny_profile, {"studies": {"mine": {"common": fixed, "vary": list(vary)}}}, where="t"))
+        if not (run.folder / stages.CHAINS).exists():
+            run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
+            run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+        return run
+
+    return make
+
+
+def test_every_variant_has_its_rows_with_what_was_varied(with_study, tmp_path):
+    run = with_study({"training.rows": 1}, {"training.rows": 2, "prompts.marker": "words"})
+    table = run_study(run, "mine")
+    first = ["training.rows", "rows_trained", "training_seconds"]
+    assert set(table.columns) == {*first, "prompts.marker", *METRIC_COLUMNS}
+    assert list(table["method"]) == ["original", "tokenskip"] * 2
+    assert list(table["training.rows"]) == list(table["rows_trained"]) == [1, 1, 2, 2]
+    assert list(table["prompts.marker"].fillna("")) == ["", "", "words", "words"]
+    written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", keep_default_na=False, na_values=[""])
+    pd.testing.assert_frame_equal(written, table)
+
+
+def test_variants_share_the_records_before_the_first_stage_that_differs(with_study):
+    run = with_study({"importance.scorer": "random"}, {"evaluation.max_new_tokens": 6})
+    run_study(run, "mine")
+    by_scorer, by_budget = (Run(profile).folder for _, profile in variant_profiles(run.profile, "mine"))
+    linked = {folder: {p.name for p in folder.iterdir() if p.is_symlink()} for folder in (by_scorer, by_budget)}
+    assert linked[by_scorer] == {stages.TRAIN_PROBLEMS, stages.CHAINS, stages.SCORED}
+    assert linked[by_budget] == linked[by_scorer] | {stages.PRUNED, stages.SFT_ROWS, stages.ADAPTER}
+    assert {c.scorer for c in RecordStore(by_scorer / stages.PRUNED, stages.PrunedChain)} == {"random"}
+
+
+def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
+    run = with_study({"training.rows": 1}, {"training.rows": 2})
+    before = run_study(run, "mine")
+    monkeypatch.setattr(stages, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(stages, "answer", lambda *_, **__: pytest.fail("answered again"))
+    pd.testing.assert_frame_equal(run_study(Run(run.profile), "mine"), before)
+
+
+def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
+    asked, answer = [], stages.answer
+
+    def counting(engine, tokenizer, problems, prompts, plan, **options):
+        asked.extend(method for method, *_ in plan)
+        return answer(engine, tokenizer, problems, prompts, plan, **options)
+
+    monkeypatch.setattr(stages, "answer", counting)
+    run_study(with_study({"training.rows": 1}, {"training.rows": 2}, {"evaluation.max_new_tokens": 6}), "mine")
+    assert asked == ["original", "tokenskip", "tokenskip", "original", "tokenskip"]
+
+
+def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_study):
+    run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
+    run_study(run, "mine")
+    [(_, profile)] = variant_profiles(run.profile, "mine")
+    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"p4"}
+
+
+def test_another_seed_is_another_training_on_the_same_problems(with_study):
+    run = with_study({"training.seed": 1}, {"training.seed": 2}, {"training.seed": 1, "training.log_every": 1})
+    run_study(run, "mine")
+    folders = [Run(profile).folder for _, profile in variant_profiles(run.profile, "mine")]
+    one, other, again = ((folder / stages.ADAPTER / "adapter_model.safetensors").read_bytes() for folder in folders)
+    assert one == again != other
+
+
+def test_redoing_a_stage_of_the_run_removes_the_variants_made_from_it(with_study):
+    run = with_study({"training.rows": 1}, {"evaluation.max_new_tokens": 6})
+    run_study(run, "mine")
+    rows, budget = (profile.path("") for _, profile in variant_profiles(run.profile, "mine"))
+    Run(run.profile, redo_from=5)
+    assert rows.exists() and budget.exists()
+    Run(run.profile, redo_from=3)
+    assert rows.exists() and not budget.exists()
+    Run(run.profile, redo_from=2)
+    assert not rows.exists()
+
+
+def test_redoing_the_studies_keeps_the_run(with_study):
+    run = with_study({"training.rows": 1})
+    run_study(run, "mine")
+    Run(run.profile, redo_from=6)
+    assert not list(run.folder.glob("studies/*/*")) and (run.folder / stages.SCORED).exists()
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        ({"training.row": 3}, "did you mean 'rows'"),
+        ({"training.rows": -3}, "study 'mine'"),
+        ({"importance.scorer": "ctss"}, "did you mean 'cts'"),
+    ],
+)
+def test_a_wrong_variant_is_refused_before_anything_runs(with_study, varied, message):
+    with pytest.raises(InputError, match=message):
+        check_studies(with_study({"training.rows": 1}, varied).profile)
+
+
+def test_an_unknown_study_is_refused_with_the_nearest_name(with_study):
+    with pytest.raises(InputError, match="did you mean 'mine'"):
+        run_study(with_study({"training.rows": 1}), "mines")
+
+
+@pytest.mark.parametrize("name", ["smoke", "demo-full"])
+def test_the_profiles_studies_are_settings_and_never_look_at_the_test_split_to_choose(name):
+    profile: Profile = load_profile(name)
+    check_studies(profile)
+    for study in ("scorers", "control"):
+        for _, variant in variant_profiles(profile, study):
+            assert variant.evaluation.split == "validation"

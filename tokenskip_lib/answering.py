@@ -1,0 +1,83 @@
+"""Who answers: the model in this process or a server, with the TokenSkip adapter that a run uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tokenskip_lib.config import Profile
+from tokenskip_lib.evaluation import answer, answer_budget
+from tokenskip_lib.generation import Engine, TransformersEngine
+from tokenskip_lib.models import attach_adapters, load_model, load_tokenizer
+from tokenskip_lib.records import Chain, InputError, Problem, SFTRow
+from tokenskip_lib.runs import ADAPTER, CHAINS, SFT_ROWS, Run
+from tokenskip_lib.server import ServerEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build_engine(
+    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
+) -> Engine:
+    """What answers: the profile's server, or the model in this process."""
+    if profile.server is not None:
+        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
+    if adapter is not None and profile.evaluation.attach:
+        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
+    else:
+        model = load_model(profile.target, adapter=adapter)
+    settings = profile.target
+    return TransformersEngine(
+        model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
+    )
+
+
+def find_trained(run: Run) -> Path | str:
+    """The adapter that answers for tokenskip: the run's own, or the finished one that the profile names.
+
+    Raises:
+        InputError: it would be the run's own, and that is not trained yet.
+    """
+    if run.profile.evaluation.adapter is not None:
+        return run.profile.evaluation.adapter
+    folder = run.folder / ADAPTER
+    if not (folder / "summary.json").exists():
+        raise InputError(
+            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first, "
+            "with the same --set"
+        )
+    return folder
+
+
+def ask(
+    run: Run, problems: Sequence[Problem | Chain], ratios: Sequence[float], *, adapter: Path | str | None
+) -> pd.DataFrame:
+    """A few questions, each at several ratios; nothing is written.
+
+    Args:
+        problems: anything with id, question and answer.
+        adapter: TokenSkip's, or None for the target model without one.
+
+    Returns:
+        Columns id, ratio, chain_tokens, prediction, is_correct, output: problems in their order, ratios in theirs.
+    """
+    profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
+    model = load_model(profile.target, adapter=adapter)
+    engine = TransformersEngine(model, tokenizer, profile.evaluation.batch_size)
+    plan = [("tokenskip", ratio, answer_budget(profile.evaluation, "tokenskip", ratio)) for ratio in ratios]
+    batches = answer(engine, tokenizer, problems, profile.prompts, plan, label="questions")
+    columns = ["id", "ratio", "chain_tokens", "prediction", "is_correct", "output"]
+    answers = pd.DataFrame(prediction.model_dump() for batch in batches for prediction in batch)
+    order = [(problem.id, ratio) for problem in problems for ratio in ratios]
+    return answers.set_index(["id", "ratio"]).loc[order].reset_index()[columns]
+
+
+def untrained_chains(run: Run, size: int) -> list[Chain]:
+    """The first kept chains whose problems the run's adapter was not trained on, `size` at most."""
+    trained = {row.id for row in run.need(SFT_ROWS, SFTRow, "prune") if not row.held_out}
+    kept = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
+    return [chain for chain in kept if chain.id not in trained][:size]

@@ -1,0 +1,119 @@
+"""Studies: one question put to several trainings, on the same chains of thought.
+
+A profile's `studies` name them. Each variant is a run of its own in the run's folder; what its overrides
+leave as it is, it shares with the run, so only the stages that differ are done. All of them resume.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from tokenskip_lib import stages
+from tokenskip_lib.config import STAGES, Profile, nearest, resolve_path, stage_of, with_overrides
+from tokenskip_lib.records import InputError, Prediction
+from tokenskip_lib.runs import PREDICTIONS, STUDIES, Run
+
+# In the order of STAGES.
+STAGE_FUNCTIONS = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
+
+
+def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
+    """The overrides of each variant of a study, and the profile that they give.
+
+    Raises:
+        InputError: the profile has no such study, or an override is no setting.
+    """
+    if study not in profile.studies:
+        raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
+    settings = profile.studies[study]
+    variants = []
+    for varied in settings.vary:
+        overrides = {**settings.common, **varied}
+        folder = f"{profile.run_dir}/{STUDIES}/{study}/{_folder_name(varied)}"
+        places = {"name": f"{profile.name}-{study}", "run_dir": folder, "results_dir": folder, "studies": {}}
+        variants.append((varied, with_overrides(profile, {**overrides, **places}, where=f"study '{study}'")))
+    return variants
+
+
+def check_studies(profile: Profile) -> None:
+    """Raise InputError for an override that is no setting, or names what does not exist, before anything runs."""
+    for study in profile.studies:
+        for _, variant in variant_profiles(profile, study):
+            stages.check_names(variant)
+
+
+def run_study(run: Run, study: str) -> pd.DataFrame:
+    """Train and evaluate every variant of a study; what is done is not done again.
+
+    Writes data/results/<profile>_<study>.csv after each variant.
+
+    Returns:
+        A row a variant, method and ratio: the varied settings (missing: the profile's own),
+        rows_trained, training_seconds (on this machine), then the columns of metrics.csv.
+    """
+    results = resolve_path(run.profile.results_dir) / f"{run.profile.name}_{study}.csv"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    common = run.profile.studies[study].common if study in run.profile.studies else {}
+    tables: list[pd.DataFrame] = []
+    answered: Run | None = None
+    for varied, profile in variant_profiles(run.profile, study):
+        first = min(map(_first_stage, {**common, **varied}), default=len(STAGES))
+        variant = _open_variant(run, profile, first)
+        if answered is not None:
+            _share_answers(answered, variant)
+        for function in STAGE_FUNCTIONS[min(first, 3) - 1 :]:
+            outcome = function(variant)
+        answered = variant
+        trained = variant.state["stages"]["train"]
+        labels = {key: _label(value) for key, value in varied.items()}
+        labels |= {"rows_trained": trained["rows_trained"], "training_seconds": trained["seconds"]}
+        tables.append(outcome.assign(**labels)[[*labels, *outcome.columns]])
+        pd.concat(tables).to_csv(results, index=False)
+    return pd.read_csv(results, keep_default_na=False, na_values=[""])
+
+
+def _open_variant(run: Run, profile: Profile, first: int) -> Run:
+    """A variant's run, with links to the files of the stages before the first that its overrides change."""
+    for function in STAGE_FUNCTIONS[: first - 1]:
+        function(run)
+    folder = profile.path("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(run.folder.glob("0[1-5]_*")):
+        link = folder / path.name
+        if int(path.name[:2]) < first and not link.exists():
+            link.symlink_to(path.resolve())
+    return Run(profile)
+
+
+def _first_stage(key: str) -> int:
+    # Scores are kept by scorer: those of every scorer that the run compares are there.
+    return 3 if key == "importance.scorer" else stage_of(key)
+
+
+def _share_answers(answered: Run, variant: Run) -> None:
+    """Give a variant the answers that do not depend on the adapter, where another has been asked the same."""
+
+    def asked(profile: Profile) -> dict:
+        same = profile.model_dump(include={"target", "prompts", "problems", "evaluation", "server", "seed"})
+        del same["prompts"]["marker"]
+        return same
+
+    if asked(answered.profile) == asked(variant.profile):
+        predictions = answered.store(PREDICTIONS, Prediction)
+        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method != "tokenskip")
+
+
+def _label(value: Any) -> str | float | int | bool | None:
+    return value if isinstance(value, str | float | int | bool | None) else json.dumps(value)
+
+
+def _folder_name(varied: Mapping[str, Any]) -> str:
+    """Readable, and different for different overrides."""
+    text = ",".join(f"{key}={_label(value)}" for key, value in varied.items())
+    digest = hashlib.sha256(json.dumps(varied, sort_keys=True).encode()).hexdigest()[:6]
+    readable = re.sub(r"[^\w.=,-]+", "_", text)[:100]
+    return f"{readable}-{digest}"
