@@ -20,9 +20,9 @@ import torch
 from tqdm import tqdm
 
 from tokenskip_lib.config import load_profile
-from tokenskip_lib.evaluation import build_requests
 from tokenskip_lib.generation import Engine, Request, TransformersEngine
 from tokenskip_lib.grading import is_correct, split_output
+from tokenskip_lib.methods import build_requests
 from tokenskip_lib.models import Target, describe
 from tokenskip_lib.problems import load_problems
 from tokenskip_lib.server import ServerEngine

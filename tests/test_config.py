@@ -13,8 +13,8 @@ from tokenskip_lib.config import (
     project_root,
     resolve_path,
 )
-from tokenskip_lib.evaluation import method_ratios
 from tokenskip_lib.importance import check_scorers
+from tokenskip_lib.methods import method_ratios
 from tokenskip_lib.problems import PROBLEM_SETS
 from tokenskip_lib.records import InputError
 from tokenskip_lib.settings import TrainingSettings

@@ -1,117 +1,33 @@
-"""Evaluation: budgets, grading and metrics, against formulas written out here."""
+"""Evaluation: metrics and comparisons, against formulas written out here, scipy and statsmodels."""
 
 import math
-from fractions import Fraction
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenskip_lib.evaluation import (
-    METHODS,
+    COMPARISON_COLUMNS,
+    CURVE_COLUMNS,
     METRIC_COLUMNS,
-    RATIO_METHODS,
-    build_requests,
+    compare_methods,
     compute_metrics,
     markdown_table,
-    method_ratios,
-    predict,
-    truncation_budget,
+    pareto_front,
+    pool_answers,
+    summarise_curves,
 )
-from tokenskip_lib.generation import Generation
-from tokenskip_lib.prompts import build_prompt
 from tokenskip_lib.records import InputError, Prediction
-from tokenskip_lib.settings import EvaluationSettings, PromptSettings
 
 
 def _prediction(name, method="original", ratio=1.0, *, right=True, tokens=100, cut_off=False, seconds=1.0):
     return Prediction(
-        id=name, method=method, ratio=ratio, answer="7", output="o", chain="c", prediction="7" if right else None,
-        is_correct=right, chain_tokens=tokens, answer_tokens=9, max_new_tokens=256, cut_off=cut_off, seconds=seconds,
+        id=name, method=method, ratio=ratio, answer="7", output="7" if right else "8", chain="c",
+        prediction="7" if right else None, is_correct=right, chain_tokens=tokens, answer_tokens=9, max_new_tokens=256,
+        cut_off=cut_off, seconds=seconds,
     )  # fmt: skip
-
-
-def _settings(**methods) -> EvaluationSettings:
-    return EvaluationSettings(methods={"original": [], **methods})
-
-
-@given(
-    st.lists(st.integers(1, 300), min_size=1, max_size=20), st.sampled_from([0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-)
-def test_the_truncation_budget_is_the_smallest_that_spends_the_ratio(lengths, ratio):
-    wanted = Fraction(str(ratio)) * sum(lengths)
-
-    def spent(cap):
-        return sum(min(length, cap) for length in lengths)
-
-    cap = truncation_budget(lengths, ratio)
-    assert spent(cap) >= wanted
-    assert cap == 1 or spent(cap - 1) < wanted
-
-
-def test_the_truncation_budget_lets_short_answers_finish():
-    assert truncation_budget([10, 10, 100], 0.5) == 40  # 10 + 10 + 40 = half of 120
-    assert truncation_budget([10, 10, 100], 1.0) == 100
-    assert truncation_budget([8], 0.5) == 4
-
-
-def test_methods_and_ratios_are_listed_original_first_ratios_descending():
-    settings = _settings(tokenskip=[0.5, 1.0, 0.7], be_concise=[], truncation=[0.5])
-    assert method_ratios(settings) == [
-        ("original", 1.0),
-        ("tokenskip", 1.0),
-        ("tokenskip", 0.7),
-        ("tokenskip", 0.5),
-        ("be_concise", 1.0),
-        ("truncation", 0.5),
-    ]
-
-
-def test_an_unknown_method_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match="did you mean 'tokenskip'"):
-        method_ratios(_settings(tokenskp=[0.5]))
-
-
-@pytest.mark.parametrize("method", sorted(RATIO_METHODS))
-def test_a_method_that_reads_a_ratio_needs_one(method):
-    with pytest.raises(InputError, match=f"{method} needs a list of ratios"):
-        method_ratios(_settings(**{method: []}))
-
-
-@pytest.mark.parametrize("method", sorted(set(METHODS) - RATIO_METHODS))
-def test_a_method_that_reads_no_ratio_takes_none(method):
-    with pytest.raises(InputError, match=f"{method} takes no ratios"):
-        method_ratios(EvaluationSettings(methods={"original": [], method: [0.5]}))
-
-
-def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_tokenizer):
-    for method, ratio in (("original", 1.0), ("tokenskip", 0.5), ("truncation", 0.5), ("lc_prompt", 0.7)):
-        made = build_requests(problems, tiny_tokenizer, PromptSettings(), method=method, ratio=ratio, max_new_tokens=33)
-        assert [(r.id, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
-        assert [r.prompt for r in made] == [
-            build_prompt(tiny_tokenizer, p.question, PromptSettings(), method=method, ratio=ratio) for p in problems
-        ]
-
-
-def test_a_prediction_counts_chain_and_answer_apart(problems):
-    text = "3 + 4 = 7 apples.\n\nThe final answer is: $\\boxed{7}$"
-    generation = Generation(id=("p0", "tokenskip", 0.5), text=text, tokens=15, cut_off=False, seconds=0.123456)
-    made = predict(
-        problems[0], generation, max_new_tokens=64, count_tokens=lambda texts: [len(t.split()) for t in texts]
-    )
-    assert (made.id, made.method, made.ratio, made.answer, made.output) == ("p0", "tokenskip", 0.5, "7", text)
-    assert made.chain + "The final answer is: $\\boxed{7}$" == text
-    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (6, 5, "7", True)
-    assert (made.max_new_tokens, made.cut_off, made.seconds) == (64, False, 0.1235)
-
-
-def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
-    generation = Generation(id=("p0", "truncation", 0.5), text="He has 3 + 4 = 7", tokens=7, cut_off=True, seconds=0.1)
-    made = predict(
-        problems[0], generation, max_new_tokens=7, count_tokens=lambda texts: [len(t.split()) for t in texts],
-    )  # fmt: skip
-    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (7, 0, None, False)
-    assert made.cut_off
 
 
 def _wilson(correct: int, n: int) -> tuple[float, float]:
@@ -176,5 +92,157 @@ def test_the_table_for_readers_has_one_line_a_row_and_ratios_only_where_they_are
     ]
     lines = markdown_table(compute_metrics(predictions, scorer="s", seed=0)).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| original |  | 4 | 75.0 (") and "| 100.0 | 1.00 |" in lines[2]
-    assert lines[3].startswith("| tokenskip | 0.5 | 4 | 100.0 (") and "| 50.0 | 0.50 |" in lines[3]
+    assert lines[2].startswith("| original |  | 4 | 75.0 (") and ") | 75.0 | 100.0 | 1.00 |" in lines[2]
+    assert lines[3].startswith("| tokenskip | 0.5 | 4 | 100.0 (") and ") | 100.0 | 50.0 | 0.50 |" in lines[3]
+
+
+def _answers(right: dict, tokens: dict | None = None) -> list[Prediction]:
+    """Predictions from (method, ratio) -> a verdict a problem, and -> tokens a problem (100)."""
+    lengths = tokens or {key: [100] * len(verdicts) for key, verdicts in right.items()}
+    return [
+        _prediction(f"p{i}", method, ratio, right=bool(verdict), tokens=lengths[method, ratio][i])
+        for (method, ratio), verdicts in right.items()
+        for i, verdict in enumerate(verdicts)
+    ]  # fmt: skip
+
+
+ORIGINAL, HALF = ("original", 1.0), ("tokenskip", 0.5)
+
+
+@pytest.fixture(scope="module")
+def two_methods() -> list[Prediction]:
+    """200 problems: the original solves 80%, the other 70%, not independently; about half the tokens."""
+    generator = np.random.default_rng(3)
+    original = generator.random(200) < 0.8
+    half = np.where(generator.random(200) < 0.2, generator.random(200) < 0.5, original & (generator.random(200) < 0.95))
+    lengths = generator.integers(40, 120, size=200)
+    return _answers({ORIGINAL: original, HALF: half}, {ORIGINAL: lengths, HALF: lengths // 2 + 3})
+
+
+def test_mcnemar_is_statsmodels(two_methods):
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    [row] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    right = {key: [p.is_correct for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
+    table = pd.crosstab(pd.Series(right[ORIGINAL]), pd.Series(right[HALF])).to_numpy()
+    assert list(row) == COMPARISON_COLUMNS
+    assert row["p_value"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert (row["gained"], row["lost"]) == (table[0, 1], table[1, 0])
+    assert row["difference"] == pytest.approx(np.mean(right[HALF]) - np.mean(right[ORIGINAL]))
+
+
+def test_the_paired_bootstrap_is_scipys_to_its_own_noise(two_methods):
+    from scipy.stats import bootstrap
+
+    [row] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    right = {key: [p.is_correct for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
+    tokens = {key: [p.chain_tokens for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
+
+    def interval(statistic, *samples):
+        made = bootstrap(samples, statistic, paired=True, n_resamples=9999, method="percentile", rng=1)
+        return made.confidence_interval
+
+    low, high = interval(lambda a, b, axis: a.mean(axis) - b.mean(axis), *map(np.array, (right[HALF], right[ORIGINAL])))
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high), abs=0.006)
+    low, high = interval(
+        lambda a, b, axis: a.mean(axis) / b.mean(axis), *map(np.array, (tokens[HALF], tokens[ORIGINAL]))
+    )
+    assert (row["actual_ratio_low"], row["actual_ratio_high"]) == pytest.approx((low, high), abs=0.002)
+
+
+def test_the_interval_is_wilsons_by_statsmodels_too():
+    from statsmodels.stats.proportion import proportion_confint
+
+    [row] = compute_metrics([_prediction(f"p{i}", right=i < 37) for i in range(50)], scorer="", seed=0).to_dict(
+        "records"
+    )
+    expected = proportion_confint(37, 50, method="wilson")
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_answers_are_no_difference():
+    same = [1, 0, 1, 1]
+    [row] = compare_methods(pool_answers([_answers({ORIGINAL: same, HALF: same})])).to_dict("records")
+    assert (row["difference"], row["difference_low"], row["difference_high"], row["p_value"]) == (0, 0, 0, 1)
+
+
+def test_methods_can_be_compared_with_another_than_the_original(two_methods):
+    [row] = compare_methods(pool_answers([two_methods]), against=HALF).to_dict("records")
+    [back] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    assert (row["method"], row["difference"]) == ("original", pytest.approx(-back["difference"]))
+    assert (row["gained"], row["lost"], row["actual_ratio"]) == (back["lost"], back["gained"], 1.0)
+
+
+def test_seeds_are_means_of_a_problem_and_asking_again_narrows_no_interval(two_methods):
+    one, three = pool_answers([two_methods]), pool_answers([two_methods] * 3)
+    [single], [pooled] = (compare_methods(a).to_dict("records") for a in (one, three))
+    assert three.seeds == 3 and len(three.correct) == 200 and math.isnan(float(pooled["p_value"] or "nan"))
+    for name in ("difference", "difference_low", "difference_high", "actual_ratio", "actual_ratio_low"):
+        assert pooled[name] == pytest.approx(single[name])
+
+
+def test_different_seeds_are_averaged():
+    seeds = [_answers({ORIGINAL: [1, 1], HALF: half}) for half in ([1, 0], [0, 0])]
+    assert pool_answers(seeds).correct[HALF].tolist() == [0.5, 0.0]
+
+
+def test_a_problem_that_somebody_did_not_answer_is_refused_by_name(two_methods):
+    with pytest.raises(InputError, match="problem 'p7'"):
+        pool_answers([[p for p in two_methods if p.key != ("p7", *HALF)]])
+    with pytest.raises(InputError, match="problem 'p7'"):
+        pool_answers([two_methods, [p for p in two_methods if p.key != ("p7", *HALF)]])
+    with pytest.raises(InputError, match="original"):
+        pool_answers([[p for p in two_methods if p.method != "original"]])
+
+
+def _curve(points: dict[float, float]) -> pd.Series:
+    """The summary of a method: `points[share]` is its accuracy at a share of the original's tokens; 100 problems."""
+    right = {
+        ("tokenskip", share): [i < 100 * accuracy for i in range(100)]
+        for share, accuracy in points.items()
+        if share < 1
+    }
+    right[ORIGINAL] = [i < 100 * points[1.0] for i in range(100)]
+    tokens = {key: [round(1000 * key[1])] * 100 for key in right}
+    return summarise_curves(pool_answers([_answers(right, tokens)])).set_index("method").loc["tokenskip"]
+
+
+def test_the_area_is_that_of_straight_pieces_between_a_methods_points_and_the_original():
+    row = _curve({0.5: 0.6, 0.8: 0.8, 1.0: 0.9})
+    assert row["area"] == pytest.approx(0.3 * 0.7 + 0.2 * 0.85)
+    assert row["area_low"] < row["area"] < row["area_high"]
+
+
+@pytest.mark.parametrize(
+    ("points", "share"),
+    [
+        ({0.5: 0.6, 0.8: 0.8, 1.0: 0.9}, 0.98),  # 0.89 lies at 9/10 of the last piece
+        ({0.5: 0.89, 1.0: 0.9}, 0.5),
+        ({0.5: 0.7, 0.7: 0.95, 1.0: 0.9}, 0.7 - 0.2 * 0.06 / 0.25),
+        ({0.5: 0.1, 1.0: 0.9}, 1 - 0.5 * 0.01 / 0.8),
+    ],
+)
+def test_tokens_within_a_point_are_interpolated(points, share):
+    assert _curve(points)["within_a_point"] == pytest.approx(share)
+
+
+def test_a_method_that_reaches_further_has_the_larger_area():
+    assert _curve({0.3: 0.8, 0.5: 0.8, 1.0: 0.8})["area"] > _curve({0.5: 0.8, 1.0: 0.8})["area"]
+
+
+def test_a_curve_of_no_shorter_answers_is_worth_nothing_and_stays_at_the_original():
+    right = {ORIGINAL: [1, 0, 1], ("be_concise", 1.0): [1, 1, 1]}
+    [row] = summarise_curves(pool_answers([_answers(right)])).to_dict("records")
+    assert list(row) == CURVE_COLUMNS and row["method"] == "be_concise"
+    assert (row["area"], row["within_a_point"]) == (0, 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=8))
+def test_the_pareto_front_is_what_nothing_beats(points):
+    metrics = pd.DataFrame(points, columns=["accuracy", "chain_tokens"])
+    front = {tuple(point) for point in pareto_front(metrics)[["accuracy", "chain_tokens"]].to_numpy()}
+
+    def beats(a, b):
+        return a != b and a[0] >= b[0] and a[1] <= b[1]
+
+    assert front == {point for point in points if not any(beats(other, point) for other in points)}

@@ -11,7 +11,8 @@ import pytest
 
 from tokenskip_lib import stages
 from tokenskip_lib.config import STEPS
-from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios
+from tokenskip_lib.evaluation import METRIC_COLUMNS
+from tokenskip_lib.methods import method_ratios
 from tokenskip_lib.pipeline import NOTEBOOKS, run_notebooks
 from tokenskip_lib.records import InputError, Prediction, RecordStore
 from tokenskip_lib.runs import Run

@@ -41,7 +41,7 @@ def test_every_point_of_the_metrics_is_drawn():
 
 
 def test_every_method_has_a_style_of_its_own():
-    from tokenskip_lib.evaluation import METHODS
+    from tokenskip_lib.methods import METHODS
 
     assert set(plots.METHOD_STYLE) == set(METHODS)
     assert len(set(plots.METHOD_STYLE.values())) == len(METHODS)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenskip_lib.evaluation import build_requests
+from tokenskip_lib.methods import build_requests
 from tokenskip_lib.packing import encode_rows
 from tokenskip_lib.prompts import (
     BASELINE_PROMPTS,

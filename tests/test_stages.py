@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from tokenskip_lib import answering, models, stages
-from tokenskip_lib.evaluation import METRIC_COLUMNS, method_ratios, truncation_budget
+from tokenskip_lib.evaluation import METRIC_COLUMNS
+from tokenskip_lib.methods import method_ratios, truncation_budget
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.prompts import answer_tail
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow

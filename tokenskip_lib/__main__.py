@@ -145,6 +145,28 @@ def prune(
 
 
 @app.command()
+def grade(
+    predictions: Annotated[
+        str, typer.Argument(metavar="PREDICTIONS.jsonl", help="id, answer, output a line; `-` reads a pipe.")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")] = "-",
+) -> None:
+    """Anyone's predictions: prediction and is_correct added, strictly and by the reference's rule."""
+    from tokenskip_lib.own_predictions import grade_file
+
+    counts = grade_file(predictions, output)
+    shares = ", ".join(
+        f"{100 * counts[name] / counts['rows']:.1f}% {words}"
+        for name, words in [
+            ("correct", "correct"),
+            ("correct_by_reference", "by the reference's rule"),
+            ("no_answer", "state no answer"),
+        ]
+    )
+    print(f"{counts['rows']} predictions: {shares}", file=sys.stderr)
+
+
+@app.command()
 def export(
     output: Annotated[str, typer.Option("--output", "-o", help="The folder to write to.")],
     style: Annotated[str, typer.Option("--format", help="trl, or llamafactory.")] = "trl",

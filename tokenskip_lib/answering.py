@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tokenskip_lib.config import Profile
-from tokenskip_lib.evaluation import answer, answer_budget
 from tokenskip_lib.generation import Engine, TransformersEngine
+from tokenskip_lib.methods import answer, answer_budget
 from tokenskip_lib.models import attach_adapters, load_model, load_tokenizer
 from tokenskip_lib.records import Chain, InputError, Problem, SFTRow
 from tokenskip_lib.runs import ADAPTER, CHAINS, SFT_ROWS, Run

@@ -1,32 +1,15 @@
-"""Methods x ratios -> requests, and predictions -> metrics with intervals.
+"""Predictions -> metrics with intervals, and comparisons between methods; all from records on disk."""
 
-Every method answers the same problems through the same engine; they differ in prompt, adapter and
-budget alone. Metrics are computed from records on disk.
-"""
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from __future__ import annotations
-
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
-
+import numpy as np
 import pandas as pd
 
-from tokenskip_lib.config import nearest
-from tokenskip_lib.generation import Engine, Generation, Request
-from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.models import batch_token_counter
-from tokenskip_lib.prompts import BASELINE_PROMPTS, build_prompt
-from tokenskip_lib.pruning import CountTokens
-from tokenskip_lib.records import InputError, Prediction, Problem
-from tokenskip_lib.settings import EvaluationSettings, PromptSettings
+from tokenskip_lib.grading import is_correct_by_reference
+from tokenskip_lib.methods import METHODS, RATIO_METHODS
+from tokenskip_lib.records import InputError, Prediction
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-METHODS = ["original", "tokenskip", "truncation", *BASELINE_PROMPTS]
-# These read a ratio; the others give one row.
-RATIO_METHODS = {"tokenskip", "truncation", "lc_prompt"}
 METRIC_COLUMNS = [
     "method",
     "ratio",
@@ -35,164 +18,36 @@ METRIC_COLUMNS = [
     "accuracy",
     "accuracy_low",
     "accuracy_high",
+    "accuracy_by_reference",
     "chain_tokens",
     "actual_ratio",
     "cut_off",
     "seconds_per_problem",
     "seed",
 ]
-
-
-def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
-    """Every (method, ratio) of an evaluation, original first; ratio 1.0 for a method that reads none.
-
-    Raises:
-        InputError: unknown method, or ratios given to a method that reads none, or missing.
-    """
-    pairs = []
-    for method, ratios in settings.methods.items():
-        if method not in METHODS:
-            raise InputError(f"evaluation.methods: unknown method '{method}'{nearest(method, METHODS)}")
-        if bool(ratios) != (method in RATIO_METHODS):
-            wanted = "needs a list of ratios" if method in RATIO_METHODS else "takes no ratios: write []"
-            raise InputError(f"evaluation.methods.{method} {wanted}")
-        pairs += [(method, ratio) for ratio in sorted(ratios, reverse=True)] or [(method, 1.0)]
-    return pairs
-
-
-def answer_budget(settings: EvaluationSettings, method: str, ratio: float) -> int:
-    """The most new tokens that an answer may have; truncation's is not known before the original's answers are."""
-    scaled = method == "tokenskip" and settings.budget == "scaled"
-    return max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
-
-
-def truncation_budget(output_tokens: Sequence[int], ratio: float) -> int:
-    """The one budget, for all problems, under which the original's outputs average `ratio` of their length.
-
-    The smallest cap c with mean(min(length, c)) >= ratio * mean(length): truncation is compared at
-    equal tokens, and answers shorter than the cap still finish.
-
-    Args:
-        output_tokens: the original's output length of each problem, tokens.
-        ratio: fraction of those tokens to spend.
-
-    Source: TokenSkip's Truncation baseline caps max_new_tokens at a fraction of the original's
-        budget; its published actual ratios (.95, .70, .49) are of the tokens really spent.
-    """
-    if not any(output_tokens):
-        raise ValueError("no output of the original to take a budget from")
-    wanted = ratio * sum(output_tokens)
-    caps = range(1, max(output_tokens) + 1)
-    return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in output_tokens))]
-
-
-def build_requests(
-    problems: Sequence[Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptSettings,
-    *,
-    method: str,
-    ratio: float,
-    max_new_tokens: int,
-    adapter: str | None = None,
-) -> list[Request]:
-    """One request a problem for a method at a ratio; its id is the key that a Prediction has."""
-    return [
-        Request(
-            id=(problem.id, method, ratio),
-            prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
-            max_new_tokens=max_new_tokens,
-            adapter=adapter,
-        )
-        for problem in problems
-    ]
-
-
-def answer(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    prompts: PromptSettings,
-    plan: Sequence[tuple[str, float, int]],
-    *,
-    is_done: Callable[[tuple], bool] = lambda _: False,
-    label: str,
-    attached: bool = False,
-) -> Iterator[list[Prediction]]:
-    """Every method and ratio of a plan over the problems in one pass, graded batch by batch.
-
-    Args:
-        plan: (method, ratio, max_new_tokens) of each.
-        is_done: whether a prediction of this key is already on disk.
-        attached: the engine's model has the adapter `tokenskip` attached, for that method alone.
-    """
-    by_id = {problem.id: problem for problem in problems}
-    budgets = {(method, ratio): budget for method, ratio, budget in plan}
-    requests = [
-        request
-        for method, ratio, budget in plan
-        for request in build_requests(
-            problems,
-            tokenizer,
-            prompts,
-            method=method,
-            ratio=ratio,
-            max_new_tokens=budget,
-            adapter="tokenskip" if attached and method == "tokenskip" else None,
-        )
-    ]
-    count = batch_token_counter(tokenizer)
-    for batch in engine.generate(requests, is_done=is_done, label=label):
-        yield [
-            predict(by_id[g.id[0]], g, max_new_tokens=budgets[g.id[1:]], count_tokens=count, layout=prompts.layout)
-            for g in batch
-        ]
-
-
-def predict(
-    problem: Problem,
-    generation: Generation,
-    *,
-    max_new_tokens: int,
-    count_tokens: CountTokens,
-    layout: str = "answer",
-) -> Prediction:
-    """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method.
-
-    Args:
-        generation: its id is the prediction's key: (problem id, method, ratio).
-    """
-    parts = split_output(generation.text, layout)
-    _, method, ratio = generation.id
-    chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
-    return Prediction(
-        id=problem.id,
-        method=method,
-        ratio=ratio,
-        answer=problem.answer,
-        output=generation.text,
-        chain=parts.chain,
-        prediction=parts.prediction,
-        is_correct=is_correct(parts.prediction, problem.answer),
-        chain_tokens=chain_tokens,
-        answer_tokens=answer_tokens,
-        max_new_tokens=max_new_tokens,
-        cut_off=generation.cut_off,
-        seconds=round(generation.seconds, 4),
-    )
+COMPARISON_COLUMNS = ["method", "ratio", "n", "difference", "difference_low", "difference_high", "gained", "lost"]
+COMPARISON_COLUMNS += ["p_value", "actual_ratio", "actual_ratio_low", "actual_ratio_high"]
+CURVE_COLUMNS = ["method", "points", "area", "area_low", "area_high", "within_a_point", "within_low", "within_high"]
+DRAWS = 2000  # resamples of a bootstrap
+ORIGINAL = ("original", 1.0)
 
 
 def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int) -> pd.DataFrame:
     """One row a method and ratio, in METRIC_COLUMNS, from predictions; methods as METHODS lists them.
 
-    accuracy is a fraction with its 95% Wilson interval; chain_tokens the mean over problems;
+    accuracy is a fraction with its 95% Wilson interval, strictly graded; accuracy_by_reference the same
+    answers by the reference's more lenient rule; chain_tokens the mean over problems;
     actual_ratio those tokens against the original's; cut_off the number of answers the budget
     ended; seconds_per_problem wall time at the evaluation's batch size. `scorer` names the
     importance that the adapter's training chains were pruned by, on tokenskip's rows only.
     """
     from scipy.stats import binomtest
 
-    table = pd.DataFrame([prediction.model_dump(exclude={"output", "chain"}) for prediction in predictions])
+    table = pd.DataFrame(
+        prediction.model_dump(exclude={"output", "chain"})
+        | {"by_reference": is_correct_by_reference(prediction.output, prediction.answer)}
+        for prediction in predictions
+    )
     if "original" not in set(table["method"]):
         raise InputError("no predictions of 'original': actual ratios are measured against it")
     original_tokens = table.loc[table["method"] == "original", "chain_tokens"].mean()
@@ -209,6 +64,7 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
                 "accuracy": round(correct / n, 4),
                 "accuracy_low": round(interval.low, 4),
                 "accuracy_high": round(interval.high, 4),
+                "accuracy_by_reference": round(group["by_reference"].mean(), 4),
                 "chain_tokens": round(group["chain_tokens"].mean(), 2),
                 "actual_ratio": round(group["chain_tokens"].mean() / original_tokens, 4),
                 "cut_off": int(group["cut_off"].sum()),
@@ -222,14 +78,154 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
 
 def markdown_table(metrics: pd.DataFrame) -> str:
     """The metrics as the Markdown table of notebook 05 and the README."""
-    columns = ["method", "ratio", "n", "accuracy % (95% interval)", "chain tokens", "actual ratio", "cut off"]
-    columns.append("seconds a problem")
+    columns = ["method", "ratio", "n", "accuracy % (95% interval)", "by the reference's rule", "chain tokens"]
+    columns += ["actual ratio", "cut off", "seconds a problem"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in metrics.itertuples():
         ratio = f"{row.ratio:.1f}" if row.method in RATIO_METHODS else ""
         interval = f"{100 * row.accuracy:.1f} ({100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f})"
         lines.append(
-            f"| {row.method} | {ratio} | {row.n} | {interval} | {row.chain_tokens:.1f} | {row.actual_ratio:.2f} "
-            f"| {row.cut_off} | {row.seconds_per_problem:.2f} |"
+            f"| {row.method} | {ratio} | {row.n} | {interval} | {100 * row.accuracy_by_reference:.1f} "
+            f"| {row.chain_tokens:.1f} | {row.actual_ratio:.2f} | {row.cut_off} | {row.seconds_per_problem:.2f} |"
         )
     return "\n".join(lines)
+
+
+class Answers(NamedTuple):
+    """Who answered what: P problems x M (method, ratio) pairs, each a mean over the seeds that are pooled."""
+
+    correct: pd.DataFrame
+    tokens: pd.DataFrame
+    seeds: int
+
+
+def pool_answers(runs: Sequence[Iterable[Prediction]]) -> Answers:
+    """The predictions of one run, or of several seeds on the same problems, side by side.
+
+    A problem that several seeds answer is one observation, not several: resampling problems then gives
+    intervals that do not shrink by asking the same problem again.
+
+    Raises:
+        InputError: a problem that one method or seed answered and another did not, or no `original`.
+    """
+    tables = []
+    for number, predictions in enumerate(runs):
+        rows = [(p.id, p.method, p.ratio, p.is_correct, p.chain_tokens) for p in predictions]
+        table = pd.DataFrame(rows, columns=["id", "method", "ratio", "correct", "tokens"])
+        tables.append(table.assign(seed=number))
+    table = pd.concat(tables)
+    keys = ["id", "method", "ratio"]
+    counts = table.groupby(keys, sort=False).size().unstack(["method", "ratio"])
+    if ORIGINAL not in counts.columns:
+        raise InputError("no predictions of 'original': methods are compared with it")
+    missing = counts[counts.lt(len(tables)).any(axis=1) | counts.isna().any(axis=1)]
+    if len(missing):
+        raise InputError(
+            f"problem '{missing.index[0]}' was not answered by every method and seed; finish the run first"
+        )
+    means = table.groupby(keys, sort=False)[["correct", "tokens"]].mean().unstack(["method", "ratio"])
+    return Answers(means["correct"].astype(float), means["tokens"].astype(float), len(tables))
+
+
+def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, float] = ORIGINAL) -> pd.DataFrame:
+    """Every method and ratio against one of them, on the same problems; a row each, in COMPARISON_COLUMNS.
+
+    difference is in accuracy (a fraction) with its 95% paired bootstrap interval, problems resampled;
+    gained and lost are the problems that one solves and the other does not, p_value McNemar's, exact
+    (none where seeds are pooled); actual_ratio is in chain tokens against the original's, with its interval.
+
+    Source: McNemar (1947), doi:10.1007/BF02295996; Efron and Tibshirani (1993) for the bootstrap.
+    """
+    from scipy.stats import binomtest
+
+    correct, tokens = _resampled(answers, seed)
+    base, original = answers.correct.columns.get_loc(against), answers.correct.columns.get_loc(ORIGINAL)
+    rows = []
+    for number, (method, ratio) in enumerate(answers.correct.columns):
+        if (method, ratio) == against:
+            continue
+        ours, theirs = answers.correct.iloc[:, number], answers.correct.iloc[:, base]
+        gained, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
+        p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        shares = tokens[:, number] / tokens[:, original]
+        share = answers.tokens.iloc[:, number].mean() / answers.tokens.iloc[:, original].mean()
+        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *_middle(correct[:, number] - correct[:, base])]
+        row += [gained, lost, p_value if answers.seeds == 1 else None, share, *_middle(shares)]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+
+
+def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
+    """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
+
+    A curve runs through a method's points and ends in the original's, at all of the original's tokens.
+
+    area: the mean, over budgets from none to all of the original's tokens, of the accuracy that the
+    curve has there; nothing is claimed below its shortest point, so a method that reaches further gains.
+    within_a_point: the smallest share of the original's tokens at which the curve, interpolated, is at most
+    `points` below the original's accuracy.
+    """
+    columns = answers.correct.columns
+    correct, tokens = _resampled(answers, seed)
+    original = columns.get_loc(ORIGINAL)
+    means = (answers.correct.mean().to_numpy()[None], answers.tokens.mean().to_numpy()[None])
+    rows = []
+    for method in dict.fromkeys(columns.get_level_values("method")):
+        own = [number for number, pair in enumerate(columns) if pair[0] == method]
+        area, within = _curve_numbers(*means, own, original, points / 100)
+        areas, withins = _curve_numbers(correct, tokens, own, original, points / 100)
+        if method != "original":
+            rows.append([method, len(own), area[0], *_middle(areas), within[0], *_middle(withins)])
+    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
+
+
+def pareto_front(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of metrics that no other row beats: as accurate with fewer tokens, or more accurate with as many."""
+    beaten = [
+        (
+            (metrics["accuracy"] >= row.accuracy)
+            & (metrics["chain_tokens"] <= row.chain_tokens)
+            & ((metrics["accuracy"] > row.accuracy) | (metrics["chain_tokens"] < row.chain_tokens))
+        ).any()
+        for row in metrics.itertuples()
+    ]
+    return metrics[~np.array(beaten, dtype=bool)].sort_values("chain_tokens")
+
+
+def _resampled(answers: Answers, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """DRAWS x M means of correct and tokens over problems drawn with replacement, the same ones for all."""
+    problems = len(answers.correct)
+    drawn = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=DRAWS) / problems
+    return drawn @ answers.correct.to_numpy(), drawn @ answers.tokens.to_numpy()
+
+
+def _middle(draws: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of draws."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _curve_numbers(
+    correct: np.ndarray, tokens: np.ndarray, own: list[int], original: int, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """area and within_a_point of each of D draws, from D x M means."""
+    areas, withins = [], []
+    for accuracies, lengths in zip(correct, tokens, strict=True):
+        points = {1.0: accuracies[original]}
+        for number in own:
+            if (share := lengths[number] / lengths[original]) < 1:
+                points[share] = accuracies[number]
+        shares = np.array(sorted(points))
+        heights = np.array([points[share] for share in shares])
+        areas.append(np.trapezoid(heights, shares))
+        withins.append(_first_share(shares, heights, accuracies[original] - margin))
+    return np.array(areas), np.array(withins)
+
+
+def _first_share(shares: np.ndarray, heights: np.ndarray, wanted: float) -> float:
+    """Where a curve of straight pieces first reaches a height, from the left; its end always does."""
+    first = int(np.argmax(heights >= wanted - 1e-12))
+    if first == 0:
+        return float(shares[0])
+    part = (wanted - heights[first - 1]) / (heights[first] - heights[first - 1])
+    return float(shares[first - 1] + part * (shares[first] - shares[first - 1]))

@@ -13,21 +13,14 @@ import pandas as pd
 
 from tokenskip_lib.answering import build_engine, find_trained
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import (
-    METHODS,
-    answer,
-    answer_budget,
-    build_requests,
-    compute_metrics,
-    method_ratios,
-    truncation_budget,
-)
+from tokenskip_lib.evaluation import compute_metrics
 from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.generation import Generation
 from tokenskip_lib.grading import is_correct, split_output
 from tokenskip_lib.importance import build_scorer, check_scorers, write_windows
 from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
+from tokenskip_lib.methods import METHODS, answer, answer_budget, build_requests, method_ratios, truncation_budget
 from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
 from tokenskip_lib.processes import rank, shared_store, total

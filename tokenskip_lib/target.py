@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable
 
 from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import answer, compute_metrics
+from tokenskip_lib.evaluation import compute_metrics
 from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.generation import TransformersEngine
+from tokenskip_lib.methods import answer
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
 from tokenskip_lib.records import InputError, Problem, PrunedChain

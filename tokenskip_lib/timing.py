@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenskip_lib.answering import find_trained
-from tokenskip_lib.evaluation import answer_budget, build_requests
 from tokenskip_lib.generation import Generation, Request, TransformersEngine
+from tokenskip_lib.methods import answer_budget, build_requests
 from tokenskip_lib.models import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems import load_problems
 from tokenskip_lib.records import InputError

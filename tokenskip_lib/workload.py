@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
-from tokenskip_lib.evaluation import answer_budget, method_ratios
+from tokenskip_lib.methods import answer_budget, method_ratios
 from tokenskip_lib.models import batch_token_counter, load_tokenizer
 from tokenskip_lib.packing import encode_rows
 from tokenskip_lib.problems import load_problems

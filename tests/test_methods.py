@@ -1,0 +1,96 @@
+"""Methods: which there are, their budgets and prompts, and how an answer is graded and counted."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenskip_lib.generation import Generation
+from tokenskip_lib.methods import METHODS, RATIO_METHODS, build_requests, method_ratios, predict, truncation_budget
+from tokenskip_lib.prompts import build_prompt
+from tokenskip_lib.records import InputError
+from tokenskip_lib.settings import EvaluationSettings, PromptSettings
+
+
+def _settings(**methods) -> EvaluationSettings:
+    return EvaluationSettings(methods={"original": [], **methods})
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=20), st.sampled_from([0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+)
+def test_the_truncation_budget_is_the_smallest_that_spends_the_ratio(lengths, ratio):
+    wanted = Fraction(str(ratio)) * sum(lengths)
+
+    def spent(cap):
+        return sum(min(length, cap) for length in lengths)
+
+    cap = truncation_budget(lengths, ratio)
+    assert spent(cap) >= wanted
+    assert cap == 1 or spent(cap - 1) < wanted
+
+
+def test_the_truncation_budget_lets_short_answers_finish():
+    assert truncation_budget([10, 10, 100], 0.5) == 40  # 10 + 10 + 40 = half of 120
+    assert truncation_budget([10, 10, 100], 1.0) == 100
+    assert truncation_budget([8], 0.5) == 4
+
+
+def test_methods_and_ratios_are_listed_original_first_ratios_descending():
+    settings = _settings(tokenskip=[0.5, 1.0, 0.7], be_concise=[], truncation=[0.5])
+    assert method_ratios(settings) == [
+        ("original", 1.0),
+        ("tokenskip", 1.0),
+        ("tokenskip", 0.7),
+        ("tokenskip", 0.5),
+        ("be_concise", 1.0),
+        ("truncation", 0.5),
+    ]
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="did you mean 'tokenskip'"):
+        method_ratios(_settings(tokenskp=[0.5]))
+
+
+@pytest.mark.parametrize("method", sorted(RATIO_METHODS))
+def test_a_method_that_reads_a_ratio_needs_one(method):
+    with pytest.raises(InputError, match=f"{method} needs a list of ratios"):
+        method_ratios(_settings(**{method: []}))
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - RATIO_METHODS))
+def test_a_method_that_reads_no_ratio_takes_none(method):
+    with pytest.raises(InputError, match=f"{method} takes no ratios"):
+        method_ratios(EvaluationSettings(methods={"original": [], method: [0.5]}))
+
+
+def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_tokenizer):
+    for method, ratio in (("original", 1.0), ("tokenskip", 0.5), ("truncation", 0.5), ("lc_prompt", 0.7)):
+        made = build_requests(problems, tiny_tokenizer, PromptSettings(), method=method, ratio=ratio, max_new_tokens=33)
+        assert [(r.id, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
+        assert [r.prompt for r in made] == [
+            build_prompt(tiny_tokenizer, p.question, PromptSettings(), method=method, ratio=ratio) for p in problems
+        ]
+
+
+def test_a_prediction_counts_chain_and_answer_apart(problems):
+    text = "3 + 4 = 7 apples.\n\nThe final answer is: $\\boxed{7}$"
+    generation = Generation(id=("p0", "tokenskip", 0.5), text=text, tokens=15, cut_off=False, seconds=0.123456)
+    made = predict(
+        problems[0], generation, max_new_tokens=64, count_tokens=lambda texts: [len(t.split()) for t in texts]
+    )
+    assert (made.id, made.method, made.ratio, made.answer, made.output) == ("p0", "tokenskip", 0.5, "7", text)
+    assert made.chain + "The final answer is: $\\boxed{7}$" == text
+    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (6, 5, "7", True)
+    assert (made.max_new_tokens, made.cut_off, made.seconds) == (64, False, 0.1235)
+
+
+def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
+    generation = Generation(id=("p0", "truncation", 0.5), text="He has 3 + 4 = 7", tokens=7, cut_off=True, seconds=0.1)
+    made = predict(
+        problems[0], generation, max_new_tokens=7, count_tokens=lambda texts: [len(t.split()) for t in texts],
+    )  # fmt: skip
+    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (7, 0, None, False)
+    assert made.cut_off

@@ -1,0 +1,68 @@
+"""Anyone's predictions: graded by both rules, other fields kept, refused by row."""
+
+import io
+import json
+
+import pytest
+
+from tokenskip_lib.own_predictions import grade_file
+from tokenskip_lib.records import InputError
+
+ROWS = [
+    {"id": "a", "answer": "7", "output": "3 + 4 = 7.\n\nThe final answer is: $\\boxed{7}$", "model": "mine"},
+    {"id": 2, "answer": 7, "output": "3 + 4 = 7 apples"},
+    {"id": "c", "answer": "7", "output": "\\boxed{8}"},
+]
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def test_rows_keep_their_fields_and_get_their_verdicts(source, tmp_path):
+    counts = grade_file(str(source), str(tmp_path / "new" / "graded.jsonl"))
+    graded = [json.loads(line) for line in (tmp_path / "new" / "graded.jsonl").read_text().splitlines()]
+    added = [(row["prediction"], row["is_correct"], row["is_correct_by_reference"]) for row in graded]
+    assert added == [("7", True, True), (None, False, True), ("8", False, False)]
+    assert [{name: row[name] for name in before} for row, before in zip(graded, ROWS, strict=True)] == ROWS
+    assert counts == {"rows": 3, "correct": 1, "correct_by_reference": 2, "no_answer": 1}
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["graded.jsonl"]
+
+
+def test_a_pipe_goes_through(source, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    grade_file("-", "-")
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["a", 2, "c"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "d", "answer": "7"}', "4: no 'output'"),
+        ('{"id": "d", "answer": null, "output": "x"}', "4: no 'answer'"),
+        ('{"id": "d", "answer": ["7"], "output": "x"}', "4: no 'answer'"),
+        ('{"id": "a", "answer": "7", "output": "x"}', "4: id 'a' was there before"),
+        ("{", "4: not JSON"),
+    ],
+)
+def test_a_bad_row_is_refused_by_its_line_and_nothing_half_done_is_left(source, tmp_path, line, message):
+    source.write_text(source.read_text() + line + "\n")
+    with pytest.raises(InputError, match=message):
+        grade_file(str(source), str(tmp_path / "graded.jsonl"))
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_the_input_is_never_written_over(source):
+    before = source.read_text()
+    with pytest.raises(InputError, match="the input itself"):
+        grade_file(str(source), str(source))
+    assert source.read_text() == before
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match="no rows"):
+        grade_file(str(tmp_path / "empty.jsonl"), "-")

@@ -1,0 +1,84 @@
+"""Anyone's predictions, from a file or a pipe: split, extracted and graded by both rules."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from tokenskip_lib.grading import is_correct, is_correct_by_reference, split_output
+from tokenskip_lib.records import InputError, read_json_rows
+
+PIPE = "-"
+
+
+def grade_file(source: str, output: str) -> Counter:
+    """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
+
+    Args:
+        source: a JSONL file, or "-": rows with id, answer (the gold one) and output (the model's whole text).
+        output: the file to write, or "-". A file appears when all rows are in it.
+
+    Returns:
+        Counts: rows, correct, correct_by_reference, no_answer (nothing stated).
+
+    Raises:
+        InputError: a row without one of the three fields, an id seen before, or a file that cannot be written.
+    """
+    counts: Counter = Counter(rows=0)
+    seen: set[str] = set()
+    with _writing(source, output) as file:
+        for number, row in tqdm(read_json_rows(sys.stdin.buffer if source == PIPE else source), unit="row"):
+            graded = _grade(row, seen, f"{source}:{number}")
+            file.write(json.dumps(graded, ensure_ascii=False) + "\n")
+            counts["rows"] += 1
+            counts["correct"] += graded["is_correct"]
+            counts["correct_by_reference"] += graded["is_correct_by_reference"]
+            counts["no_answer"] += graded["prediction"] is None
+        if not counts["rows"]:
+            raise InputError(f"{source}: no rows")
+    return counts
+
+
+def _grade(row: dict, seen: set[str], where: str) -> dict:
+    for name in ("id", "answer", "output"):
+        value = row.get(name)
+        if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise InputError(f"{where}: no '{name}' that is a text; a row has id, answer and output")
+    if (key := str(row["id"])) in seen:
+        raise InputError(f"{where}: id '{key}' was there before; ids tell the rows apart")
+    seen.add(key)
+    text, gold = str(row["output"]), str(row["answer"])
+    prediction = split_output(text).prediction
+    return {
+        **row,
+        "prediction": prediction,
+        "is_correct": is_correct(prediction, gold),
+        "is_correct_by_reference": is_correct_by_reference(text, gold),
+    }
+
+
+@contextmanager
+def _writing(source: str, output: str) -> Iterator[TextIO]:
+    if output == PIPE:
+        yield sys.stdout
+        return
+    path = Path(output)
+    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
+        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+    try:
+        with file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
