@@ -22,7 +22,7 @@ LAYERS = [
     ["importance", "sft_rows", "finetuning"],
     ["pruning"],
     ["llmlingua_mode", "span_tables", "methods"],
-    ["evaluation", "plots", "costs"],
+    ["evaluation", "plots", "costs", "paper"],
     ["answering"],
     ["stages", "importance_plots"],
     ["workload", "target", "own_chains", "own_predictions", "explorer", "timing", "studies"],

@@ -99,6 +99,63 @@ def test_rules_that_no_problem_meets_are_refused_not_searched_for_ever():
         load_problem_set("gsm_symbolic", "train", 1, profile)
 
 
+MMLU_ROWS = [
+    {"question": "2 + 2?", "subject": "abstract_algebra", "choices": ["3", "4", "5", "6"], "answer": 1},
+    {"question": "Who?", "subject": "philosophy", "choices": ["Kant", "Mill"], "answer": 0},
+    {"question": "H2O?", "subject": "college_chemistry", "choices": ["salt", "water"], "answer": 1},
+]
+CSQA_ROWS = [
+    {"id": "x1", "question": "Where?", "choices": {"label": ["A", "B"], "text": ["bank", "sea"]}, "answerKey": "B"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "expected"),
+    [
+        (
+            "mmlu-stem",
+            MMLU_ROWS,
+            [
+                ("mmlu-stem-test-0", "2 + 2?\n(A) 3\n(B) 4\n(C) 5\n(D) 6", "B"),
+                ("mmlu-stem-test-1", "H2O?\n(A) salt\n(B) water", "B"),
+            ],
+        ),
+        ("commonsense-qa", CSQA_ROWS, [("x1", "Where?\n(A) bank\n(B) sea", "B")]),
+    ],
+)
+def test_multiple_choice_sets_list_their_choices_and_are_answered_by_letter(monkeypatch, name, rows, expected):
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: asked.append((*names, split)) or rows)
+    problems = load_problem_set(name, "test", None, load_profile("smoke")).problems
+    assert [(p.id, p.question, p.answer) for p in problems] == expected
+    assert asked in ([("cais/mmlu", "all", "test")], [("tau/commonsense_qa", "default", "validation")])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": ["3", "4"], "answer": "C"}, "one of the letters AB"),
+        ({"choices": ["3", "4"], "answer": 2}, "one of the letters AB"),
+        ({"choices": ["3"], "answer": 0}, "a list of at least two"),
+        ({"choices": "34", "answer": 0}, "a list of at least two"),
+    ],
+)
+def test_own_choices_are_refused_by_row(tmp_path, row, message):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"question": "2 + 2?", **row}) + "\n")
+    with pytest.raises(InputError, match=f"own.jsonl:1: .*{message}"):
+        read_problems(path)
+
+
+def test_own_choices_are_read(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"problem": "2 + 2?", "choices": ["3", "4"], "answer": "B"}) + "\n")
+    [problem] = read_problems(path)
+    assert (problem.question, problem.answer) == ("2 + 2?\n(A) 3\n(B) 4", "B")
+
+
 def test_an_unknown_set_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'gsm8k'"):
         load_problem_set("gsm8", "train", 3, load_profile("smoke"))

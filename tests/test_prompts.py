@@ -144,6 +144,33 @@ def test_the_qwen_format_of_the_reference_is_reproduced_exactly(qwen):
     )
 
 
+@pytest.mark.parametrize(
+    ("place", "system", "user"),
+    [
+        ("instruction", "You count.", f"{INSTRUCTION} Be concise.\n{QUESTION}"),
+        ("question", "You count.", f"{INSTRUCTION}\n{QUESTION}\nBe concise."),
+        ("system", "You count. Be concise.", f"{INSTRUCTION}\n{QUESTION}"),
+    ],
+)
+def test_a_baselines_sentence_stands_where_the_profile_says(tiny_tokenizer, place, system, user):
+    settings = PromptSettings(system="You count.", baseline_place=place)
+    prompt = build_prompt(tiny_tokenizer, QUESTION, settings, method="be_concise")
+    asked = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt == f"<|im_start|>system\n{system}<|im_end|>\n{asked}"
+    alone = build_prompt(tiny_tokenizer, QUESTION, settings)
+    assert "Be concise." not in alone and build_prompt(tiny_tokenizer, QUESTION, settings, method="truncation") == alone
+
+
+def test_a_sentence_may_be_the_whole_system_message(tiny_tokenizer):
+    settings = PromptSettings(system="", baseline_place="system")
+    prompt = build_prompt(tiny_tokenizer, QUESTION, settings, method="lc_prompt", ratio=0.7)
+    assert prompt.startswith(
+        "<|im_start|>system\nPlease reduce 30% of the words in your Chain-of-Thought process.<|im_end|>"
+    )
+    with pytest.raises(ValueError, match="no system message"):
+        PromptSettings(format="reference_llama3", baseline_place="system")
+
+
 def test_the_llama_format_of_the_reference_is_reproduced_exactly(llama3):
     settings = PromptSettings(format="reference_llama3")
     assert build_prompt(llama3, QUESTION, settings, method="tokenskip", ratio=0.5) == (

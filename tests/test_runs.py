@@ -30,6 +30,7 @@ CHANGES = {
     "pruning": ("pruning.ratios", [0.5, 1.0]),
     "training": ("training.epochs", 7),
     "evaluation": ("evaluation.max_new_tokens", 9),
+    "prompts.baseline_place": ("prompts.baseline_place", "question"),
     "prompts.marker": ("prompts.marker", "words"),
     "problems.validation": ("problems.validation", "other.jsonl"),
     "problems.validation_size": ("problems.validation_size", 7),

@@ -40,6 +40,7 @@ STAGE_OF_SECTION = {
     "pruning": 3,
     "training": 3,  # training.held_out marks rows there
     "evaluation": 5,
+    "prompts.baseline_place": 5,
     "prompts.marker": 3,  # a field that is read later than its section
     "problems.test": 5,
     "problems.test_size": 5,

@@ -43,7 +43,7 @@ def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
     width = 9.0
     font = 0.85 * width * 72 / max(columns, 60) / _MONOSPACE_WIDTH
     height = sum(lines) * 1.6 * font / 72 + 0.4 * len(chains) + 0.6
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, panels = plt.subplots(
             len(chains), 1, figsize=(width, height), height_ratios=lines, squeeze=False, layout="constrained"
         )
@@ -81,7 +81,7 @@ def kind_figure(table: pd.DataFrame) -> Figure:
     """
     first = table["scorer"].iloc[0]
     order = table[table["scorer"] == first].groupby("kind")["rank"].mean().sort_values(ascending=False).index
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.4))
         sns.barplot(
             table,
@@ -127,7 +127,7 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
     Args:
         correlations: S x S, scorers on both axes, -1 to 1.
     """
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(2.2 + 0.75 * len(correlations), 1.4 + 0.6 * len(correlations)))
         sns.heatmap(correlations, vmin=-1, vmax=1, cmap="PuOr", annot=True, fmt=".2f", square=True, cbar=False, ax=axes)
         axes.set(xlabel=None, ylabel=None, title="Rank correlation of scorers, within chains")
@@ -147,7 +147,7 @@ def kept_kinds_figure(table: pd.DataFrame) -> Figure:
     scorers = shares["scorer"].unique()
     columns = min(3, len(scorers))
     rows = -(-len(scorers) // columns)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, panels = plt.subplots(
             rows, columns, figsize=(0.6 + 2.9 * columns, 0.7 + 2.5 * rows), sharex=True, sharey=True, squeeze=False
         )
@@ -177,7 +177,7 @@ def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
     """
     chosen = table[np.isclose(table["ratio"], ratio)]
     scorers = chosen["scorer"].unique()
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, panels = plt.subplots(1, len(scorers), figsize=(1 + 3.2 * len(scorers), 3.2), squeeze=False)
         for axes, scorer in zip(panels[0], scorers, strict=True):
             scores = chosen[chosen["scorer"] == scorer]
@@ -218,7 +218,7 @@ def disagreement_figure(table: pd.DataFrame, number: int = 14) -> Figure:
     frequent = counts[counts >= min(10, counts.quantile(0.9))].index
     means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")
     means = means.loc[(means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]][::-1]
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 1 + 0.28 * len(means)))
         places = range(len(means))
         axes.hlines(places, means.min(axis=1), means.max(axis=1), color="0.8", linewidth=2, zorder=1)

@@ -5,12 +5,14 @@ Text of models and problems is drawn as it is (no mathtext), so `$18` stays `$18
 
 import hashlib
 import json
+from importlib import resources
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -27,21 +29,11 @@ METHOD_STYLE = {  # colour, marker
     "only_numbers": (PALETTE[4], "P"),
     "abbre_words": (PALETTE[5], "X"),
 }
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "0.9",
-    "figure.constrained_layout.use": True,
-}
+STYLE = str(resources.files("tokenskip_lib") / "figures.mplstyle")
 
 
 def save_figure(figure: Figure, name: str, run: Run, source: Path) -> Path:
-    """Write figures/<profile>_<name>.png, and beside it a .json that says where it comes from.
+    """Write figures/<profile>_<name>.png and .svg, and beside them a .json that says where they come from.
 
     Args:
         source: the file of records or metrics that was drawn; its sha256 is noted.
@@ -49,7 +41,9 @@ def save_figure(figure: Figure, name: str, run: Run, source: Path) -> Path:
     folder = resolve_path(run.profile.figures_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.profile.name}_{name}.png"
-    figure.savefig(path, dpi=160)
+    with plt.style.context(STYLE):
+        figure.savefig(path)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)  # a notebook would show an open figure a second time
     origin = {
         "profile": run.profile.name,
@@ -70,7 +64,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
     """
     table = chains.assign(outcome=chains["dropped"].fillna("kept"))
     order = ["kept", *sorted(set(table["outcome"]) - {"kept"})]
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
         sns.histplot(
             table,
@@ -99,7 +93,7 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
         table: columns ratio and actual_ratio.
     """
     means = table.groupby("ratio")["actual_ratio"].mean()
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 4.2))
         jitter = np.random.default_rng(0).uniform(-0.012, 0.012, len(table))
         axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1, label="as requested")
@@ -119,7 +113,7 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
         log: columns step, loss, eval_loss (NaN where not measured), nats per response token.
         longer: the held-out loss of a longer training by the same recipe, drawn behind; its steps set the axis.
     """
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
         if longer is not None:
             points = longer.dropna(subset=["eval_loss"])
@@ -147,14 +141,17 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
     return figure
 
 
-def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
-    """Accuracy against chain tokens, every method on one axis, 95% intervals drawn.
+def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None) -> Figure:
+    """Accuracy against chain tokens, every method on one axis and named at its curve, 95% intervals drawn.
 
     Args:
         metrics: the columns of metrics.csv.
+        published: tokenskip's rows of the paper for the same experiment, drawn behind: columns
+            chain_tokens and accuracy (a fraction).
     """
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 5))
+        names = []  # (height, name, colour, where the curve ends on the right)
         for method, rows in metrics.groupby("method", sort=False):
             rows = rows.sort_values("chain_tokens")
             colour, marker = METHOD_STYLE[method]
@@ -166,27 +163,66 @@ def accuracy_figure(metrics: pd.DataFrame, title: str) -> Figure:
                 yerr=errors,
                 color=colour,
                 marker=marker,
-                label=method,
                 capsize=2,
                 markersize=11 if method == "original" else 6,
                 elinewidth=0.8,
                 linewidth=1.4,
                 zorder=3 if method in ("original", "tokenskip") else 2,
             )
+            names.append((accuracy.iloc[-1], method, colour, rows["chain_tokens"].iloc[-1]))
             if len(rows) > 1:
-                for number, row in enumerate(rows.itertuples()):
-                    axes.annotate(
-                        f"{row.ratio:g}",
-                        (row.chain_tokens, 100 * row.accuracy),
-                        color=colour,
-                        fontsize=8,
-                        xytext=[(5, 5), (5, -12), (-17, 5), (-17, -12)][number % 4],
-                        textcoords="offset points",
-                    )
+                _label_ratios(axes, rows, colour)
+        if published is not None and len(published):
+            points = published.sort_values("chain_tokens")
+            axes.plot(points["chain_tokens"], 100 * points["accuracy"], "o--", color="0.6", mfc="white", zorder=1)
+            names.append(
+                (100 * points["accuracy"].iloc[-1], "tokenskip, published", "0.5", points["chain_tokens"].iloc[-1])
+            )
         axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
-        axes.set_ylim(0, min(100, 100 * metrics["accuracy_high"].max() + 8))
-        axes.legend(frameon=False, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set_ylim(-5, min(103, 100 * metrics["accuracy_high"].max() + 8))
+        _name_curves(axes, names)
     return figure
+
+
+def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
+    """The ratio asked for at each point; the ends alone, or none, where points lie too close to be told apart."""
+    nearest, span = rows["chain_tokens"].diff().abs().min(), rows["chain_tokens"].max() - rows["chain_tokens"].min()
+    width = 0.02 * rows["chain_tokens"].max()
+    for row in rows.iloc[[] if span < width else slice(None) if nearest > width else [0, -1]].itertuples():
+        axes.annotate(
+            f"{row.ratio:g}",
+            (row.chain_tokens, 100 * row.accuracy),
+            color=colour,
+            fontsize=8,
+            xytext=(4, -11),
+            textcoords="offset points",
+        )
+
+
+def _name_curves(axes: Axes, names: list[tuple]) -> None:
+    """Names in a column right of the axes, in the order of the curves' ends, each tied to its own."""
+    low, high = axes.get_ylim()
+    names = sorted(names, key=lambda name: name[0])
+    gap = (high - low) / 18
+    heights = np.clip([name[0] for name in names], low + gap / 2, high - gap / 2)
+    for _ in range(200):  # neighbours that are too close push each other apart
+        short = np.clip(gap - np.diff(heights), 0, None) / 2
+        if not short.any():
+            break
+        heights[:-1] -= short
+        heights[1:] += short
+        heights = np.minimum(heights, high - gap / 2)
+    for (end, name, colour, right), height in zip(names, heights, strict=True):
+        axes.annotate(
+            name,
+            (right, end),
+            xytext=(1.03, (height - low) / (high - low)),
+            textcoords=axes.transAxes,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
+        )
 
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
@@ -199,7 +235,7 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
     """
     order = table.groupby("scorer")["accuracy"].max().sort_values().index
     kinds = list(dict.fromkeys(table["kept"]))
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8, 0.42 * len(order) + 1.6), sharey=True)
         for number, kind in enumerate(kinds):
             rows = table[table["kept"] == kind].set_index("scorer").reindex(order)
@@ -231,7 +267,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
     """
     trainings = list(dict.fromkeys(table["training"]))
     shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
         axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
         first = table[table["training"] == trainings[0]]

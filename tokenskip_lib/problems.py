@@ -1,4 +1,4 @@
-"""Problem sets: gsm_symbolic (generated here, no network), gsm8k, math, math500, or your own JSONL.
+"""Problem sets: gsm_symbolic (generated here, no network), those of the hub, or your own JSONL.
 
 Every loader returns problems with a question, a checkable gold answer and, where the set has one, a
 worked solution. This file knows nothing about models.
@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 
 from tokenskip_lib.config import Profile, nearest, resolve_path
 from tokenskip_lib.records import InputError, Problem, parse_record, read_json_rows
@@ -22,7 +23,16 @@ HUB_SETS = {
     "gsm8k": ("openai/gsm8k", "main", {"train": "train", "test": "test"}),
     "math": ("DigitalLearningGmbH/MATH-lighteval", "default", {"train": "train", "test": "test"}),
     "math500": ("HuggingFaceH4/MATH-500", "default", {"test": "test"}),
+    "mmlu-stem": ("cais/mmlu", "all", {"test": "test"}),
+    # Its own test split has no answers.
+    "commonsense-qa": ("tau/commonsense_qa", "default", {"train": "train", "test": "validation"}),
 }
+MMLU_STEM = [
+    "abstract_algebra", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
+    "college_mathematics", "college_physics", "computer_security", "conceptual_physics", "electrical_engineering",
+    "elementary_mathematics", "high_school_biology", "high_school_chemistry", "high_school_computer_science",
+    "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
+]  # fmt: skip
 PROBLEM_SETS = ["gsm_symbolic", *HUB_SETS]
 
 # A gsm_symbolic question belongs to one split for ever, by a hash of its text: out of 100.
@@ -85,7 +95,8 @@ def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
 def read_problems(path: Path) -> list[Problem]:
     """Problems from a JSONL file: question (or problem) and answer; id and solution where there.
 
-    A GSM8K-style answer ("... #### 18") is split into solution and answer.
+    A GSM8K-style answer ("... #### 18") is split into solution and answer. Where a row has `choices`, they
+    follow the question by their letters, and the answer is a letter, or the place of one from 0.
     """
     problems = [
         _problem(row, f"{path.stem}-{number}", where=f"{path}:{number}") for number, row in read_json_rows(path)
@@ -226,11 +237,15 @@ def _hub_problems(name: str, split: str) -> list[Problem]:
             f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
             "give the path of a JSONL file with question and answer instead"
         ) from None
+    if name == "mmlu-stem":
+        rows = [row for row in rows if row["subject"] in MMLU_STEM]
     return [_problem(row, f"{name}-{split}-{index}", where=f"{repository}:{index}") for index, row in enumerate(rows)]
 
 
 def _problem(row: dict, default_id: str, where: str) -> Problem:
-    """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, or plain."""
+    """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, with choices, or plain."""
+    if "choices" in row:
+        row = {**row, **_with_choices(row, where)}
     question = row.get("question", row.get("problem"))
     answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
     question, answer = (str("" if value is None else value).strip() for value in (question, answer))
@@ -244,6 +259,21 @@ def _problem(row: dict, default_id: str, where: str) -> Problem:
     problem_id = str(row.get("id") or row.get("unique_id") or default_id)
     record = {"id": problem_id, "question": question, "answer": answer.strip(), "solution": solution}
     return parse_record(record, Problem, where)
+
+
+def _with_choices(row: dict, where: str) -> dict[str, str]:
+    """Question and answer of a multiple-choice row: MMLU's (a list, the answer's place) or CommonsenseQA's."""
+    choices, answer = row["choices"], row.get("answerKey", row.get("answer"))
+    texts = choices.get("text") if isinstance(choices, dict) else choices
+    if not isinstance(texts, list) or not 2 <= len(texts) <= len(ascii_uppercase):
+        raise InputError(f"{where}: choices: a list of at least two texts")
+    letters = ascii_uppercase[: len(texts)]
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
+        answer = letters[answer]
+    if not isinstance(answer, str) or answer.strip() not in letters or not answer.strip():
+        raise InputError(f"{where}: answer: one of the letters {letters}, or a place from 0, not {answer!r}")
+    listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+    return {"question": f"{row.get('question', row.get('problem', ''))}\n{listed}", "answer": answer.strip()}
 
 
 def _last_boxed_or_none(solution: str | None) -> str | None:

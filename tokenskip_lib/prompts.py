@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
-# Prompt-only baselines, as published; the sentence follows INSTRUCTION.
+# Prompt-only baselines, the sentences as published; `prompts.baseline_place` says where one stands.
 BASELINE_PROMPTS = {
     "be_concise": "Be concise.",
     "only_numbers": "Only use numbers or equations.",
@@ -92,23 +92,24 @@ def build_prompt(
     Args:
         question: the problem's text.
         method: "tokenskip" appends the ratio marker to the question; a baseline of BASELINE_PROMPTS
-            appends its sentence to the instruction; "original" and "truncation" add nothing.
+            appends its sentence to the instruction, or where `settings.baseline_place` says; "original"
+            and "truncation" add nothing.
         ratio: fraction of the chain to keep. Read by tokenskip and lc_prompt only.
     """
     request = user_message(tokenizer, question, settings, method=method, ratio=ratio)
+    system = settings.system
+    if settings.baseline_place == "system":
+        system = " ".join(filter(None, [system, _baseline_sentence(method, ratio)]))
     if settings.format == "reference_llama3":  # no system message there
         return (
             f"{tokenizer.bos_token}<|start_header_id|>user<|end_header_id|>\n\n{request}"
             f"{tokenizer.eos_token}<|start_header_id|>assistant<|end_header_id|>\n\n"
         )
     if settings.format == "reference_qwen":
-        return (
-            f"<|im_start|>system\n{settings.system}<|im_end|>\n<|im_start|>user\n{request}"
-            "<|im_end|>\n<|im_start|>assistant\n"
-        )
+        return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{request}<|im_end|>\n<|im_start|>assistant\n"
     messages = [{"role": "user", "content": request}]
-    if settings.system:
-        messages.insert(0, {"role": "system", "content": settings.system})
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
@@ -121,12 +122,19 @@ def user_message(
     ratio: float = 1.0,
 ) -> str:
     """What the user says in `build_prompt`: instruction, question and the ratio's marker, no template around it."""
-    instruction = INSTRUCTION
-    if method in BASELINE_PROMPTS:
-        instruction += " " + BASELINE_PROMPTS[method].format(percent=round(100 * (1 - ratio)))
+    instruction, sentence = INSTRUCTION, _baseline_sentence(method, ratio)
+    if sentence and settings.baseline_place == "instruction":
+        instruction = f"{instruction} {sentence}"
+    elif sentence and settings.baseline_place == "question":
+        question = f"{question}\n{sentence}"
     marker = ratio_marker(tokenizer, ratio, settings) if method == "tokenskip" else ""
     # The reference writes a newline before the marker for Llama.
     return f"{instruction}\n{question}" + ("\n" if settings.format == "reference_llama3" else "") + marker
+
+
+def _baseline_sentence(method: str, ratio: float) -> str:
+    """What a prompt-only baseline adds, LC-Prompt with the ratio's own percentage; "" of other methods."""
+    return BASELINE_PROMPTS.get(method, "").format(percent=round(100 * (1 - ratio)))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -32,18 +32,22 @@ class PromptSettings(Settings):
 
     `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
     `marker`, how a chat prompt carries the ratio: `eos`, the paper's; `token`, one special token for each
-    tenth, of those that the model has and never uses; `words`, a sentence.
+    tenth, of those that the model has and never uses; `words`, a sentence. `baseline_place`: where the
+    sentence of a prompt-only baseline stands: after the instruction, the question or the system message.
     """
 
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
     system: str = "You are a helpful assistant."  # "": no system message
     layout: Literal["answer", "think"] = "answer"
     marker: Literal["eos", "token", "words"] = "eos"
+    baseline_place: Literal["instruction", "question", "system"] = "instruction"
 
     @model_validator(mode="after")
     def _reference_is_literal(self) -> "PromptSettings":
         if self.format != "chat" and self.marker != "eos":
             raise ValueError(f"prompts.marker '{self.marker}' goes with format: chat; the reference's text is literal")
+        if self.format == "reference_llama3" and self.baseline_place == "system":
+            raise ValueError("prompts.baseline_place 'system': reference_llama3 has no system message")
         return self
 
 

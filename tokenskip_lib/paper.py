@@ -1,0 +1,52 @@
+"""The paper's own numbers beside a run's: every published row, with where it was published.
+
+Source: TokenSkip (arXiv:2502.12067); data/paper_results.csv.
+"""
+
+import numpy as np
+import pandas as pd
+
+from tokenskip_lib.config import Profile, project_root
+from tokenskip_lib.records import InputError
+
+# How many problems the paper's accuracies are of; its tables do not say how certain they are.
+PROBLEMS = {"gsm8k": 1319, "math500": 500, "mmlu-stem": 3018, "commonsense-qa": 1221}
+
+
+def published_rows(profile: Profile) -> pd.DataFrame:
+    """The paper's rows for a profile's model, training and test problems; none where it repeats no published run.
+
+    Returns:
+        source, method, ratio, n, accuracy (a fraction), chain_tokens, actual_ratio, latency_seconds.
+    """
+    file = project_root() / "data" / "paper_results.csv"
+    if not file.is_file():
+        raise InputError(f"{file}: the paper's results are missing; restore them from the repository")
+    rows = pd.read_csv(file, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})
+    wanted = {"model": profile.target.model, "trained_on": profile.problems.train, "problems": profile.problems.test}
+    for column, value in wanted.items():
+        rows = rows[rows[column] == value]
+    rows = rows.assign(accuracy=rows["accuracy"] / 100, n=rows["problems"].map(PROBLEMS))
+    columns = ["source", "method", "ratio", "n", "accuracy", "chain_tokens", "actual_ratio", "latency_seconds"]
+    return rows[columns].reset_index(drop=True)
+
+
+def beside_the_paper(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """A run's metrics next to the published rows of the same method and ratio.
+
+    Returns:
+        method, ratio, accuracy and chain_tokens of both (`_here`, `_paper`), points (the difference in
+        accuracy), tokens (in chain tokens, as a fraction of the paper's), and out_of_noise: whether the
+        accuracies differ by more than two independent samples of their sizes would in 95 of 100 cases.
+    """
+    columns = ["method", "ratio", "n", "accuracy", "chain_tokens"]
+    both = metrics[columns].merge(published[columns], on=["method", "ratio"], suffixes=("_here", "_paper"))
+    variance = sum(
+        both[f"accuracy_{side}"] * (1 - both[f"accuracy_{side}"]) / both[f"n_{side}"] for side in ("here", "paper")
+    )
+    difference = both["accuracy_here"] - both["accuracy_paper"]
+    return both.drop(columns=["n_here", "n_paper"]).assign(
+        points=100 * difference,
+        tokens=both["chain_tokens_here"] / both["chain_tokens_paper"] - 1,
+        out_of_noise=difference.abs() > 1.96 * np.sqrt(variance),
+    )
