@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVING := .venv-serving
 
-.PHONY: help demo figures test test-slow test-serving bench lab lint
+.PHONY: help demo demo-full figures test test-slow test-serving bench lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -20,6 +20,10 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## set up, then the whole path on SmolLM2: notebooks, records, figures (CPU, no hub)
 	$(BIN)/python -m tokenskip_lib run --profile demo
+
+demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test problems, the studies of notebooks 06 and 07
+	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
+	$(BIN)/python -m tokenskip_lib run --profile demo-full
 
 figures: $(READY) ## the same for another profile: make figures PROFILE=qwen2.5-7b-gsm8k
 	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)

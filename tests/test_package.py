@@ -24,7 +24,7 @@ LAYERS = [
     ["llmlingua_mode", "span_tables", "methods"],
     ["evaluation", "plots", "costs", "paper"],
     ["answering"],
-    ["stages", "importance_plots"],
+    ["stages", "importance_plots", "study_plots", "adaptive", "recovery"],
     ["workload", "target", "own_chains", "own_predictions", "explorer", "timing", "studies"],
     ["plan"],
     ["pipeline"],

@@ -71,37 +71,3 @@ def test_a_longer_training_is_drawn_behind_and_sets_the_axis():
     axes = plots.loss_figure(log, longer).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[100, 400], [1, 5, 10], [5, 10]]
     assert axes.get_xlim()[1] > 400 and "longer training, held out 0.500" in [t.get_text() for t in axes.texts]
-
-
-def test_scorers_stand_in_the_order_of_their_best_accuracy():
-    table = pd.DataFrame(
-        {
-            "scorer": ["cts", "random", "cts", "random"],
-            "kept": ["alone", "alone", "digits", "digits"],
-            "accuracy": [0.4, 0.2, 0.5, 0.7],
-            "accuracy_low": [0.3, 0.1, 0.4, 0.6],
-            "accuracy_high": [0.5, 0.3, 0.6, 0.8],
-            "actual_ratio": [0.5, 0.52, 0.55, 0.6],
-            "ratio": [0.5] * 4,
-        }
-    )
-    figure = plots.scorers_figure(table, 0.75)
-    accuracy, ratio = figure.axes
-    assert [text.get_text() for text in accuracy.get_yticklabels()] == ["cts", "random"]
-    assert [list(c.lines[0].get_xdata()) for c in accuracy.containers] == [[40, 20], [50, 70]]
-    assert [list(c.lines[0].get_xdata()) for c in ratio.containers] == [[0.5, 0.52], [0.55, 0.6]]
-
-
-def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_training():
-    table = pd.DataFrame(
-        [
-            {"training": training, "rows_trained": rows, "ratio": ratio, "actual_ratio": 1 - share * (1 - ratio)}
-            for training, rows, share in [("all", 400, 0.0), ("all", 6000, 1.0), ("one", 400, 0.5)]
-            for ratio in (0.5, 1.0)
-        ]
-    )
-    curves, distance = plots.control_figure(table).axes
-    assert [list(line.get_ydata()) for line in curves.lines[1:]] == [[1.0, 1.0], [0.5, 1.0]]
-    assert [text.get_text() for text in curves.texts] == ["400 rows", "6,000 rows"]
-    assert [list(line.get_ydata()) for line in distance.lines] == [[0.25, 0.0], [0.125]]
-    assert [list(line.get_xdata()) for line in distance.lines] == [[400, 6000], [400]]

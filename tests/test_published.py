@@ -7,7 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from tokenskip_lib.config import project_root
+from tokenskip_lib.config import STAGES, STEPS, project_root
 from tokenskip_lib.evaluation import METRIC_COLUMNS, markdown_table
 from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE
 
@@ -27,7 +27,7 @@ def metrics(tmp_path_factory) -> pd.DataFrame:
 
 def test_results_have_the_documented_columns_and_enough_problems(metrics):
     assert list(metrics.columns) == METRIC_COLUMNS
-    assert (metrics["n"] >= 200).all()
+    assert (metrics["n"] >= 150).all()
     assert metrics["method"][0] == "original" and metrics["accuracy"][0] > 0.4
 
 
@@ -42,7 +42,7 @@ def test_notebook_05_shows_the_results_file(metrics):
     assert markdown_table(metrics) in ["".join(text) for text in shown]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS.values())
+@pytest.mark.parametrize("name", [NOTEBOOKS[stage] for stage in STAGES])
 def test_committed_notebooks_carry_one_complete_demo_run(name):
     notebook = json.loads(committed(f"notebooks/{name}.ipynb"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
@@ -51,6 +51,15 @@ def test_committed_notebooks_carry_one_complete_demo_run(name):
     assert "profile demo" in json.dumps(outputs)
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert "widgets" not in notebook["metadata"]
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in STAGES])
+def test_a_notebook_of_studies_shows_one_whole_run_or_nothing(step):
+    notebook = json.loads(committed(f"notebooks/{NOTEBOOKS[step]}.ipynb"))
+    counts = [cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert counts and (all(counts) or not any(counts))
+    shown = json.dumps([cell.get("outputs") for cell in notebook["cells"]])
+    assert ("profile demo-full" in shown) == all(counts) and '"error"' not in shown
 
 
 def test_the_readme_is_short():

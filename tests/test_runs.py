@@ -162,7 +162,7 @@ def test_a_stage_is_named_by_number_or_name(text, number):
     assert stage_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["0", "00", "7", "12", "-1", "", "pruning"])
+@pytest.mark.parametrize("text", ["0", "00", "8", "12", "-1", "", "pruning"])
 def test_a_stage_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="no stage"):
         stage_number(text)

@@ -28,7 +28,7 @@ from tokenskip_lib.settings import (
 )
 
 STAGES = ("generate", "score", "prune", "train", "evaluate")
-STEPS = (*STAGES, "studies")  # a notebook each; the last only where a profile has studies
+STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only where a profile has studies
 # The first stage that a change in each section makes stale.
 STAGE_OF_SECTION = {
     "seed": 1,

@@ -149,8 +149,8 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
         p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
         shares = tokens[:, number] / tokens[:, original]
         share = answers.tokens.iloc[:, number].mean() / answers.tokens.iloc[:, original].mean()
-        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *_middle(correct[:, number] - correct[:, base])]
-        row += [gained, lost, p_value if answers.seeds == 1 else None, share, *_middle(shares)]
+        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *interval(correct[:, number] - correct[:, base])]
+        row += [gained, lost, p_value if answers.seeds == 1 else None, share, *interval(shares)]
         rows.append(row)
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
@@ -175,7 +175,7 @@ def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) ->
         area, within = _curve_numbers(*means, own, original, points / 100)
         areas, withins = _curve_numbers(correct, tokens, own, original, points / 100)
         if method != "original":
-            rows.append([method, len(own), area[0], *_middle(areas), within[0], *_middle(withins)])
+            rows.append([method, len(own), area[0], *interval(areas), within[0], *interval(withins)])
     return pd.DataFrame(rows, columns=CURVE_COLUMNS)
 
 
@@ -194,12 +194,16 @@ def pareto_front(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def _resampled(answers: Answers, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """DRAWS x M means of correct and tokens over problems drawn with replacement, the same ones for all."""
-    problems = len(answers.correct)
-    drawn = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=DRAWS) / problems
+    drawn = resample(len(answers.correct), seed)
     return drawn @ answers.correct.to_numpy(), drawn @ answers.tokens.to_numpy()
 
 
-def _middle(draws: np.ndarray) -> tuple[float, float]:
+def resample(problems: int, seed: int) -> np.ndarray:
+    """DRAWS x P: the weight of each problem in a sample of as many, drawn with replacement; rows sum to 1."""
+    return np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=DRAWS) / problems
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
     """The middle 95% of draws."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)

@@ -22,6 +22,7 @@ NOTEBOOKS = dict(
             "04_fine_tuning",
             "05_accuracy_vs_tokens",
             "06_what_control_takes",
+            "07_what_else_holds",
         ),
         strict=True,
     )
@@ -36,7 +37,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     Args:
         name: the profile.
         overrides: dotted key -> value.
-        redo_from: first step (1 to 6) to do again; its records and all later ones are removed.
+        redo_from: first step (1 to 7) to do again; its records and all later ones are removed.
         only: run this notebook alone, again if it is finished; its records stay.
 
     Raises:
@@ -64,7 +65,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
 
 
 def steps(profile: Profile) -> tuple[str, ...]:
-    """What is run for a profile, a notebook each: the five stages, and its studies if it has any."""
+    """What is run for a profile, a notebook each: the five stages, and what its studies show if it has any."""
     return STEPS if profile.studies else STAGES
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from tokenskip_lib.config import resolve_path
 from tokenskip_lib.runs import Run, relative
@@ -223,79 +222,3 @@ def _name_curves(axes: Axes, names: list[tuple]) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
         )
-
-
-def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
-    """What a model trained on each scorer's chains achieves: accuracy, and the tokens that it takes.
-
-    Args:
-        table: a row a scorer and choice of what is kept whatever its score; columns scorer, kept,
-            accuracy, accuracy_low, accuracy_high, actual_ratio, ratio (one request for all).
-        original: the target model's own accuracy, a fraction.
-    """
-    order = table.groupby("scorer")["accuracy"].max().sort_values().index
-    kinds = list(dict.fromkeys(table["kept"]))
-    with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8, 0.42 * len(order) + 1.6), sharey=True)
-        for number, kind in enumerate(kinds):
-            rows = table[table["kept"] == kind].set_index("scorer").reindex(order)
-            heights = np.arange(len(order)) + 0.14 * (2 * number - len(kinds) + 1)
-            accuracy = 100 * rows["accuracy"]
-            errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
-            style = {"color": PALETTE[number], "fmt": "os"[number % 2], "markersize": 5}
-            axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, label=kind, **style)
-            axes[1].errorbar(rows["actual_ratio"], heights, **style)
-        axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
-        axes[0].annotate("original", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
-        axes[1].axvline(table["ratio"].iloc[0], color="0.4", linestyle="--", linewidth=1)
-        axes[0].set_yticks(range(len(order)), order)
-        axes[0].set_ylim(-0.6, len(order) - 0.4)
-        axes[0].set(
-            xlabel="accuracy (%), 95% interval", title=f"Trained on chains pruned to {table['ratio'].iloc[0]:g}"
-        )
-        axes[1].set(xlabel="actual ratio (dashed: the request)", title="What it writes")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def control_figure(table: pd.DataFrame) -> Figure:
-    """Actual against requested ratio as training rows grow, and how far from the request each training ends.
-
-    Args:
-        table: a row a training and ratio; columns training (what differs beside the number of rows),
-            rows_trained, ratio, actual_ratio.
-    """
-    trainings = list(dict.fromkeys(table["training"]))
-    shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
-    with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
-        axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
-        first = table[table["training"] == trainings[0]]
-        for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
-            group = group.sort_values("ratio")
-            axes[0].plot(group["ratio"], group["actual_ratio"], marker="o", color=shade)
-            axes[0].annotate(
-                f"{rows:,} rows",
-                (group["ratio"].iloc[0], group["actual_ratio"].iloc[0]),
-                color=shade,
-                xytext=(-6, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-            )
-        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.36, 1.03), title=trainings[0])
-        error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
-        error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
-        for number, training in enumerate(trainings):
-            curve = error[training].sort_index()
-            axes[1].plot(
-                curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], label=training, linewidth=1.4
-            )
-        axes[1].set_xscale("log")
-        axes[1].set_xticks(sorted(table["rows_trained"].unique()))
-        axes[1].xaxis.set_major_formatter("{x:,.0f}")
-        axes[1].xaxis.set_minor_locator(NullLocator())
-        axes[1].set(xlabel="training rows", ylabel="mean |actual - requested ratio|", title="Distance from the request")
-        axes[1].set_ylim(0, None)
-        axes[1].legend(frameon=False)
-    return figure

@@ -27,6 +27,11 @@ BASELINE_PROMPTS = {
     "lc_prompt": "Please reduce {percent}% of the words in your Chain-of-Thought process.",
 }
 
+RECOVERY = (
+    "Could you please recover the following compressed Chain-of-Thought output of a mathematical question to its "
+    "original full content?"
+)
+
 
 def answer_tail(answer: str) -> str:
     """What follows every chain in training: the closing phrase with the answer, never pruned."""
@@ -100,6 +105,20 @@ def build_prompt(
     system = settings.system
     if settings.baseline_place == "system":
         system = " ".join(filter(None, [system, _baseline_sentence(method, ratio)]))
+    return _in_template(tokenizer, system, request, settings)
+
+
+def build_recovery_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, pruned: str, settings: PromptSettings
+) -> str:
+    """What asks the target model to write a pruned chain out again.
+
+    Source: TokenSkip's figure 3 for the sentence; question and chain follow it here.
+    """
+    return _in_template(tokenizer, settings.system, f"{RECOVERY}\n\n{question}\n\n{pruned}", settings)
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, system: str, request: str, settings: PromptSettings) -> str:
     if settings.format == "reference_llama3":  # no system message there
         return (
             f"{tokenizer.bos_token}<|start_header_id|>user<|end_header_id|>\n\n{request}"

@@ -33,7 +33,7 @@ class Run:
 
         Args:
             profile: resolved settings.
-            redo_from: remove the files of this step (1 to 6) and of all after it first.
+            redo_from: remove the files of this step (1 to 7) and of all after it first.
 
         Raises:
             InputError: the folder holds records made with other settings, which are not being redone.
@@ -118,7 +118,7 @@ class Run:
         """Studies' variants that were made from files that are gone; all of them where studies are redone."""
         for variant in self.folder.glob(f"{STUDIES}/*/*"):
             links = [path for path in variant.glob("0*") if path.is_symlink()]
-            if redo_from == len(STEPS) or any(int(link.name[:2]) >= redo_from for link in links):
+            if redo_from == STEPS.index("studies") + 1 or any(int(link.name[:2]) >= redo_from for link in links):
                 shutil.rmtree(variant)
 
 

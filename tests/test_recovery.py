@@ -1,0 +1,45 @@
+"""Recovery: which numbers and equations are found again, and what the model is asked."""
+
+import pytest
+
+from tokenskip_lib import stages
+from tokenskip_lib.prompts import RECOVERY, build_recovery_prompt
+from tokenskip_lib.records import Chain, Problem
+from tokenskip_lib.recovery import RECOVERY_COLUMNS, equations, found, numbers, recover
+from tokenskip_lib.runs import Run
+from tokenskip_lib.settings import PromptSettings
+
+TEXT = "She pays 2 * $1,250 = $2,500.50 in 3 weeks, so (4+6)/2=5 are left; 7 = seven, x=9."
+
+
+def test_numbers_and_equations_are_read_as_they_stand():
+    assert numbers(TEXT) == ["2", "1250", "2500.50", "3", "4", "6", "2", "5", "7", "9"]
+    assert equations(TEXT) == ["2*1250=2500.50", "(4+6)/2=5"]
+    assert numbers("none") == equations("none") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "share"),
+    [(["1", "2"], ["2"], 0.5), (["1", "1"], ["1"], 0.5), (["1"], ["1", "3"], 1), ([], ["1"], None)],
+)
+def test_each_is_found_as_often_as_it_is_there(wanted, given, share):
+    assert found(wanted, given) == share
+
+
+def test_the_model_is_asked_in_the_papers_words(tiny_tokenizer):
+    prompt = build_recovery_prompt(tiny_tokenizer, "How many?", "3 + 4 = 7", PromptSettings(system="S"))
+    asked = f"<|im_start|>user\n{RECOVERY}\n\nHow many?\n\n3 + 4 = 7<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt == "<|im_start|>system\nS<|im_end|>\n" + asked
+
+
+def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, chain_of):
+    run = Run(tiny_profile)
+    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
+    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    stages.score(run)
+    stages.prune_chains(run)
+    table = recover(run, [1.0, 0.5], 2)
+    assert list(table.columns) == RECOVERY_COLUMNS
+    assert list(zip(table["id"], table["ratio"], strict=True)) == [(f"p{n}", r) for n in (0, 1) for r in (1.0, 0.5)]
+    assert (table.loc[table["ratio"] == 1, ["numbers_pruned", "equations_pruned"]] == 1).all(axis=None)
+    assert table["recovered"].nunique() > 1 and table["numbers_recovered"].between(0, 1).all()

@@ -1,0 +1,56 @@
+"""Figures of studies: every training drawn, in its place."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from tokenskip_lib import study_plots
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_scorers_stand_in_the_order_of_their_best_accuracy():
+    table = pd.DataFrame(
+        {
+            "scorer": ["cts", "random", "cts", "random"],
+            "kept": ["alone", "alone", "digits", "digits"],
+            "accuracy": [0.4, 0.2, 0.5, 0.7],
+            "accuracy_low": [0.3, 0.1, 0.4, 0.6],
+            "accuracy_high": [0.5, 0.3, 0.6, 0.8],
+            "actual_ratio": [0.5, 0.52, 0.55, 0.6],
+            "ratio": [0.5] * 4,
+        }
+    )
+    figure = study_plots.scorers_figure(table, 0.75)
+    accuracy, ratio = figure.axes
+    assert [text.get_text() for text in accuracy.get_yticklabels()] == ["cts", "random"]
+    assert [list(c.lines[0].get_xdata()) for c in accuracy.containers] == [[40, 20], [50, 70]]
+    assert [list(c.lines[0].get_xdata()) for c in ratio.containers] == [[0.5, 0.52], [0.55, 0.6]]
+
+
+def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_training():
+    table = pd.DataFrame(
+        [
+            {"training": training, "rows_trained": rows, "ratio": ratio, "actual_ratio": 1 - share * (1 - ratio)}
+            for training, rows, share in [("all", 400, 0.0), ("all", 6000, 1.0), ("one", 400, 0.5)]
+            for ratio in (0.5, 1.0)
+        ]
+    )
+    curves, distance = study_plots.control_figure(table).axes
+    assert [list(line.get_ydata()) for line in curves.lines[1:]] == [[1.0, 1.0], [0.5, 1.0]]
+    assert [text.get_text() for text in curves.texts] == ["400 rows", "6,000 rows"]
+    assert [list(line.get_ydata()) for line in distance.lines] == [[0.25, 0.0], [0.125]]
+    assert [list(line.get_xdata()) for line in distance.lines] == [[400, 6000], [400]]
+
+
+def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal():
+    plain = pd.DataFrame({"ratio": [1.0, 0.5], "value": [1.0, 0.6]})
+    figure = study_plots.by_ratio_figure({"a": plain, "b": plain.assign(low=0.1, high=0.9)}, "y", "t", diagonal=True)
+    [axes] = figure.axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 1.0]] * 3
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
+    assert len(axes.collections) == 1 and [t.get_text() for t in axes.get_legend().get_texts()] == ["a", "b"]
