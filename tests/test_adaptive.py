@@ -51,7 +51,7 @@ def test_features_are_read_off_the_question():
     question = "Tom has half of 1,200 apples, 3 more than Ann. She ate 25% of hers! How many?"
     values = dict(zip(FEATURES, question_features(question), strict=True))
     assert values == {
-        "words": 16, "sentences": 3, "numbers": 3, "largest_number": pytest.approx(np.log1p(1200)), "fractions": 2,
+        "words": 17, "sentences": 3, "numbers": 3, "largest_number": pytest.approx(np.log1p(1200)), "fractions": 2,
         "compared": 2,
     }  # fmt: skip
     assert question_features("") == [0, 0, 0, 0, 0, 0]

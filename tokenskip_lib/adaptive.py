@@ -86,7 +86,13 @@ def choose_ratios(policy: Policy, problems: Sequence[Problem], ratio: float) -> 
         price = (low + high) / 2
         chosen = (correct - price * tokens).argmax(axis=1)
         low, high = (price, high) if tokens[everyone, chosen].mean() > budget else (low, price)
-    chosen = (correct - high * tokens).argmax(axis=1)
+    chosen, dearer = ((correct - price * tokens).argmax(axis=1) for price in (high, low))
+    # At one price many problems may change their mind at once: as many do as the budget has room for.
+    extra = tokens[everyone, dearer] - tokens[everyone, chosen]
+    room = budget * len(features) - tokens[everyone, chosen].sum()
+    for number in np.flatnonzero(extra > 0):
+        if extra[number] <= room:
+            chosen[number], room = dearer[number], room - extra[number]
     return [policy.ratios[number] for number in chosen]
 
 

@@ -152,7 +152,7 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
         figure, axes = plt.subplots(figsize=(8, 5))
         names = []  # (height, name, colour, where the curve ends on the right)
         for method, rows in metrics.groupby("method", sort=False):
-            rows = rows.sort_values("chain_tokens")
+            rows = rows.sort_values("ratio")
             colour, marker = METHOD_STYLE[method]
             accuracy = 100 * rows["accuracy"]
             errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
@@ -168,7 +168,8 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
                 linewidth=1.4,
                 zorder=3 if method in ("original", "tokenskip") else 2,
             )
-            names.append((accuracy.iloc[-1], method, colour, rows["chain_tokens"].iloc[-1]))
+            last = rows["chain_tokens"].idxmax()
+            names.append((accuracy[last], method, colour, rows["chain_tokens"][last]))
             if len(rows) > 1:
                 _label_ratios(axes, rows, colour)
         if published is not None and len(published):
@@ -185,8 +186,8 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
 
 def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
     """The ratio asked for at each point; the ends alone, or none, where points lie too close to be told apart."""
-    nearest, span = rows["chain_tokens"].diff().abs().min(), rows["chain_tokens"].max() - rows["chain_tokens"].min()
-    width = 0.02 * rows["chain_tokens"].max()
+    lengths = rows["chain_tokens"].sort_values()
+    nearest, span, width = lengths.diff().min(), lengths.iloc[-1] - lengths.iloc[0], 0.02 * lengths.iloc[-1]
     for row in rows.iloc[[] if span < width else slice(None) if nearest > width else [0, -1]].itertuples():
         axes.annotate(
             f"{row.ratio:g}",

@@ -97,8 +97,8 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.2))
+        ratios = pd.concat(curves.values())["ratio"]
         if diagonal:
-            ratios = pd.concat(curves.values())["ratio"]
             axes.plot(
                 [ratios.min(), ratios.max()], [ratios.min(), ratios.max()], color="0.4", linestyle="--", linewidth=1
             )
@@ -109,6 +109,7 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
             )
             if "low" in curve:
                 axes.fill_between(curve["ratio"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+        axes.set_xticks(sorted(ratios.unique()))
         axes.set(xlabel="requested ratio", ylabel=ylabel, title=title)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
