@@ -107,13 +107,19 @@ def test_an_output_is_split_where_its_answer_begins(output, chain, prediction):
         "",
         "Tom has 3 apples and buys 4 more, so he has 3 + 4 = 7",
         "First we add 3 and 4.\n\nThen we",
-        "3 + 4 = 7.\n\nThe final answer is: $\\boxed{7",
         "3 + 4 = 7.\n\nThe final",
         "Add all.\n\n#### Total Distance Calculation:\n1. **Distance on day 1:** each train travels",
     ],
 )
 def test_an_output_that_was_cut_off_is_all_chain_and_predicts_nothing(output):
     assert split_output(output) == (output, "", None)
+
+
+@pytest.mark.parametrize(
+    "torn", ["The final answer is: $\\boxed{7", "The final answer is: $\\bo", "The final answer is"]
+)
+def test_a_closing_phrase_that_was_cut_off_is_no_chain_and_states_nothing(torn):
+    assert split_output(f"3 + 4 = 7.\n\n{torn}") == ("3 + 4 = 7.", f"\n\n{torn}", None)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,12 @@ def test_an_equal_answer_is_right(prediction, gold):
         ("\\text{(B)}", "(A)"),
         ("C) the third", "B"),
         ("A dog", "A"),
+        ("B, C", "B"),
+        ("A, B, C, D", "A"),
+        ("A. or B", "A"),
+        ("-i", "i"),
+        ("2 x", "2"),
+        ("3, 4 or", "3, 4"),
         ("18.5 dollars", "18"),
         ("12, 13", "12"),
     ],

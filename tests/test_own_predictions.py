@@ -62,6 +62,11 @@ def test_the_input_is_never_written_over(source):
     assert source.read_text() == before
 
 
+def test_a_file_that_is_not_there_is_refused_by_name(source, tmp_path):
+    with pytest.raises(InputError, match=r"missing\.jsonl: no such file"):
+        grade_file(str(tmp_path / "missing.jsonl"), str(source))
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="no rows"):

@@ -29,6 +29,12 @@ def test_there_is_a_notebook_for_every_stage(root):
         assert (root / "notebooks" / f"{name}.ipynb").is_file()
 
 
+@pytest.mark.parametrize("step", [{"only": 6}, {"redo_from": 7}])
+def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
+    with pytest.raises(InputError, match="no studies"):
+        run_notebooks("demo", {}, **step)
+
+
 def test_an_unfinished_run_is_not_published(tiny_profile, root):
     before = (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes()
     run = Run(tiny_profile)

@@ -147,6 +147,17 @@ def test_rows_are_the_first_so_many_whatever_ratios_a_problem_has(answered):
     assert [(row.id, row.ratio) for row in rows] == [("p0", 0.5), ("p0", 0.7), ("p0", 1.0), ("p1", 0.5)]
 
 
+def test_rows_and_compared_chains_are_taken_in_the_problems_order_whatever_the_files(answered):
+    chains = list(answered.store(stages.CHAINS, Chain))
+    (answered.folder / stages.CHAINS).unlink()
+    answered.store(stages.CHAINS, Chain).append(chains[::-1])
+    importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
+    training = answered.profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 1})
+    run = Run(answered.profile.model_copy(update={"importance": importance, "training": training}))
+    assert [s.id for s in stages.score(run) if s.scorer == "random"] == ["p0"]
+    assert [row.id for row in stages.prune_chains(run)] == ["p0"]
+
+
 def test_compared_scorers_may_score_fewer_chains_than_the_one_that_is_used(answered):
     importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
     run = Run(answered.profile.model_copy(update={"importance": importance}))

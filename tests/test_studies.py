@@ -119,6 +119,34 @@ def test_a_wrong_variant_is_refused_before_anything_runs(with_study, varied, mes
         check_studies(with_study({"training.rows": 1}, varied).profile)
 
 
+@pytest.mark.parametrize(
+    ("study", "varied", "message"),
+    [
+        ("mine", {"figures_dir": "elsewhere"}, "changes no stage"),
+        ("metrics", {"training.rows": 1}, "written over"),
+    ],
+)
+def test_a_study_that_could_not_mean_what_it_says_is_refused(tiny_profile, study, varied, message):
+    studies = {study: {"vary": [varied]}}
+    with pytest.raises(InputError, match=message):
+        check_studies(with_overrides(tiny_profile, {"studies": studies}, where="t"))
+
+
+def test_a_variant_that_trains_answers_by_its_own_adapter(with_study):
+    run = with_study({"training.rows": 1}, {"evaluation.max_new_tokens": 6})
+    profile = with_overrides(run.profile, {"evaluation.adapter": "somebody/adapter"}, where="t")
+    adapters = [variant.evaluation.adapter for _, variant in variant_profiles(profile, "mine")]
+    assert adapters == [None, "somebody/adapter"]
+
+
+def test_a_variant_of_other_settings_names_its_folder_not_the_runs_stages(with_study):
+    run = with_study({"training.rows": 1})
+    run_study(run, "mine")
+    other = with_overrides(run.profile, {"training.epochs": 3}, where="t")
+    with pytest.raises(InputError, match=r"studies/mine/.*remove that folder"):
+        run_study(Run(other, redo_from=3), "mine")
+
+
 def test_an_unknown_study_is_refused_with_the_nearest_name(with_study):
     with pytest.raises(InputError, match="did you mean 'mine'"):
         run_study(with_study({"training.rows": 1}), "mines")

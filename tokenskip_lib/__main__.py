@@ -43,14 +43,14 @@ TargetName = Annotated[
 def run(
     profile: ProfileName = "demo",
     redo_from: Annotated[
-        str | None, typer.Option("--from", metavar="NN", help="Redo this stage (01 to 05) and all after it.")
+        str | None, typer.Option("--from", metavar="NN", help="Redo this step (01 to 07) and all after it.")
     ] = None,
     only: Annotated[
         str | None, typer.Option("--only", metavar="NN", help="Run this notebook alone; its records stay.")
     ] = None,
     assignments: Assignments = None,
 ) -> None:
-    """Run the five notebooks of a profile, in order; finished ones are skipped."""
+    """Run the notebooks of a profile, in order; finished ones are skipped."""
     from tokenskip_lib.pipeline import run_notebooks
     from tokenskip_lib.runs import relative, stage_number
 

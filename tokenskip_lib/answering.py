@@ -79,5 +79,5 @@ def ask(
 def untrained_chains(run: Run, size: int) -> list[Chain]:
     """The first kept chains whose problems the run's adapter was not trained on, `size` at most."""
     trained = {row.id for row in run.need(SFT_ROWS, SFTRow, "prune") if not row.held_out}
-    kept = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
+    kept = run.in_problem_order(chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None)
     return [chain for chain in kept if chain.id not in trained][:size]

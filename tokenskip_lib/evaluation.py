@@ -158,11 +158,11 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
 def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
     """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
 
-    A curve runs through a method's points and ends in the original's, at all of the original's tokens.
+    A curve runs through a method's points that are shorter than the original, and ends in the original's own.
 
     area: the mean, over budgets from none to all of the original's tokens, of the accuracy that the
     curve has there; nothing is claimed below its shortest point, so a method that reaches further gains.
-    within_a_point: the smallest share of the original's tokens at which the curve, interpolated, is at most
+    within_a_point: the share of the original's tokens down to which the curve, interpolated, stays at most
     `points` below the original's accuracy.
     """
     columns = answers.correct.columns
@@ -227,9 +227,10 @@ def _curve_numbers(
 
 
 def _first_share(shares: np.ndarray, heights: np.ndarray, wanted: float) -> float:
-    """Where a curve of straight pieces first reaches a height, from the left; its end always does."""
-    first = int(np.argmax(heights >= wanted - 1e-12))
-    if first == 0:
+    """How far left of its end a curve of straight pieces stays at a height or above it."""
+    below = np.flatnonzero(heights < wanted - 1e-12)
+    if not len(below):
         return float(shares[0])
-    part = (wanted - heights[first - 1]) / (heights[first] - heights[first - 1])
-    return float(shares[first - 1] + part * (shares[first] - shares[first - 1]))
+    last = int(below[-1])  # the end itself is never below
+    part = (wanted - heights[last]) / (heights[last + 1] - heights[last])
+    return float(shares[last] + part * (shares[last + 1] - shares[last]))

@@ -24,8 +24,12 @@ _TORN_CLOSING = re.compile(r"\n\s*(?:the\s+)?final\s+answer(?:\s+is)?:?\s*(?:\$?
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
 # "B", "(B)", "B) twelve", "\\text{(B)}": one letter, and at most the text of the choice after it.
-_CHOICE = re.compile(r"\W*(?:\\(?:text|math)\w*\{)?\W*([A-Ja-j])(?:\W*|[.):,]\s.*)", re.DOTALL)
-_NUMBER_WITH_UNIT = re.compile(r"([^A-Za-z\\]*\d)\s+[A-Za-z][A-Za-z .]*")  # "18 dollars"
+_CHOICE = re.compile(
+    r"(?:\$?\\(?:text|math)\w*\{)?\(?([A-J])(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b).{2,})", re.DOTALL
+)
+# "18 dollars": a number and one word, or a few.
+_NUMBER_WITH_UNIT = re.compile(r"([-+$€£]?\d[\d,]*(?:\.\d+)?)\s+[A-Za-z]{2,}(?: [A-Za-z]+){0,3}\.?")
+_BARE_NUMBER = re.compile(r"[-+$€£]?\d[\d,]*(?:\.\d+)?")
 
 THINK_END = "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -94,6 +98,8 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
             delimiter = _OPENING_DELIMITER.search(before)
             start = delimiter.start() if delimiter else boxed.start
         return SplitOutput(output[:start], output[start:], boxed.content.strip())
+    if torn := _TORN_CLOSING.search(output):
+        return SplitOutput(output[: torn.start()], output[torn.start() :], None)
     stated = _STATED_ANSWER.search(output)
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
         prediction = (stated.group(1) or stated.group(2)).strip().rstrip(".").strip("$* ")
@@ -115,20 +121,15 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
-    stated, wanted = _CHOICE.fullmatch(prediction), _CHOICE.fullmatch(gold)
-    if wanted and len(gold.strip("() ")) == 1:
-        return stated is not None and stated.group(1).upper() == wanted.group(1).upper()
-    prediction, gold = _plain_number_text(prediction), _plain_number_text(gold)
+    if re.fullmatch(r"\(?[A-J]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip())):
+        return stated.group(1) == gold.strip("() ")
+    prediction = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", prediction)  # the thin spaces of thousands
+    with_unit = _NUMBER_WITH_UNIT.fullmatch(prediction.strip())
+    if with_unit and _BARE_NUMBER.fullmatch(gold.strip()):
+        prediction = with_unit.group(1)
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)
     return _other_process().submit(_verify, prediction, gold).result()
-
-
-def _plain_number_text(text: str) -> str:
-    """An answer without the thin spaces of thousands, and a number without the word after it."""
-    text = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", text)
-    with_unit = _NUMBER_WITH_UNIT.fullmatch(text.strip())
-    return with_unit.group(1) if with_unit else text
 
 
 def _verify(prediction: str, gold: str) -> bool:

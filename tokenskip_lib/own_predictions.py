@@ -68,6 +68,8 @@ def _writing(source: str, output: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     path = Path(output)
+    if source != PIPE and not Path(source).is_file():
+        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
     if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
         raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
     partial = path.with_name(path.name + ".partial")

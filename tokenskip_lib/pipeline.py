@@ -46,6 +46,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     profile = load_profile(name, overrides)
     check_names(profile)
     check_studies(profile)
+    _refuse_beyond(profile, only, redo_from)
     run = Run(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(steps(profile), 1):
@@ -67,6 +68,11 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
 def steps(profile: Profile) -> tuple[str, ...]:
     """What is run for a profile, a notebook each: the five stages, and what its studies show if it has any."""
     return STEPS if profile.studies else STAGES
+
+
+def _refuse_beyond(profile: Profile, *numbers: int | None) -> None:
+    if any(number is not None and number > len(steps(profile)) for number in numbers):
+        raise InputError(f"profile '{profile.name}' has no studies, so it ends with notebook {len(steps(profile)):02}")
 
 
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
@@ -112,6 +118,7 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     import nbformat
     import pandas as pd
 
+    _refuse_beyond(profile, only)
     run = Run(profile)
     published = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
     missing = [NOTEBOOKS[step] for step in published if step not in run.timings()]

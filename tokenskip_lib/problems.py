@@ -270,8 +270,10 @@ def _with_choices(row: dict, where: str) -> dict[str, str]:
     letters = ascii_uppercase[: len(texts)]
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
         answer = letters[answer]
-    if not isinstance(answer, str) or answer.strip() not in letters or not answer.strip():
+    if not isinstance(answer, str) or answer.strip() not in list(letters):
         raise InputError(f"{where}: answer: one of the letters {letters}, or a place from 0, not {answer!r}")
+    if isinstance(choices, dict) and choices.get("label", list(letters)) != list(letters):
+        raise InputError(f"{where}: choices: labels other than {letters}, in this order")
     listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
     return {"question": f"{row.get('question', row.get('problem', ''))}\n{listed}", "answer": answer.strip()}
 

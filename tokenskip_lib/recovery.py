@@ -13,6 +13,7 @@ import pandas as pd
 
 from tokenskip_lib.answering import build_engine
 from tokenskip_lib.generation import Request
+from tokenskip_lib.grading import split_output
 from tokenskip_lib.models import load_tokenizer
 from tokenskip_lib.prompts import build_recovery_prompt
 from tokenskip_lib.records import Chain, Problem, PrunedChain
@@ -21,7 +22,7 @@ from tokenskip_lib.runs import CHAINS, PRUNED, TRAIN_PROBLEMS, Run
 RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "numbers_recovered"]
 RECOVERY_COLUMNS += ["equations_pruned", "equations_recovered"]
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_EQUATION = re.compile(r"[\d(][\d.,\s+\-*/×÷()$%]*=\s*\$?\d+(?:[.,]\d+)*")
+_EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*[+\-*/×÷][\d., +\-*/×÷()$€£¥%]*= *[$€£¥]?\d+(?:[.,]\d+)*")
 
 
 def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
     store = {chain.key[0::2]: chain for chain in run.need(PRUNED, PrunedChain, "prune")}
     questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
-    ids = list(dict.fromkeys(name for name, _ in store))[:size]
+    ids = list(dict.fromkeys(chain.id for chain in run.in_problem_order(store.values())))[:size]
     originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
     requests = [
         Request(
@@ -50,6 +51,7 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     rows = []
     for name, ratio in (request.id for request in requests):
         pruned, recovered, original = store[name, ratio].text, answers[name, ratio], originals[name]
+        recovered = split_output(recovered, profile.prompts.layout).chain  # what it answers is no part of the chain
         shares = [found(items(original), items(text)) for items in (numbers, equations) for text in (pruned, recovered)]
         rows.append([name, ratio, pruned, recovered, *shares])
     return pd.DataFrame(rows, columns=RECOVERY_COLUMNS)
@@ -62,7 +64,7 @@ def numbers(text: str) -> list[str]:
 
 def equations(text: str) -> list[str]:
     """The arithmetic equations of a text, without spaces, currency signs and the commas of thousands."""
-    return [re.sub(r"[\s$]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
+    return [re.sub(r"[ $€£¥]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
 
 
 def found(wanted: Sequence[str], given: Sequence[str]) -> float | None:

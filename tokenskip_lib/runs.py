@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, STEPS, Profile, project_root
 from tokenskip_lib.processes import rank
-from tokenskip_lib.records import InputError, R, RecordStore
+from tokenskip_lib.records import InputError, Problem, R, RecordStore
 
 STATE, STUDIES = "profile.json", "studies"
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
@@ -70,6 +71,14 @@ class Run:
                 f"--profile {self.profile.name}` first, with the same --set"
             )
         return records
+
+    def in_problem_order(self, records: Iterable[R]) -> list[R]:
+        """Records in the order of the training problems; files begin with the shortest, which an engine answers first.
+
+        Whoever takes the first so many gets a sample, not the easiest.
+        """
+        order = {problem.id: number for number, problem in enumerate(self.store(TRAIN_PROBLEMS, Problem))}
+        return sorted(records, key=lambda record: order.get(record.id, len(order)))
 
     def note(self, stage: str, **counts) -> None:
         """Write a stage's counts into profile.json; what it dropped, and why, is among them."""

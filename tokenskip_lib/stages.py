@@ -114,7 +114,7 @@ def prune_chains(run: Run) -> list[SFTRow]:
         chains = _kept_chains(run)
     else:
         scored = run.need(SCORED, ScoredChain, "score")
-        chains = [chain for chain in scored if chain.scorer == profile.importance.scorer]
+        chains = run.in_problem_order(chain for chain in scored if chain.scorer == profile.importance.scorer)
         if not chains:
             raise InputError(
                 f"{run.folder / SCORED}: no scores by {profile.importance.scorer}; run `python -m tokenskip_lib score` "
@@ -132,7 +132,7 @@ def prune_chains(run: Run) -> list[SFTRow]:
     every = profile.training.ratios_a_problem == "all"
     drawn = draw_ratios([chain.id for chain in chains], ratios, profile.training_seed)
     rows = build_sft_rows(
-        [chain for chain in store if every or chain.ratio == drawn[chain.id]][: profile.training.rows],
+        run.in_problem_order(c for c in store if every or c.ratio == drawn[c.id])[: profile.training.rows],
         problems,
         target.tokenizer,
         profile.prompts,
@@ -236,7 +236,7 @@ def evaluate(run: Run) -> pd.DataFrame:
 
 
 def _kept_chains(run: Run) -> list[Chain]:
-    chains = [chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None]
+    chains = run.in_problem_order(chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None)
     if not chains:
         raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
     for chain in chains:

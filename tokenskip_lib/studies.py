@@ -30,11 +30,19 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
     if study not in profile.studies:
         raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
     settings = profile.studies[study]
+    if study == "metrics":
+        raise InputError("a study cannot be called 'metrics': its results would be written over the run's own")
     variants = []
     for varied in settings.vary:
         overrides = {**settings.common, **varied}
-        folder = f"{profile.run_dir}/{STUDIES}/{study}/{_folder_name(varied)}"
+        if outside := [key for key in overrides if stage_of(key) > len(STAGES)]:
+            raise InputError(f"study '{study}': '{outside[0]}' changes no stage's records")
+        if profile.server is not None and _first_stage_of(overrides) < len(STAGES):
+            raise InputError(f"study '{study}' trains its own adapters, which the server does not have: server=null")
+        folder = f"{profile.run_dir}/{STUDIES}/{study}/{_folder_name(varied, overrides)}"
         places = {"name": f"{profile.name}-{study}", "run_dir": folder, "results_dir": folder, "studies": {}}
+        if _first_stage_of(overrides) < len(STAGES):
+            places["evaluation.adapter"] = None  # each variant's own training answers
         variants.append((varied, with_overrides(profile, {**overrides, **places}, where=f"study '{study}'")))
     return variants
 
@@ -61,7 +69,7 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
     tables: list[pd.DataFrame] = []
     answered: Run | None = None
     for varied, profile in variant_profiles(run.profile, study):
-        first = min(map(_first_stage, {**common, **varied}), default=len(STAGES))
+        first = _first_stage_of({**common, **varied})
         variant = _open_variant(run, profile, first)
         if answered is not None:
             _share_answers(answered, variant)
@@ -86,12 +94,18 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
         link = folder / path.name
         if int(path.name[:2]) < first and not link.exists():
             link.symlink_to(path.resolve())
-    return Run(profile)
+    try:
+        return Run(profile)
+    except InputError as error:
+        raise InputError(
+            f"{str(error).partition(';')[0]}: a study's variant; remove that folder to do it again"
+        ) from None
 
 
-def _first_stage(key: str) -> int:
+def _first_stage_of(overrides: Mapping[str, Any]) -> int:
+    """The first stage that overrides change."""
     # Scores are kept by scorer: those of every scorer that the run compares are there.
-    return 3 if key == "importance.scorer" else stage_of(key)
+    return min((3 if key == "importance.scorer" else stage_of(key) for key in overrides), default=len(STAGES))
 
 
 def _share_answers(answered: Run, variant: Run) -> None:
@@ -111,9 +125,9 @@ def _label(value: Any) -> str | float | int | bool | None:
     return value if isinstance(value, str | float | int | bool | None) else json.dumps(value)
 
 
-def _folder_name(varied: Mapping[str, Any]) -> str:
+def _folder_name(varied: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
     """Readable, and different for different overrides."""
     text = ",".join(f"{key}={_label(value)}" for key, value in varied.items())
-    digest = hashlib.sha256(json.dumps(varied, sort_keys=True).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]
     readable = re.sub(r"[^\w.=,-]+", "_", text)[:100]
     return f"{readable}-{digest}"
