@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokenskip_lib.config import STAGES, Profile, load_profile, parse_overrides
+from tokenskip_lib.config import Profile, load_profile, parse_overrides
 from tokenskip_lib.records import InputError
 
 app = typer.Typer(
@@ -285,8 +285,7 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
         raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
     stages.check_names(loaded)
     opened = Run(loaded)
-    functions = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
-    dict(zip(STAGES, functions, strict=True))[name](opened)
+    stages.STAGE_FUNCTIONS[name](opened)
     if rank() == 0:
         print(f"{relative(opened.folder)}: {json.dumps(opened.state['stages'][name], ensure_ascii=False)}")
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tokenskip_lib.evaluation import interval, pool_answers, resample
+from tokenskip_lib.problems import numbers_in
 from tokenskip_lib.records import InputError, Prediction, Problem
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Policy(NamedTuple):
 
 def question_features(question: str) -> list[float]:
     """What a question shows before it is answered, in the order of FEATURES."""
-    numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", question)]
+    numbers = numbers_in(question)
     return [
         float(len(question.split())),
         float(len(re.findall(r"[.?!](?:\s|$)", question))),

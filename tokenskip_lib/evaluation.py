@@ -54,7 +54,7 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     rows = []
     for (method, ratio), group in table.groupby(["method", "ratio"], sort=False):
         correct, n = int(group["is_correct"].sum()), len(group)
-        interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+        wilson = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
         rows.append(
             {
                 "method": method,
@@ -62,8 +62,8 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
                 "scorer": scorer if method == "tokenskip" else "",
                 "n": n,
                 "accuracy": round(correct / n, 4),
-                "accuracy_low": round(interval.low, 4),
-                "accuracy_high": round(interval.high, 4),
+                "accuracy_low": round(wilson.low, 4),
+                "accuracy_high": round(wilson.high, 4),
                 "accuracy_by_reference": round(group["by_reference"].mean(), 4),
                 "chain_tokens": round(group["chain_tokens"].mean(), 2),
                 "actual_ratio": round(group["chain_tokens"].mean() / original_tokens, 4),
@@ -83,9 +83,9 @@ def markdown_table(metrics: pd.DataFrame) -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in metrics.itertuples():
         ratio = f"{row.ratio:.1f}" if row.method in RATIO_METHODS else ""
-        interval = f"{100 * row.accuracy:.1f} ({100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f})"
+        accuracy = f"{100 * row.accuracy:.1f} ({100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f})"
         lines.append(
-            f"| {row.method} | {ratio} | {row.n} | {interval} | {100 * row.accuracy_by_reference:.1f} "
+            f"| {row.method} | {ratio} | {row.n} | {accuracy} | {100 * row.accuracy_by_reference:.1f} "
             f"| {row.chain_tokens:.1f} | {row.actual_ratio:.2f} | {row.cut_off} | {row.seconds_per_problem:.2f} |"
         )
     return "\n".join(lines)

@@ -77,7 +77,8 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
     is ..."), the sentence belongs to the answer; otherwise only the box does, so that a calculation
     that ends in a box keeps its tokens. Without a box, an "answer is ..." or "#### ..." that ends
     the output is taken. Without either the whole output is the chain and nothing is predicted: a
-    cut-off output is counted to its last token.
+    cut-off output is counted to its last token. A closing phrase that was cut off itself is no chain;
+    it takes nothing from what a box before it stated.
     """
     if layout == "think":
         thought = _OPENING_THINK.sub("", output)
@@ -111,6 +112,9 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
 @lru_cache(maxsize=65536)
 def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
+
+    Before it is asked: a gold letter A to J is a choice, and the letter stated must be it; thin spaces
+    between digits, and a plain word after a number where the gold answer is a bare number, are left out.
 
     Args:
         prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify

@@ -14,11 +14,20 @@ from tokenskip_lib.config import Profile
 from tokenskip_lib.importance import build_scorer, write_windows
 from tokenskip_lib.models import Target
 from tokenskip_lib.processes import processes
-from tokenskip_lib.records import ChainText, InputError, PrunedChain, Record, RecordLog, ScoredChain, read_json_rows
+from tokenskip_lib.records import (
+    PIPE,
+    ChainText,
+    InputError,
+    PrunedChain,
+    Record,
+    RecordLog,
+    ScoredChain,
+    output_path,
+    read_json_rows,
+)
 from tokenskip_lib.runs import commit, versions
 from tokenskip_lib.stages import build_pruner
 
-PIPE = "-"
 # The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
 _SCORING = [
     "seed",
@@ -131,9 +140,7 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
         raise InputError("own chains are written by one process; give each process a file of its own")
     if output == PIPE:
         return _Pipe()
-    path = Path(output)
-    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
-        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
+    path = output_path(source, output)
     size, digest = _digest(source)
     note = path.with_name(path.name + ".settings.json")
     if path.exists() and path.stat().st_size:
@@ -178,8 +185,6 @@ def _digest(source: str, size: int | None = None) -> tuple[int | None, str | Non
     """Length and sha256 of a file's first `size` bytes, all by default; (None, None) for a pipe."""
     if source == PIPE:
         return None, None
-    if not Path(source).is_file():
-        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
     digest, length = hashlib.sha256(), 0
     with Path(source).open("rb") as file:
         while block := file.read(1 << 20 if size is None else min(1 << 20, size - length)):

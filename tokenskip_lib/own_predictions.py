@@ -5,15 +5,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
 from tokenskip_lib.grading import is_correct, is_correct_by_reference, split_output
-from tokenskip_lib.records import InputError, read_json_rows
-
-PIPE = "-"
+from tokenskip_lib.records import PIPE, InputError, output_path, read_json_rows
 
 
 def grade_file(source: str, output: str) -> Counter:
@@ -67,11 +64,7 @@ def _writing(source: str, output: str) -> Iterator[TextIO]:
     if output == PIPE:
         yield sys.stdout
         return
-    path = Path(output)
-    if source != PIPE and not Path(source).is_file():
-        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
-    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
-        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
+    path = output_path(source, output)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

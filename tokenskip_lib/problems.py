@@ -203,7 +203,7 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
         reason = check_equations(solution)
-        if reason == "clean" and max_number and _largest_number(question + " " + solution) > max_number:
+        if reason == "clean" and max_number and max(numbers_in(question + " " + solution), default=0) > max_number:
             reason = f"number above {max_number}"
         if reason == "clean" and digest in seen:
             reason = "repeated question"
@@ -220,8 +220,9 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
     )
 
 
-def _largest_number(text: str) -> float:
-    return max((float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)), default=0.0)
+def numbers_in(text: str) -> list[float]:
+    """The numbers of a text as they stand, thousands with or without their commas."""
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
 
 
 def _hub_problems(name: str, split: str) -> list[Problem]:

@@ -13,6 +13,8 @@ from typing import BinaryIO, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+PIPE = "-"  # standard input or output, where a file's path could stand
+
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
@@ -223,6 +225,23 @@ def read_json_rows(path: Path | str | BinaryIO) -> Iterator[tuple[int, dict]]:
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
             yield number, row
+
+
+def output_path(source: str, output: str) -> Path:
+    """Where to write what is made of a file.
+
+    Args:
+        source: a file's path, or PIPE.
+
+    Raises:
+        InputError: there is no such source, or the output is a folder or the source itself.
+    """
+    path = Path(output)
+    if source != PIPE and not Path(source).is_file():
+        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
+    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
+        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
+    return path
 
 
 def parse_record(row: dict, record_type: type[R], where: str) -> R:

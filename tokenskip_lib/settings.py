@@ -59,7 +59,7 @@ class ProblemSettings(Settings):
     train_size: PositiveInt | None = None
     test_size: PositiveInt | None = None
     validation: str | None = None  # a JSONL file; gsm_symbolic has a validation split of its own
-    validation_size: PositiveInt | None = None  # problems to choose settings by, never trained on or reported
+    validation_size: PositiveInt | None = None  # problems to choose settings by
     max_number: PositiveInt | None = None  # gsm_symbolic: the largest number in question or solution
 
 
@@ -170,7 +170,7 @@ class ServerSettings(Settings):
 
 
 class TargetTrainingSettings(Settings):
-    """How `prepare-target` teaches the base model the task; its rows are never in train or test."""
+    """How `prepare-target` teaches the base model the task; of gsm_symbolic its rows are never in train or test."""
 
     rows: PositiveInt
     training: TrainingSettings

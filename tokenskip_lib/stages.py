@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from tokenskip_lib.answering import build_engine, find_trained
-from tokenskip_lib.config import Profile, resolve_path
+from tokenskip_lib.config import STAGES, Profile, resolve_path
 from tokenskip_lib.evaluation import compute_metrics
 from tokenskip_lib.finetuning import train_adapter
 from tokenskip_lib.generation import Generation
@@ -233,6 +233,10 @@ def evaluate(run: Run) -> pd.DataFrame:
     metrics.to_csv(results / f"{profile.name}_metrics.csv", index=False)
     run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
     return metrics
+
+
+# In the order of config.STAGES.
+STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune_chains, train, evaluate), strict=True))
 
 
 def _kept_chains(run: Run) -> list[Chain]:

@@ -17,9 +17,6 @@ from tokenskip_lib.config import STAGES, Profile, nearest, resolve_path, stage_o
 from tokenskip_lib.records import InputError, Prediction
 from tokenskip_lib.runs import PREDICTIONS, STUDIES, Run
 
-# In the order of STAGES.
-STAGE_FUNCTIONS = (stages.generate, stages.score, stages.prune_chains, stages.train, stages.evaluate)
-
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
     """The overrides of each variant of a study, and the profile that they give.
@@ -73,8 +70,8 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
         variant = _open_variant(run, profile, first)
         if answered is not None:
             _share_answers(answered, variant)
-        for function in STAGE_FUNCTIONS[min(first, 3) - 1 :]:
-            outcome = function(variant)
+        for stage in STAGES[min(first, 3) - 1 :]:
+            outcome = stages.STAGE_FUNCTIONS[stage](variant)
         answered = variant
         trained = variant.state["stages"]["train"]
         labels = {key: _label(value) for key, value in varied.items()}
@@ -86,8 +83,8 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
 
 def _open_variant(run: Run, profile: Profile, first: int) -> Run:
     """A variant's run, with links to the files of the stages before the first that its overrides change."""
-    for function in STAGE_FUNCTIONS[: first - 1]:
-        function(run)
+    for stage in STAGES[: first - 1]:
+        stages.STAGE_FUNCTIONS[stage](run)
     folder = profile.path("")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(run.folder.glob("0[1-5]_*")):
