@@ -76,7 +76,7 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
 def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:
     """One problem set by name or path; `size` None takes all there are."""
     if source == "gsm_symbolic":
-        return _gsm_symbolic(split, size, seed=profile.seed, max_number=profile.problems.max_number)
+        return _gsm_symbolic(split, size, profile)
     if source in HUB_SETS:
         return _take(_hub_problems(source, split), size)
     if source.endswith(".jsonl"):
@@ -183,7 +183,7 @@ def _plain(text: str) -> str:
     return text[:-1].strip() if text.count(")") > text.count("(") and text.endswith(")") else text
 
 
-def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | None) -> LoadedProblems:
+def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
     """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
     from reasoning_gym import create_dataset
 
@@ -191,7 +191,8 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
         raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
     if size is None:
         raise InputError(f"gsm_symbolic never ends: give the profile problems.{split}_size")
-    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
+    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=profile.seed)
+    max_number, max_words = profile.problems.max_number, profile.problems.max_words
     loaded, seen = LoadedProblems([]), set()
     for index in range(size * _SYMBOLIC_TRIES):
         if len(loaded.problems) == size:
@@ -202,9 +203,11 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
         if int(digest, 16) % 100 not in SYMBOLIC_SPLITS[split]:
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
-        reason = check_equations(solution)
-        if reason == "clean" and max_number and max(numbers_in(question + " " + solution), default=0) > max_number:
+        text, reason = f"{question} {solution}", check_equations(solution)
+        if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
             reason = f"number above {max_number}"
+        if reason == "clean" and max_words and len(text.split()) > max_words:
+            reason = f"more than {max_words} words"
         if reason == "clean" and digest in seen:
             reason = "repeated question"
         if reason != "clean":
@@ -216,7 +219,7 @@ def _gsm_symbolic(split: str, size: int | None, *, seed: int, max_number: int | 
         loaded.problems.append(Problem(id=problem_id, question=question, answer=answer, solution=solution))
     raise InputError(
         f"gsm_symbolic: only {len(loaded.problems)} of {size} {split} problems pass the profile's rules; "
-        "ask for fewer, or raise problems.max_number"
+        "ask for fewer, or raise problems.max_number or problems.max_words"
     )
 
 

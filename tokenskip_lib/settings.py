@@ -61,6 +61,7 @@ class ProblemSettings(Settings):
     validation: str | None = None  # a JSONL file; gsm_symbolic has a validation split of its own
     validation_size: PositiveInt | None = None  # problems to choose settings by
     max_number: PositiveInt | None = None  # gsm_symbolic: the largest number in question or solution
+    max_words: PositiveInt | None = None  # gsm_symbolic: of question and solution together
 
 
 class ChainSettings(Settings):
