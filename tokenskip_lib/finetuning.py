@@ -209,14 +209,13 @@ class _PackedTrainer(Trainer):
 
 
 def _save(trainer: Trainer, folder: Path, base_name: str) -> None:
-    """The adapter in the base model's dtype, which it is merged in anyway: half the file in bfloat16."""
+    """The adapter in bfloat16, which published models are stored in: half the file, on every machine."""
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where it is sharded
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    dtype = next(parameter for parameter in model.parameters() if not parameter.requires_grad).dtype
     model.peft_config["default"].base_model_name_or_path = base_name
-    adapter = {name: value.to(dtype) for name, value in state.items() if "lora_" in name}
+    adapter = {name: value.to(torch.bfloat16) for name, value in state.items() if "lora_" in name}
     model.save_pretrained(folder, state_dict=adapter, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form nobody filled in
 
