@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from tokenskip_lib.config import STEPS
 from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE, _for_readers, publish, run_notebooks
 from tokenskip_lib.records import InputError
 from tokenskip_lib.runs import Run
@@ -37,12 +38,22 @@ def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
 
 def test_an_unfinished_run_is_not_published(tiny_profile, root):
     before = (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes()
-    run = Run(tiny_profile)
+    profile = tiny_profile.model_copy(update={"name": "demo", "studies": {}})
+    run = Run(profile)
     for stage in ("generate", "score", "train", "evaluate"):
         run.note(stage, notebook_seconds=1.0)
     with pytest.raises(InputError, match="03_pruning has not been run"):
-        publish(tiny_profile)
+        publish(profile)
     assert (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes() == before
+
+
+@pytest.mark.parametrize("only", [None, 6])
+def test_a_run_is_published_where_the_notebook_opens_with_its_profile(tiny_profile, only):
+    run = Run(tiny_profile)
+    for stage in STEPS:
+        run.note(stage, notebook_seconds=1.0)
+    with pytest.raises(InputError, match="opens with profile 'demo"):
+        publish(tiny_profile, only=only)
 
 
 def test_only_the_marked_table_of_the_readme_is_replaced():

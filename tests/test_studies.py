@@ -1,5 +1,7 @@
 """Studies, on a tiny random model: each variant is a run that shares what its overrides leave as it is."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -16,8 +18,8 @@ METHODS = {"original": [], "tokenskip": [0.5]}
 @pytest.fixture
 def with_study(tiny_profile, problems, chain_of, tmp_path):
     """A function variants, common -> a run with that study, whose first stage is done as if the model could answer."""
-    RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[4:])
-    RecordStore(tmp_path / "test.jsonl", Problem).append(problems[3:4])
+    chosen_by = problems[4].model_copy(update={"id": "p5", "question": "Three pens cost $5 each. What do they cost?"})
+    RecordStore(tmp_path / "validation.jsonl", Problem).append([chosen_by])
 
     def make(*vary: dict, **common) -> Run:
         fixed = {"evaluation.methods": METHODS, "problems.validation": str(tmp_path / "validation.jsonl"), **common}
@@ -76,7 +78,7 @@ def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_st
     run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
     run_study(run, "mine")
     [(_, profile)] = variant_profiles(run.profile, "mine")
-    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"p4"}
+    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"p5"}
 
 
 def test_another_seed_is_another_training_on_the_same_problems(with_study):
@@ -92,9 +94,10 @@ def test_redoing_a_stage_of_the_run_removes_the_variants_made_from_it(with_study
     run_study(run, "mine")
     rows, budget = (profile.path("") for _, profile in variant_profiles(run.profile, "mine"))
     Run(run.profile, redo_from=5)
-    assert rows.exists() and budget.exists()
+    assert (rows / stages.ADAPTER).exists() and (budget / stages.ADAPTER).exists()
+    assert not (rows / stages.PREDICTIONS).exists() and not (budget / stages.PREDICTIONS).exists()
     Run(run.profile, redo_from=3)
-    assert rows.exists() and not budget.exists()
+    assert not list(rows.glob("0[3-5]*")) and (rows / stages.SCORED).exists() and not budget.exists()
     Run(run.profile, redo_from=2)
     assert not rows.exists()
 
@@ -139,12 +142,20 @@ def test_a_variant_that_trains_answers_by_its_own_adapter(with_study):
     assert adapters == [None, "somebody/adapter"]
 
 
-def test_a_variant_of_other_settings_names_its_folder_not_the_runs_stages(with_study):
+def test_redoing_a_stage_with_other_settings_redoes_it_in_the_variants(with_study):
     run = with_study({"training.rows": 1})
     run_study(run, "mine")
-    other = with_overrides(run.profile, {"training.epochs": 3}, where="t")
-    with pytest.raises(InputError, match=r"studies/mine/.*remove that folder"):
-        run_study(Run(other, redo_from=3), "mine")
+    other = with_overrides(run.profile, {"training.rank": 3}, where="t")
+    run_study(Run(other, redo_from=3), "mine")
+    [(_, variant)] = variant_profiles(other, "mine")
+    assert json.loads((variant.path(stages.ADAPTER) / "adapter_config.json").read_text())["r"] == 3
+
+
+def test_validation_problems_that_are_test_problems_are_refused(with_study, tmp_path):
+    run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
+    (tmp_path / "validation.jsonl").write_text((tmp_path / "test.jsonl").read_text())
+    with pytest.raises(InputError, match="test problem 'p3' is also"):
+        run_study(run, "mine")
 
 
 def test_an_unknown_study_is_refused_with_the_nearest_name(with_study):

@@ -104,7 +104,8 @@ def compare_policy(
 
     Each problem's answer at its chosen ratio is one that was given anyway. tokens and accuracy are the
     policy's; fixed_accuracy is what the fixed ratios' own curve, interpolated, has at those tokens;
-    difference is in accuracy, with its 95% bootstrap interval (problems resampled).
+    difference is in accuracy, with its 95% bootstrap interval (problems resampled). The last four are
+    missing where the curve does not reach those tokens.
     """
     answers = pool_answers([predictions])
     correct, tokens = (table["tokenskip"].loc[[p.id for p in problems]] for table in (answers.correct, answers.tokens))
@@ -117,8 +118,10 @@ def compare_policy(
         chosen = choose_ratios(policy, problems, ratio)
         places = (range(len(problems)), [correct.columns.get_loc(value) for value in chosen])
         spent, right = weights @ tokens.to_numpy()[places], weights @ correct.to_numpy()[places]
-        fixed = np.array([_interpolate(*draw) for draw in zip(spent, *curve, strict=True)])
-        rows.append([ratio, spent[0], right[0], fixed[0], right[0] - fixed[0], *interval((right - fixed)[1:])])
+        rows.append([ratio, spent[0], right[0]] + 4 * [np.nan])
+        if curve[0][0].min() - 1e-9 <= spent[0] <= curve[0][0].max() + 1e-9:
+            fixed = np.array([_interpolate(*draw) for draw in zip(spent, *curve, strict=True)])
+            rows[-1][3:] = [fixed[0], right[0] - fixed[0], *interval((right - fixed)[1:])]
     return pd.DataFrame(rows, columns=POLICY_COLUMNS)
 
 

@@ -71,7 +71,8 @@ def ask(
     plan = [("tokenskip", ratio, answer_budget(profile.evaluation, "tokenskip", ratio)) for ratio in ratios]
     batches = answer(engine, tokenizer, problems, profile.prompts, plan, label="questions")
     columns = ["id", "ratio", "chain_tokens", "prediction", "is_correct", "output"]
-    answers = pd.DataFrame(prediction.model_dump() for batch in batches for prediction in batch)
+    answers = [prediction.model_dump(include={*columns}) for batch in batches for prediction in batch]
+    answers = pd.DataFrame(answers, columns=columns)
     order = [(problem.id, ratio) for problem in problems for ratio in ratios]
     return answers.set_index(["id", "ratio"]).loc[order].reset_index()[columns]
 

@@ -26,6 +26,8 @@ def published_rows(profile: Profile) -> pd.DataFrame:
     wanted = {"model": profile.target.model, "trained_on": profile.problems.train, "problems": profile.problems.test}
     for column, value in wanted.items():
         rows = rows[rows[column] == value]
+    if profile.evaluation.split != "test":
+        rows = rows.iloc[:0]
     rows = rows.assign(accuracy=rows["accuracy"] / 100, n=rows["problems"].map(PROBLEMS))
     columns = ["source", "method", "ratio", "n", "accuracy", "chain_tokens", "actual_ratio", "latency_seconds"]
     return rows[columns].reset_index(drop=True)

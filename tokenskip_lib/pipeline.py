@@ -106,6 +106,9 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
 def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     """Put a finished run where readers see it: executed notebooks, and with notebook 05 the README's table.
 
+    Published are the notebooks that open with this profile (PROFILE in their parameters): what a reader
+    sees is what running them again gives.
+
     Args:
         only: this notebook alone.
 
@@ -113,14 +116,20 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
         The files written.
 
     Raises:
-        InputError: the run is not finished.
+        InputError: the run is not finished, or no such notebook opens with its profile.
     """
     import nbformat
     import pandas as pd
 
     _refuse_beyond(profile, only)
     run = Run(profile)
-    published = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
+    wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
+    published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
+    if not published:
+        raise InputError(
+            f"{NOTEBOOKS[wanted[0]]} opens with profile '{_opens_with(NOTEBOOKS[wanted[0]])}': set PROFILE in its "
+            f"parameters to '{profile.name}' before publishing this run in it"
+        )
     missing = [NOTEBOOKS[step] for step in published if step not in run.timings()]
     if missing:
         raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
@@ -135,6 +144,14 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     table = f"{markdown_table(pd.read_csv(run.folder / 'metrics.csv', keep_default_na=False))}\n\n{_minutes(run)}\n"
     readme.write_text(README_TABLE.sub(rf"\g<1>{table}\g<2>", readme.read_text(encoding="utf-8")), encoding="utf-8")
     return [*written, readme]
+
+
+def _opens_with(notebook: str) -> str:
+    """The profile that a committed notebook's parameters name."""
+    import papermill
+
+    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    return papermill.inspect_notebook(str(path))["PROFILE"]["default"].strip("\"'")
 
 
 def _minutes(run: Run) -> str:

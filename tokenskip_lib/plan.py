@@ -52,6 +52,8 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         "Not in it: launches and Python, which a small model on a fast card mostly waits for; padding; and what is",
         "saved where the prompts of a batch begin alike. Without records, every chain is taken to be right and used.",
     ]
+    if profile.studies or profile.target_training:
+        lines.append("Nor are `prepare-target` and studies, each variant of which is a training or an evaluation.")
     if profile.server is not None:
         lines.append(f"{profile.server.url} generates and evaluates: their time is that of a server on one such card.")
     return "\n".join(lines)

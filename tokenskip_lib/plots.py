@@ -86,20 +86,22 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
 
 
 def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Requested against actual ratio, one point a chain, the mean printed at each request.
+    """Requested against actual ratio, one point a chain; printed is that of all chains' tokens together.
 
     Args:
-        table: columns ratio and actual_ratio.
+        table: columns ratio, tokens and original_tokens (the unpruned chain's).
     """
-    means = table.groupby("ratio")["actual_ratio"].mean()
+    sums = table.groupby("ratio")[["tokens", "original_tokens"]].sum()
+    together = sums["tokens"] / sums["original_tokens"]
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 4.2))
         jitter = np.random.default_rng(0).uniform(-0.012, 0.012, len(table))
         axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1, label="as requested")
-        axes.scatter(table["ratio"] + jitter, table["actual_ratio"], s=8, alpha=0.35, color=PALETTE[0], linewidth=0)
-        axes.plot(means.index, means, marker="o", color="black", linewidth=0, label="mean")
-        for ratio, mean in means.items():
-            axes.annotate(f"{mean:.2f}", (ratio, mean), xytext=(8, -12), textcoords="offset points")
+        own = table["tokens"] / table["original_tokens"].clip(lower=1)
+        axes.scatter(table["ratio"] + jitter, own, s=8, alpha=0.35, color=PALETTE[0], linewidth=0)
+        axes.plot(together.index, together, marker="o", color="black", linewidth=0, label="all together")
+        for ratio, actual in together.items():
+            axes.annotate(f"{actual:.2f}", (ratio, actual), xytext=(8, -12), textcoords="offset points")
         axes.set(xlabel="requested ratio", ylabel="actual ratio (target tokens)", title=title)
         axes.legend(frameon=False, loc="upper left")
     return figure

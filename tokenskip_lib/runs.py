@@ -120,15 +120,21 @@ class Run:
                 )
 
     def _remove(self, number: int) -> None:
-        for path in self.folder.glob(f"{number:02}_*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _delete(self.folder.glob(f"{number:02}_*"))
 
     def _remove_variants(self, redo_from: int) -> None:
-        """Studies' variants that were made from files that are gone; all of them where studies are redone."""
+        """Of studies' variants what is redone: the files of those stages; all that was made from files now gone."""
         for variant in self.folder.glob(f"{STUDIES}/*/*"):
-            links = [path for path in variant.glob("0*") if path.is_symlink()]
-            if redo_from == STEPS.index("studies") + 1 or any(int(link.name[:2]) >= redo_from for link in links):
+            stale = [path for path in variant.glob("0*") if int(path.name[:2]) >= redo_from]
+            if redo_from == STEPS.index("studies") + 1 or any(path.is_symlink() for path in stale):
                 shutil.rmtree(variant)
+            else:
+                _delete(stale)
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _parts(settings: dict) -> dict:

@@ -204,6 +204,8 @@ def evaluate(run: Run) -> pd.DataFrame:
     profile = run.profile
     pairs = method_ratios(profile.evaluation)
     test = load_problems(profile, profile.evaluation.split)
+    if profile.evaluation.split == "validation" and profile.problems.validation is not None:
+        refuse_shared_questions(test.problems, load_problems(profile, "test").problems)
     if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
         refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
     adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
@@ -226,7 +228,7 @@ def evaluate(run: Run) -> pd.DataFrame:
                 engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
             ):
                 store.append(batch)
-    metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.seed)
+    metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
     results = resolve_path(profile.results_dir)
     results.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
     if study not in profile.studies:
         raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
     settings = profile.studies[study]
-    if study == "metrics":
-        raise InputError("a study cannot be called 'metrics': its results would be written over the run's own")
+    if study in ("metrics", "recovery", "policy"):
+        raise InputError(f"a study cannot be called '{study}': its results would be written over the run's own")
     variants = []
     for varied in settings.vary:
         overrides = {**settings.common, **varied}
@@ -91,12 +91,7 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
         link = folder / path.name
         if int(path.name[:2]) < first and not link.exists():
             link.symlink_to(path.resolve())
-    try:
-        return Run(profile)
-    except InputError as error:
-        raise InputError(
-            f"{str(error).partition(';')[0]}: a study's variant; remove that folder to do it again"
-        ) from None
+    return Run(profile)
 
 
 def _first_stage_of(overrides: Mapping[str, Any]) -> int:

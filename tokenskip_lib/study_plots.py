@@ -79,7 +79,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
                 curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], label=training, linewidth=1.4
             )
         axes[1].set_xscale("log")
-        axes[1].set_xticks(sorted(table["rows_trained"].unique()))
+        axes[1].set_xticks(_apart(table["rows_trained"]))
         axes[1].xaxis.set_major_formatter("{x:,.0f}")
         axes[1].xaxis.set_minor_locator(NullLocator())
         axes[1].set(xlabel="training rows", ylabel="mean |actual - requested ratio|", title="Distance from the request")
@@ -113,3 +113,12 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
         axes.set(xlabel="requested ratio", ylabel=ylabel, title=title)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _apart(values: pd.Series) -> list[float]:
+    """Different values far enough from each other that their labels do not meet on a logarithmic axis."""
+    kept: list[float] = []
+    for value in sorted(values.unique()):
+        if not kept or value > 1.3 * kept[-1]:
+            kept.append(value)
+    return kept

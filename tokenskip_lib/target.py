@@ -5,6 +5,7 @@ Needed only where the model cannot solve the problems out of the box, as the dem
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from tokenskip_lib.config import Profile, resolve_path
 from tokenskip_lib.evaluation import compute_metrics
@@ -24,13 +25,15 @@ def prepare_target(profile: Profile) -> dict:
     apart from every training and test problem of a run. Returns the summary it writes.
 
     Raises:
-        InputError: the profile's model needs no preparing (no target_training or adapter).
+        InputError: the profile's model needs no preparing (no target_training or adapter), or the adapter
+            there was begun with other settings.
     """
     loaded, validation = load_problems(profile, "target"), load_problems(profile, "validation")
     if profile.target.adapter is None:
         raise InputError(f"profile '{profile.name}': target.adapter must say where the adapter goes")
     refuse_shared_questions(loaded.problems, validation.problems)
     folder = resolve_path(profile.target.adapter)
+    _refuse_other_settings(folder, profile)
     settings = profile.target_training.training
     tokenizer = load_tokenizer(profile.target)
     count = token_counter(tokenizer)
@@ -56,6 +59,28 @@ def prepare_target(profile: Profile) -> dict:
     summary["dropped_problems"] = dict(loaded.dropped)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _refuse_other_settings(folder: Path, profile: Profile) -> None:
+    """Write down what the adapter is made with, or check it: a training goes on only with its own settings."""
+    now = {
+        "model": profile.target.model,
+        "seed": profile.seed,
+        "problems": profile.problems.model_dump(include={"train", "max_number", "max_words"}),
+        "prompts": profile.prompts.model_dump(),
+        **profile.target_training.model_dump(),
+    }
+    file = folder / "settings.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in now.items():
+        if begun.get(name) != value:
+            raise InputError(
+                f"{file}: this adapter was begun with other settings ({name}: {begun.get(name)}, now {value}); "
+                "remove the folder to make it anew, or --set target.adapter=... to keep both"
+            )
 
 
 def _unpruned(problem: Problem, count: Callable[[str], int]) -> PrunedChain:

@@ -1,0 +1,61 @@
+"""Preparing a target model, on a tiny random one: what is written, and when to refuse to go on."""
+
+import json
+
+import pytest
+
+from tokenskip_lib import target
+from tokenskip_lib.config import Profile, with_overrides
+from tokenskip_lib.records import InputError, Problem, RecordStore
+from tokenskip_lib.target import prepare_target
+
+TRAINING = {"rank": 2, "alpha": 4, "epochs": 1, "batch_size": 2, "accumulation": 1, "held_out": 0.4}
+
+
+@pytest.fixture
+def profile(tiny_profile, problems, tmp_path) -> Profile:
+    """Trains on three problems, is measured on two others."""
+    RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[3:])
+    overrides = {
+        "target.adapter": str(tmp_path / "adapter"),
+        "problems.validation": str(tmp_path / "validation.jsonl"),
+        "target_training": {"rows": 3, "training": TRAINING},
+    }
+    return with_overrides(tiny_profile, overrides, where="t")
+
+
+def test_the_adapter_says_what_it_was_made_with_and_how_good_it_is(profile, tmp_path):
+    summary = prepare_target(profile)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert summary == json.loads((tmp_path / "adapter" / "summary.json").read_text())
+    assert (summary["rows_trained"], summary["rows_held_out"]) == (2, 1)
+    assert summary["validation"]["n"] == 2 and 0 <= summary["validation"]["accuracy"] <= 1
+    settings = json.loads((tmp_path / "adapter" / "settings.json").read_text())
+    assert settings["rows"] == 3 and settings["training"]["rank"] == 2 and settings["seed"] == profile.seed
+
+
+def test_an_adapter_that_is_there_is_measured_not_trained_again(profile, monkeypatch):
+    first = prepare_target(profile)
+    monkeypatch.setattr(target, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
+    assert prepare_target(profile) == first
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [({"target_training.rows": 2}, "rows"), ({"target_training.training.rank": 1}, "training"), ({"seed": 9}, "seed")],
+)
+def test_a_training_does_not_go_on_with_other_settings(profile, changed, name):
+    prepare_target(profile)
+    with pytest.raises(InputError, match=rf"settings\.json.*other settings \({name}: .*remove the folder"):
+        prepare_target(with_overrides(profile, changed, where="t"))
+
+
+def test_a_validation_problem_that_is_also_taught_is_refused(profile, problems, tmp_path):
+    RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[:1])
+    with pytest.raises(InputError, match="'p0' is also training problem 'p0'"):
+        prepare_target(profile)
+
+
+def test_a_profile_without_a_target_training_is_refused(tiny_profile):
+    with pytest.raises(InputError, match="needs no preparing"):
+        prepare_target(tiny_profile)
