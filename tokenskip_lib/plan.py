@@ -12,6 +12,7 @@ from tokenskip_lib.stages import check_names
 from tokenskip_lib.workload import Work, stage_work
 
 RECORD_BYTES = 12  # of each token in any record, with the fields around it: measured on the demo's run
+ADAPTER_BYTES = 2  # of a trained parameter where it is saved
 ADAPTER_STATE = 16  # bytes of a trained parameter in float32: itself, its gradient, AdamW's two moments
 CHECKPOINT_STATE = 12  # of these on disk while it trains: all but the gradient
 
@@ -34,7 +35,7 @@ def report(profile: Profile, card_name: str | None = None) -> str:
     shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
     scored = sum(part.read for part in work if part.stage in ("score", "prune"))
     records = RECORD_BYTES * (scored + sum(part.written for part in work))
-    adapter, checkpoint = shape.trainable * dtype.itemsize, shape.trainable * CHECKPOINT_STATE
+    adapter, checkpoint = shape.trainable * ADAPTER_BYTES, shape.trainable * CHECKPOINT_STATE
     too_wide = card.name != "cpu" and dtype.itemsize > 2
     lines = [
         f"{profile.name}: {profile.target.model} in {str(dtype).removeprefix('torch.')} on {card.name}",
