@@ -170,3 +170,5 @@ def test_the_profiles_studies_are_settings_and_never_look_at_the_test_split_to_c
     for study in ("scorers", "control"):
         for _, variant in variant_profiles(profile, study):
             assert variant.evaluation.split == "validation"
+    kept = {variant.pruning.keep_digits for _, variant in variant_profiles(profile, "scorers")}
+    assert kept == {True, False}

@@ -40,6 +40,13 @@ def test_an_adapter_that_is_there_is_measured_not_trained_again(profile, monkeyp
     assert prepare_target(profile) == first
 
 
+def test_an_adapter_made_elsewhere_is_not_said_to_be_made_with_these_settings(profile, tmp_path):
+    prepare_target(profile)
+    (tmp_path / "adapter" / "settings.json").unlink()
+    prepare_target(with_overrides(profile, {"target_training.rows": 2}, where="t"))
+    assert not (tmp_path / "adapter" / "settings.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [({"target_training.rows": 2}, "rows"), ({"target_training.training.rank": 1}, "training"), ({"seed": 9}, "seed")],

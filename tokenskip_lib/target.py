@@ -72,6 +72,8 @@ def _refuse_other_settings(folder: Path, profile: Profile) -> None:
     }
     file = folder / "settings.json"
     if not file.exists():
+        if (folder / "summary.json").exists():  # made elsewhere: measured as it is
+            return
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
     begun = json.loads(file.read_text(encoding="utf-8"))
