@@ -32,7 +32,7 @@ test: $(READY) ## set up, then the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(READY) ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 0 -m slow
 
 # vLLM pins a torch and a transformers of its own, hence an environment of its own. Where pip finds no torch 2.13.0+cpu,
 # set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What is uninstalled is built for another torch;
@@ -45,7 +45,7 @@ $(SERVING)/.ready:
 	@touch $@
 
 test-serving: $(READY) $(SERVING)/.ready ## evaluation through a real vLLM on this machine's CPU (a second environment, 3.4 GB)
-	TOKENSKIP_VLLM=$(SERVING)/bin/vllm $(BIN)/python -m pytest -m serving
+	TOKENSKIP_VLLM=$(SERVING)/bin/vllm $(BIN)/python -m pytest -n 0 -m serving
 
 bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning

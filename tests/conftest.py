@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# A process a core (pytest-xdist): threads that wait for each other would be most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -82,7 +84,6 @@ def tiny_model(tiny_tokenizer):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.set_num_threads(1)  # for a model this small, threads that wait for each other are most of the time
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tiny_tokenizer),
@@ -98,17 +99,6 @@ def tiny_model(tiny_tokenizer):
         pad_token_id=tiny_tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """The models are so small that threads would wait for each other."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -213,3 +203,8 @@ def chain_of():
         )
 
     return make
+
+
+def pytest_collection_modifyitems(items):
+    """The notebooks take longest: one process begins with them, the others do the rest."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")

@@ -53,7 +53,7 @@ def profile_file(tiny_profile, problems, tiny_tokenizer, tmp_path):
 
 def _launch(root, stage, profile, *launcher) -> subprocess.CompletedProcess:
     command = [sys.executable, *launcher, "-m", "tokenskip_lib", stage, "--profile", str(profile)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 

@@ -23,8 +23,6 @@ from tokenskip_lib.records import ChainText, InputError
 from tokenskip_lib.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.spans import segment
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CORPUS = [
     "Step 1: Tom has 3 apples and buys 4 more, so he has 3 + 4 = 7 apples. Each costs $2.50, so he pays 17.5 dollars.",
     "Mary reads 12 pages a day for 5 days.\nShe reads 12 * 5 = 60 pages.\nThen 60 - 8 = 52 pages are left, don't they?",

@@ -22,8 +22,6 @@ from tokenskip_lib.pruning import prune
 from tokenskip_lib.records import ChainText, InputError
 from tokenskip_lib.spans import segment
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 bpe_openai = pytest.importorskip("bpe_openai", reason="bpe_openai, which counts llmlingua's tokens, is not installed")
 
 RATIOS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]

@@ -97,7 +97,7 @@ def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, place
 
 
 def _in_a_fresh_process(overrides: dict[str, str], *names: str) -> None:
-    """Stages as a user runs them: with all the machine's threads, unlike this process."""
+    """Stages as a user runs them, in a process that begins with nothing."""
     code = (
         "from tokenskip_lib import stages; from tokenskip_lib.config import load_profile; "
         f"from tokenskip_lib.runs import Run; run = Run(load_profile('smoke', {overrides!r})); "

@@ -113,7 +113,7 @@ def test_without_solutions_answers_are_expected_at_their_budget(tiny_profile, pr
     assert generate.answers.source == "max_new_tokens" and generate.written == generate.most_written == 24
 
 
-def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_of, monkeypatch, one_thread):
+def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_of, monkeypatch):
     asked = []
 
     class CountingEngine(TransformersEngine):

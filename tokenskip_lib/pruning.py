@@ -64,7 +64,8 @@ def prune(
         chain: text with S spans and S importance scores (float, higher is kept).
         ratio: fraction of target-model tokens kept, 0 < ratio <= 1 (TokenSkip's gamma).
         count_tokens: texts -> number of target-model tokens of each.
-        keep: spans that stay whatever their score; they may take the chain over its ratio.
+        keep: numbers and listed tokens stay whatever their score, and may take the chain over its ratio;
+            operators come next, "=" the last of them, as far as the ratio has room.
 
     Returns:
         The pruned chain; at ratio 1.0 its text is the original's to the byte.
@@ -134,7 +135,7 @@ def prune_many(
 
 
 class _Ranked(Layout):
-    """A scored chain's layout, its spans from the most to the least important, forced ones first."""
+    """A scored chain's layout, its spans from the most to the least important: forced ones, operators, others."""
 
     def __init__(self, chain: ScoredChain, keep: KeepSettings):
         if not chain.spans:
@@ -149,11 +150,11 @@ class _Ranked(Layout):
         forced = listed.copy()
         if keep.keep_digits:
             forced |= [any(character.isdigit() for character in piece) for piece in self.pieces]
-        if keep.keep_operators:
-            forced |= [span_kind(piece) == "operator" for piece in self.pieces]
+        operators = np.array([keep.keep_operators and span_kind(piece) == "operator" for piece in self.pieces])
+        implied = operators & (self.pieces == "=")  # what is computed can be read without it
         self.forced = int(forced.sum())
         # A stable sort puts the earlier of two equal spans first.
-        self.ranked = np.lexsort((np.arange(len(scores)), -scores, ~forced))
+        self.ranked = np.lexsort((np.arange(len(scores)), -scores, implied, ~operators, ~forced))
         self.repeatable = listed if keep.drop_consecutive else None
 
     def written(self, chosen: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ class ImportanceSettings(Settings):
 
 
 class KeepSettings(Settings):
-    """What stays whatever its score. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
+    """What stays before all else. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
 
     keep_tokens: list[str] = []
     keep_digits: bool = False
