@@ -207,9 +207,9 @@ def _curve(points: dict[float, float]) -> pd.Series:
     return summarise_curves(pool_answers([_answers(right, tokens)])).set_index("method").loc["tokenskip"]
 
 
-def test_the_area_is_that_of_straight_pieces_between_a_methods_points_and_the_original():
+def test_the_area_is_that_of_the_best_point_at_each_budget():
     row = _curve({0.5: 0.6, 0.8: 0.8, 1.0: 0.9})
-    assert row["area"] == pytest.approx(0.3 * 0.7 + 0.2 * 0.85)
+    assert row["area"] == pytest.approx(0.3 * 0.6 + 0.2 * 0.8)
     assert row["area_low"] < row["area"] < row["area_high"]
 
 
@@ -228,6 +228,25 @@ def test_tokens_within_a_point_are_interpolated(points, share):
 
 def test_a_method_that_reaches_further_has_the_larger_area():
     assert _curve({0.3: 0.8, 0.5: 0.8, 1.0: 0.8})["area"] > _curve({0.5: 0.8, 1.0: 0.8})["area"]
+
+
+def test_a_method_that_is_never_right_has_no_area_and_more_tokens_are_never_worse():
+    assert _curve({0.5: 0.0, 0.9: 0.0, 1.0: 0.9})["area"] == 0
+    assert _curve({0.5: 0.8, 0.9: 0.4, 1.0: 0.9})["area"] == pytest.approx(0.5 * 0.8)
+
+
+def test_a_point_as_long_as_the_original_is_no_part_of_a_curve():
+    assert _curve({0.5: 0.6, 0.995: 0.1, 1.0: 0.9})["within_a_point"] == pytest.approx(1 - 0.5 * 0.01 / 0.3)
+
+
+def test_a_difference_of_nothing_is_nothing_in_every_resample():
+    # Three gained and three lost: both ends of the interval are multiples of a problem, none is 1e-16 off.
+    ours, theirs = [1] * 80 + [0] * 3 + [1] * 3 + [0] * 64, [1] * 80 + [1] * 3 + [0] * 3 + [0] * 64
+    answers = pool_answers([_answers({ORIGINAL: theirs, ("tokenskip", 0.5): ours})])
+    [row] = compare_methods(answers).to_dict("records")
+    for end in ("difference_low", "difference_high"):
+        assert row[end] * 150 == pytest.approx(round(row[end] * 150), abs=0.03)
+        assert row[end] == 0 or abs(row[end]) > 1e-6
 
 
 def test_a_curve_of_no_shorter_answers_is_worth_nothing_and_stays_at_the_original():

@@ -81,6 +81,13 @@ def test_no_balanced_box_is_none(text):
         ("3 + 4 = 7\nAnswer: 7", "3 + 4 = 7\n", "7"),
         ("3 + 4 = 7\n#### 7", "3 + 4 = 7\n", "7"),
         ("3 + 4 = 7. So the answer is $7.", "3 + 4 = 7. ", "7"),
+        ("3 + 4 = 7. Answer: 7", "3 + 4 = 7. ", "7"),
+        ("3 * 4 = 12. Answer: (B)", "3 * 4 = 12. ", "(B)"),
+        ("We find the answer: 3+4=7. \\boxed{7}", "We find the answer: 3+4=7. ", "7"),
+        # A sentence that announces an answer and then works it out: what it works out is chain.
+        ("Answer: 3*4=12, 12+5=\\boxed{17}", "Answer: 3*4=12, 12+5=", "17"),
+        ("The answer is 3 * 4 = 12.", "The answer is 3 * 4 = ", "12"),
+        ("Add.\n\nThe final answer is: $x = \\boxed{7}$", "Add.\n\n", "7"),
         # Without an announcing sentence only the box is the answer: the calculation keeps its tokens.
         ("We get \\[3 + 4 = \\boxed{7}\\]", "We get \\[3 + 4 = ", "7"),
         ("We get $3 + 4$, hence $\\boxed{7}$ apples.", "We get $3 + 4$, hence ", "7"),
@@ -148,6 +155,14 @@ def test_a_closing_phrase_that_was_cut_off_is_no_chain_and_states_nothing(torn):
         ("2,880,000", "2880000"),
         ("1\\,000", "1000"),
         ("50\\%", "50"),
+        ("18.5%", "18.5"),
+        ("12.5\\%", "12.5"),
+        ("10", "10\\%"),
+        ("10%", "10\\%"),
+        ("3/4 cup", "3/4"),
+        ("5 cups of milk", "5"),
+        ("option B", "B"),
+        ("\\left\\{ 1, 2 \\right\\}", "\\{1, 2\\}"),
         ("3\\frac{1}{2}", "3.5"),
         ("\\{1,2,3\\}", "\\{3, 2, 1\\}"),
         ("(-\\infty, 2) \\cup (3, \\infty)", "(-\\infty,2)\\cup(3,\\infty)"),
@@ -192,6 +207,16 @@ def test_an_equal_answer_is_right(prediction, gold):
         ("3, 4 or", "3, 4"),
         ("18.5 dollars", "18"),
         ("12, 13", "12"),
+        ("5 million", "5"),
+        ("5 thousand dollars", "5"),
+        ("3 dozen", "3"),
+        ("2 pi", "2"),
+        ("18 or nineteen", "18"),
+        ("3 out of four", "3"),
+        ("7 less than 9", "7"),
+        ("50%", "0.5"),
+        ("\\{1,2\\}", "(1,2)"),
+        ("(1, 2)", "\\{1, 2\\}"),
     ],
 )
 def test_another_answer_is_wrong(prediction, gold):
@@ -205,6 +230,20 @@ def test_the_verdict_does_not_depend_on_the_thread():
     with ThreadPoolExecutor(1) as pool:
         elsewhere = list(pool.map(lambda case: is_correct(*case), cases))
     assert elsewhere == [is_correct(*case) for case in cases] == [True, True, False, False]
+
+
+def test_a_killed_checker_is_replaced():
+    import os
+    import signal
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tokenskip_lib import grading
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(is_correct, "2/4", "0.5").result()
+        [checker] = grading._other_process()._processes
+        os.kill(checker, signal.SIGKILL)
+        assert pool.submit(is_correct, "3/6", "0.5").result(timeout=120)
 
 
 def test_an_answer_that_cannot_be_settled_is_wrong_in_any_thread():

@@ -37,6 +37,11 @@ def test_the_truncation_budget_lets_short_answers_finish():
     assert truncation_budget([8], 0.5) == 4
 
 
+def test_empty_chains_cannot_be_truncated():
+    with pytest.raises(InputError, match="nothing to truncate"):
+        truncation_budget([0, 0], 0.5)
+
+
 def test_methods_and_ratios_are_listed_original_first_ratios_descending():
     settings = _settings(tokenskip=[0.5, 1.0, 0.7], be_concise=[], truncation=[0.5])
     assert method_ratios(settings) == [

@@ -32,6 +32,22 @@ def test_rows_keep_their_fields_and_get_their_verdicts(source, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["graded.jsonl"]
 
 
+def test_a_method_and_a_ratio_tell_answers_to_one_problem_apart(tmp_path):
+    rows = [{"id": "a", "answer": "7", "output": "\\boxed{7}", "method": "tokenskip", "ratio": r} for r in (0.5, 0.7)]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert grade_file(str(tmp_path / "predictions.jsonl"), str(tmp_path / "graded.jsonl"))["correct"] == 2
+
+
+def test_outputs_that_think_state_their_answer_behind_it(tmp_path, capsys):
+    row = {"id": "a", "answer": "7", "output": "<think>\nSo \\boxed{8}?\n</think>\n\\boxed{7}"}
+    unfinished = {"id": "b", "answer": "8", "output": "<think>\nSo \\boxed{8}?"}
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (row, unfinished)))
+    grade_file(str(tmp_path / "predictions.jsonl"), "-", "think")
+    assert [json.loads(line)["prediction"] for line in capsys.readouterr().out.splitlines()] == ["7", None]
+    with pytest.raises(InputError, match="'thnk' is none of answer, think"):
+        grade_file(str(tmp_path / "predictions.jsonl"), "-", "thnk")
+
+
 def test_a_pipe_goes_through(source, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
     grade_file("-", "-")

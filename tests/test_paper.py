@@ -19,7 +19,11 @@ def test_a_profile_that_repeats_a_published_run_finds_its_rows(name):
     asked = {(method, ratio) for method, ratios in profile.evaluation.methods.items() for ratio in ratios or [1.0]}
     published = set(zip(rows["method"], rows["ratio"], strict=True))
     tokenskip = {pair for pair in asked if pair[0] in ("original", "tokenskip")}
-    assert published == (asked if name.startswith("llama") else tokenskip)
+    assert tokenskip <= published <= asked
+    assert {method for method, _ in published} == {method for method, _ in asked if name.startswith("llama")} | {
+        "original",
+        "tokenskip",
+    }
     assert set(rows["n"]) == {PROBLEMS[profile.problems.test]} and rows["accuracy"].between(0.05, 0.95).all()
 
 
@@ -49,7 +53,8 @@ def test_differences_beyond_the_noise_of_two_samples_are_marked():
     published = pd.DataFrame(
         {"method": ["original", "tokenskip"], "ratio": [1.0, 0.5], "n": [1000] * 2, "accuracy": [0.9, 0.8]}
     ).assign(chain_tokens=100.0)
-    metrics = published.assign(accuracy=[0.91, 0.7], chain_tokens=[90.0, 50.0]).iloc[::-1]
+    here = {"accuracy": 0.0, "accuracy_by_reference": [0.91, 0.7], "chain_tokens": [90.0, 50.0]}
+    metrics = published.assign(**here).iloc[::-1]  # the published accuracies are by the reference's rule
     table = beside_the_paper(metrics, published).set_index("method")
     assert table["points"].round(6).to_dict() == {"original": 1.0, "tokenskip": -10.0}
     assert table["tokens"].round(6).to_dict() == {"original": -0.1, "tokenskip": -0.5}

@@ -19,6 +19,20 @@ def test_numbers_and_equations_are_read_as_they_stand():
 
 
 @pytest.mark.parametrize(
+    ("text", "equation"),
+    [
+        (r"\(2 \times 3 = 6\)", "2×3=6"),
+        (r"\[ 6 \div 2 = 3 \]", "6÷2=3"),
+        (r"$\frac{6}{2} = 3$", "6/2=3"),
+        (r"\$4 \cdot \$1{,}000 = 4", None),
+        (r"\$4 \cdot 2 = \$8", "4×2=8"),
+    ],
+)
+def test_equations_in_latex_are_read_as_plain_ones(text, equation):
+    assert equations(text) == ([equation] if equation else [])
+
+
+@pytest.mark.parametrize(
     ("wanted", "given", "share"),
     [(["1", "2"], ["2"], 0.5), (["1", "1"], ["1"], 0.5), (["1"], ["1", "3"], 1), ([], ["1"], None)],
 )
@@ -40,6 +54,8 @@ def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, ch
     stages.prune_chains(run)
     table = recover(run, [1.0, 0.5], 2)
     assert list(table.columns) == RECOVERY_COLUMNS
-    assert list(zip(table["id"], table["ratio"], strict=True)) == [(f"p{n}", r) for n in (0, 1) for r in (1.0, 0.5)]
+    asked = [(f"p{number}", ratio) for number in (0, 1) for ratio in (1.0, 0.5, 0.0)]
+    assert list(zip(table["id"], table["ratio"], strict=True)) == asked
+    assert (table.loc[table["ratio"] == 0, "pruned"] == "").all()
     assert (table.loc[table["ratio"] == 1, ["numbers_pruned", "equations_pruned"]] == 1).all(axis=None)
     assert table["recovered"].nunique() > 1 and table["numbers_recovered"].between(0, 1).all()

@@ -203,7 +203,7 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
     assert {p.key for p in predictions} == {(t.id, m, r) for t in problems[3:] for m, r in pairs}
     assert list(metrics.columns) == METRIC_COLUMNS and set(metrics["n"]) == {2}
     assert sorted(zip(metrics["method"], metrics["ratio"], strict=True)) == sorted(pairs)
-    spent = [p.chain_tokens + p.answer_tokens for p in predictions if p.method == "original"]
+    spent = [p.chain_tokens for p in predictions if p.method == "original"]
     budgets = {p.max_new_tokens for p in predictions if p.method == "truncation"}
     assert budgets == {truncation_budget(spent, 0.5)}
     assert {p.max_new_tokens for p in predictions if p.method != "truncation"} == {8}

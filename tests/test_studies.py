@@ -81,6 +81,18 @@ def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_st
     assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"p5"}
 
 
+def test_other_test_problems_are_one_setting(with_study, problems, tmp_path):
+    elsewhere = problems[0].model_copy(
+        update={"id": "far", "question": "A train goes 3 km in 2 minutes. How far in 6?"}
+    )
+    RecordStore(tmp_path / "elsewhere.jsonl", Problem).append([elsewhere])
+    run = with_study({"problems.test": str(tmp_path / "elsewhere.jsonl")})
+    table = run_study(run, "mine")
+    [(_, profile)] = variant_profiles(run.profile, "mine")
+    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"far"}
+    assert (Run(profile).folder / stages.ADAPTER).is_symlink() and list(table["n"]) == [1, 1]
+
+
 def test_another_seed_is_another_training_on_the_same_problems(with_study):
     run = with_study({"training.seed": 1}, {"training.seed": 2}, {"training.seed": 1, "training.log_every": 1})
     run_study(run, "mine")

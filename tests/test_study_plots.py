@@ -22,6 +22,8 @@ def test_scorers_stand_in_the_order_of_their_best_accuracy():
             "accuracy_low": [0.3, 0.1, 0.4, 0.6],
             "accuracy_high": [0.5, 0.3, 0.6, 0.8],
             "actual_ratio": [0.5, 0.52, 0.55, 0.6],
+            "actual_ratio_low": [0.4] * 4,
+            "actual_ratio_high": [0.7] * 4,
             "ratio": [0.5] * 4,
         }
     )
@@ -39,12 +41,13 @@ def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_trai
             for training, rows, share in [("all", 400, 0.0), ("all", 6000, 1.0), ("one", 400, 0.5)]
             for ratio in (0.5, 1.0)
         ]
-    )
+    ).assign(actual_ratio_low=0.4, actual_ratio_high=1.1)
     curves, distance = study_plots.control_figure(table).axes
     assert [list(line.get_ydata()) for line in curves.lines[1:]] == [[1.0, 1.0], [0.5, 1.0]]
     assert [text.get_text() for text in curves.texts] == ["400 rows", "6,000 rows"]
     assert [list(line.get_ydata()) for line in distance.lines] == [[0.25, 0.0], [0.125]]
     assert [list(line.get_xdata()) for line in distance.lines] == [[400, 6000], [400]]
+    assert len(curves.collections) == 2 and {text.get_text() for text in distance.texts} == {"all", "one"}
 
 
 def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal():
@@ -53,4 +56,4 @@ def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal()
     [axes] = figure.axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 1.0]] * 3
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
-    assert len(axes.collections) == 1 and [t.get_text() for t in axes.get_legend().get_texts()] == ["a", "b"]
+    assert len(axes.collections) == 1 and {text.get_text() for text in axes.texts} == {"a", "b"}

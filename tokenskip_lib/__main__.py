@@ -150,11 +150,12 @@ def grade(
         str, typer.Argument(metavar="PREDICTIONS.jsonl", help="id, answer, output a line; `-` reads a pipe.")
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")] = "-",
+    layout: Annotated[str, typer.Option(help="answer; or think: the answer stands behind </think>.")] = "answer",
 ) -> None:
     """Anyone's predictions: prediction and is_correct added, strictly and by the reference's rule."""
     from tokenskip_lib.own_predictions import grade_file
 
-    counts = grade_file(predictions, output)
+    counts = grade_file(predictions, output, layout)
     shares = ", ".join(
         f"{100 * counts[name] / counts['rows']:.1f}% {words}"
         for name, words in [

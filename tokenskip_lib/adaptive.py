@@ -111,7 +111,7 @@ def compare_policy(
     correct, tokens = (table["tokenskip"].loc[[p.id for p in problems]] for table in (answers.correct, answers.tokens))
     ratios = sorted(set(policy.ratios) & set(correct.columns))
     policy = policy._replace(ratios=tuple(ratios))
-    weights = np.vstack([np.full(len(problems), 1 / len(problems)), resample(len(problems), seed)])
+    weights = np.vstack([np.ones(len(problems)), resample(len(problems), seed)]) / len(problems)
     curve = [(weights @ table[ratios].to_numpy()) for table in (tokens, correct)]
     rows = []
     for ratio in ratios:

@@ -21,6 +21,9 @@ METRIC_COLUMNS = [
     "accuracy_by_reference",
     "chain_tokens",
     "actual_ratio",
+    "actual_ratio_low",
+    "actual_ratio_high",
+    "answer_tokens",
     "cut_off",
     "seconds_per_problem",
     "seed",
@@ -30,16 +33,18 @@ COMPARISON_COLUMNS += ["p_value", "actual_ratio", "actual_ratio_low", "actual_ra
 CURVE_COLUMNS = ["method", "points", "area", "area_low", "area_high", "within_a_point", "within_low", "within_high"]
 DRAWS = 2000  # resamples of a bootstrap
 ORIGINAL = ("original", 1.0)
+SHORTER = 0.01  # of the original's tokens: saving less is saving nothing
 
 
 def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int) -> pd.DataFrame:
     """One row a method and ratio, in METRIC_COLUMNS, from predictions; methods as METHODS lists them.
 
     accuracy is a fraction with its 95% Wilson interval, strictly graded; accuracy_by_reference the same
-    answers by the reference's more lenient rule; chain_tokens the mean over problems;
-    actual_ratio those tokens against the original's; cut_off the number of answers the budget
-    ended; seconds_per_problem wall time at the evaluation's batch size. `scorer` names the
-    importance that the adapter's training chains were pruned by, on tokenskip's rows only.
+    answers by the reference's more lenient rule; chain_tokens the mean over problems; actual_ratio those
+    tokens against the original's, with its 95% bootstrap interval (problems resampled); answer_tokens the
+    mean of what was written from the answer on; cut_off the number of answers the budget ended;
+    seconds_per_problem wall time at the evaluation's batch size. `scorer` names the importance that the
+    adapter's training chains were pruned by, on tokenskip's rows only.
     """
     from scipy.stats import binomtest
 
@@ -48,13 +53,16 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
         | {"by_reference": is_correct_by_reference(prediction.output, prediction.answer)}
         for prediction in predictions
     )
-    if "original" not in set(table["method"]):
+    if table.empty or "original" not in set(table["method"]):
         raise InputError("no predictions of 'original': actual ratios are measured against it")
-    original_tokens = table.loc[table["method"] == "original", "chain_tokens"].mean()
+    original_tokens = table[table["method"] == "original"].set_index("id")["chain_tokens"]
     rows = []
     for (method, ratio), group in table.groupby(["method", "ratio"], sort=False):
         correct, n = int(group["is_correct"].sum()), len(group)
         wilson = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+        lengths, drawn = group.set_index("id")["chain_tokens"], resample(n, seed)
+        whole = original_tokens[lengths.index]
+        low, high = interval((drawn @ lengths.to_numpy()) / (drawn @ whole.to_numpy()))
         rows.append(
             {
                 "method": method,
@@ -65,8 +73,11 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
                 "accuracy_low": round(wilson.low, 4),
                 "accuracy_high": round(wilson.high, 4),
                 "accuracy_by_reference": round(group["by_reference"].mean(), 4),
-                "chain_tokens": round(group["chain_tokens"].mean(), 2),
-                "actual_ratio": round(group["chain_tokens"].mean() / original_tokens, 4),
+                "chain_tokens": round(lengths.mean(), 2),
+                "actual_ratio": round(lengths.mean() / whole.mean(), 4),
+                "actual_ratio_low": round(low, 4),
+                "actual_ratio_high": round(high, 4),
+                "answer_tokens": round(group["answer_tokens"].mean(), 2),
                 "cut_off": int(group["cut_off"].sum()),
                 "seconds_per_problem": round(group["seconds"].mean(), 4),
                 "seed": seed,
@@ -79,14 +90,15 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
 def markdown_table(metrics: pd.DataFrame) -> str:
     """The metrics as the Markdown table of notebook 05 and the README."""
     columns = ["method", "ratio", "n", "accuracy % (95% interval)", "by the reference's rule", "chain tokens"]
-    columns += ["actual ratio", "cut off", "seconds a problem"]
+    columns += ["actual ratio", "answer tokens", "cut off", "seconds a problem"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in metrics.itertuples():
         ratio = f"{row.ratio:.1f}" if row.method in RATIO_METHODS else ""
         accuracy = f"{100 * row.accuracy:.1f} ({100 * row.accuracy_low:.1f}-{100 * row.accuracy_high:.1f})"
         lines.append(
             f"| {row.method} | {ratio} | {row.n} | {accuracy} | {100 * row.accuracy_by_reference:.1f} "
-            f"| {row.chain_tokens:.1f} | {row.actual_ratio:.2f} | {row.cut_off} | {row.seconds_per_problem:.2f} |"
+            f"| {row.chain_tokens:.1f} | {row.actual_ratio:.2f} | {row.answer_tokens:.1f} | {row.cut_off} "
+            f"| {row.seconds_per_problem:.2f} |"
         )
     return "\n".join(lines)
 
@@ -149,7 +161,8 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
         p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
         shares = tokens[:, number] / tokens[:, original]
         share = answers.tokens.iloc[:, number].mean() / answers.tokens.iloc[:, original].mean()
-        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *interval(correct[:, number] - correct[:, base])]
+        differences = (correct[:, number] - correct[:, base]) / len(ours)
+        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *interval(differences)]
         row += [gained, lost, p_value if answers.seeds == 1 else None, share, *interval(shares)]
         rows.append(row)
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
@@ -158,22 +171,28 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
 def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
     """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
 
-    A curve runs through a method's points that are shorter than the original, and ends in the original's own.
+    A curve runs through a method's points that are shorter than the original (by a hundredth of its
+    tokens, or more), and ends in the original's own.
 
-    area: the mean, over budgets from none to all of the original's tokens, of the accuracy that the
-    curve has there; nothing is claimed below its shortest point, so a method that reaches further gains.
+    area: the mean, over budgets from none to all of the original's tokens, of the accuracy of the best
+    point that a budget pays for; below a method's shortest point that is none, so a method that reaches
+    further gains, and one that saves nothing, or is never right, has no area.
     within_a_point: the share of the original's tokens down to which the curve, interpolated, stays at most
     `points` below the original's accuracy.
     """
     columns = answers.correct.columns
     correct, tokens = _resampled(answers, seed)
     original = columns.get_loc(ORIGINAL)
-    means = (answers.correct.mean().to_numpy()[None], answers.tokens.mean().to_numpy()[None])
+    correct, shares = correct / len(answers.correct), tokens / tokens[:, [original]]
+    lengths = answers.tokens.mean().to_numpy()
+    means = (answers.correct.mean().to_numpy()[None], (lengths / lengths[original])[None])
     rows = []
     for method in dict.fromkeys(columns.get_level_values("method")):
         own = [number for number, pair in enumerate(columns) if pair[0] == method]
-        area, within = _curve_numbers(*means, own, original, points / 100)
-        areas, withins = _curve_numbers(correct, tokens, own, original, points / 100)
+        # Which points are shorter is settled once, or resamples would leave out now one, now another.
+        shorter = [number for number in own if means[1][0, number] <= 1 - SHORTER]
+        area, within = _curve_numbers(*means, shorter, original, points / 100)
+        areas, withins = _curve_numbers(correct, shares, shorter, original, points / 100)
         if method != "original":
             rows.append([method, len(own), area[0], *interval(areas), within[0], *interval(withins)])
     return pd.DataFrame(rows, columns=CURVE_COLUMNS)
@@ -193,14 +212,17 @@ def pareto_front(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resampled(answers: Answers, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """DRAWS x M means of correct and tokens over problems drawn with replacement, the same ones for all."""
+    """DRAWS x M sums of correct and tokens over problems drawn with replacement, the same ones for all.
+
+    Sums, because those of whole numbers are exact: a difference of nothing is 0 then, and no 1e-16.
+    """
     drawn = resample(len(answers.correct), seed)
     return drawn @ answers.correct.to_numpy(), drawn @ answers.tokens.to_numpy()
 
 
 def resample(problems: int, seed: int) -> np.ndarray:
-    """DRAWS x P: the weight of each problem in a sample of as many, drawn with replacement; rows sum to 1."""
-    return np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=DRAWS) / problems
+    """DRAWS x P: how often each problem is in a sample of as many, drawn with replacement; rows sum to P."""
+    return np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=DRAWS)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -210,19 +232,16 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def _curve_numbers(
-    correct: np.ndarray, tokens: np.ndarray, own: list[int], original: int, margin: float
+    correct: np.ndarray, shares: np.ndarray, own: list[int], original: int, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """area and within_a_point of each of D draws, from D x M means."""
+    """area and within_a_point of each of D draws, from D x M means of correct and of the original's tokens' shares."""
     areas, withins = [], []
-    for accuracies, lengths in zip(correct, tokens, strict=True):
-        points = {1.0: accuracies[original]}
-        for number in own:
-            if (share := lengths[number] / lengths[original]) < 1:
-                points[share] = accuracies[number]
-        shares = np.array(sorted(points))
-        heights = np.array([points[share] for share in shares])
-        areas.append(np.trapezoid(heights, shares))
-        withins.append(_first_share(shares, heights, accuracies[original] - margin))
+    for accuracies, lengths in zip(correct, shares, strict=True):
+        at = np.minimum(lengths[own], 1)
+        order = np.argsort(at, kind="stable")
+        at, heights = np.append(at[order], 1), np.append(accuracies[own][order], accuracies[original])
+        areas.append(np.diff(at) @ np.maximum.accumulate(heights[:-1]))
+        withins.append(_first_share(at, heights, accuracies[original] - margin))
     return np.array(areas), np.array(withins)
 
 

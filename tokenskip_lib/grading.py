@@ -10,6 +10,7 @@ import multiprocessing
 import re
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,13 +24,25 @@ _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
 _TORN_CLOSING = re.compile(r"\n\s*(?:the\s+)?final\s+answer(?:\s+is)?:?\s*(?:\$?\\?\w*(?:\{[^\n]*)?)?\Z", re.IGNORECASE)
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
-# "B", "(B)", "B) twelve", "\\text{(B)}": one letter, and at most the text of the choice after it.
+# A result that is worked out on the way to where it is stated: "the answer is 3 * 4 = 12".
+_CALCULATION = re.compile(r"\d[^\n]*=\s*")
+
+# "B", "(B)", "B) twelve", "option B", "\\text{(B)}": one letter, and at most the text of the choice after it.
 _CHOICE = re.compile(
-    r"(?:\$?\\(?:text|math)\w*\{)?\(?([A-J])(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b).{2,})", re.DOTALL
+    r"(?:\$?\\(?:text|math)\w*\{)?(?:[Oo]ption |[Cc]hoice )?\(?([A-Z])(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b).{2,})",
+    re.DOTALL,
 )
-# "18 dollars": a number and one word, or a few.
-_NUMBER_WITH_UNIT = re.compile(r"([-+$€£]?\d[\d,]*(?:\.\d+)?)\s+[A-Za-z]{2,}(?: [A-Za-z]+){0,3}\.?")
-_BARE_NUMBER = re.compile(r"[-+$€£]?\d[\d,]*(?:\.\d+)?")
+# "18 dollars", "3/4 cup of milk", "18.5%": a number and what it counts, in a few words that are no numbers themselves.
+_BARE_NUMBER = re.compile(r"[-+$€£]?\d[\d,]*(?:\.\d+|/\d+)?")
+_NO_UNIT = (
+    "and|or|out|than|times|plus|minus|over|pi|half|dozen|hundred|thousand|million|billion|trillion|zero|one|two|three|four|"
+    "five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+)
+_NUMBER_WITH_UNIT = re.compile(
+    rf"({_BARE_NUMBER.pattern})(?:\s*\\?%|\s+(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)",
+    re.IGNORECASE,
+)
+_BRACKETS = re.compile(r"(?:\\left)?\s*(\\\{|[\[(]).*?(?:\\right)?\s*(\\\}|[\])])", re.DOTALL)
 
 THINK_END = "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -74,11 +87,11 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
 
     In the layout "answer" words decide:
     The answer is the last boxed expression. If its sentence announces an answer ("The final answer
-    is ..."), the sentence belongs to the answer; otherwise only the box does, so that a calculation
-    that ends in a box keeps its tokens. Without a box, an "answer is ..." or "#### ..." that ends
-    the output is taken. Without either the whole output is the chain and nothing is predicted: a
-    cut-off output is counted to its last token. A closing phrase that was cut off itself is no chain;
-    it takes nothing from what a box before it stated.
+    is ..."), the sentence belongs to the answer; otherwise, or where it goes on calculating, only the
+    box does, so that a calculation that ends in a box keeps its tokens. Without a box, an "answer is ..."
+    or "#### ..." that ends the output is taken, by the same rule. Without either the whole output is the
+    chain and nothing is predicted: a cut-off output is counted to its last token. A closing phrase that
+    was cut off itself is no chain; it takes nothing from what a box before it stated.
     """
     if layout == "think":
         thought = _OPENING_THINK.sub("", output)
@@ -90,10 +103,9 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
     if boxed is not None:
         if torn := _TORN_CLOSING.search(output, boxed.end):  # what was boxed in the chain was stated all the same
             return SplitOutput(output[: torn.start()], output[torn.start() :], boxed.content.strip())
-        before = output[: boxed.start]
-        starts = [match.end() for match in _SENTENCE_START.finditer(before)]
-        sentence = max(starts, default=0)
-        if _ANSWER_PHRASE.search(before[sentence:]):
+        before, sentence = output[: boxed.start], _sentence_start(output, boxed.start)
+        phrase = _ANSWER_PHRASE.search(before, sentence)
+        if phrase and not _CALCULATION.search(before, phrase.end()):
             start = sentence
         else:
             delimiter = _OPENING_DELIMITER.search(before)
@@ -103,18 +115,28 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
         return SplitOutput(output[: torn.start()], output[torn.start() :], None)
     stated = _STATED_ANSWER.search(output)
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
-        prediction = (stated.group(1) or stated.group(2)).strip().rstrip(".").strip("$* ")
-        line = max((m.end() for m in _SENTENCE_START.finditer(output[: stated.start()])), default=0)
-        return SplitOutput(output[:line], output[line:], prediction or None)
+        start = stated.start(stated.lastindex)
+        if calculation := _CALCULATION.match(output, start):
+            start = begin = calculation.end()
+        else:
+            begin = _sentence_start(output, stated.start())
+        prediction = output[start : stated.end(stated.lastindex)].strip().rstrip(".").strip("$* ")
+        return SplitOutput(output[:begin], output[begin:], prediction or None)
     return SplitOutput(output, "", None)
+
+
+def _sentence_start(text: str, position: int) -> int:
+    """Where the sentence begins that `position` lies in; the text is looked at whole, beyond the position too."""
+    return max((m.end() for m in _SENTENCE_START.finditer(text) if m.end() <= position), default=0)
 
 
 @lru_cache(maxsize=65536)
 def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
-    Before it is asked: a gold letter A to J is a choice, and the letter stated must be it; thin spaces
-    between digits, and a plain word after a number where the gold answer is a bare number, are left out.
+    Before it is asked: a gold letter is a choice, and the letter stated must be it; a set is no tuple;
+    thin spaces between digits are left out, and what a number counts where the gold answer is a bare number
+    or a percentage. A percent sign is such a unit: 50% is 50, and not 0.5.
 
     Args:
         prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify
@@ -125,15 +147,23 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
-    if re.fullmatch(r"\(?[A-J]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip())):
+    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip())):
         return stated.group(1) == gold.strip("() ")
     prediction = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", prediction)  # the thin spaces of thousands
+    gold = re.sub(r"(?<=\d)\s*\\?%\Z", "", gold.strip())
     with_unit = _NUMBER_WITH_UNIT.fullmatch(prediction.strip())
-    if with_unit and _BARE_NUMBER.fullmatch(gold.strip()):
+    if with_unit and _BARE_NUMBER.fullmatch(gold):
         prediction = with_unit.group(1)
+    brackets = [_BRACKETS.fullmatch(text.strip()) for text in (prediction, gold)]
+    if all(brackets) and len({"{" in found.group(1) for found in brackets}) == 2:
+        return False
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)
-    return _other_process().submit(_verify, prediction, gold).result()
+    try:
+        return _other_process().submit(_verify, prediction, gold).result()
+    except BrokenProcessPool:  # it was killed: another takes its place, once
+        _other_process.cache_clear()
+        return _other_process().submit(_verify, prediction, gold).result()
 
 
 def _verify(prediction: str, gold: str) -> bool:

@@ -50,24 +50,27 @@ def answer_budget(settings: EvaluationSettings, method: str, ratio: float) -> in
     return max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
 
 
-def truncation_budget(output_tokens: Sequence[int], ratio: float) -> int:
-    """The one budget, for all problems, under which the original's outputs average `ratio` of their length.
+def truncation_budget(chain_tokens: Sequence[int], ratio: float) -> int:
+    """The one budget, for all problems, under which the original's chains average `ratio` of their length.
 
     The smallest cap c with mean(min(length, c)) >= ratio * mean(length): truncation is compared at
-    equal tokens, and answers shorter than the cap still finish.
+    equal chain tokens, and what ends within the cap, its answer included, still finishes.
 
     Args:
-        output_tokens: the original's output length of each problem, tokens.
+        chain_tokens: the original's chain length of each problem, tokens.
         ratio: fraction of those tokens to spend.
+
+    Raises:
+        InputError: chains without a token.
 
     Source: TokenSkip's Truncation baseline caps max_new_tokens at a fraction of the original's
         budget; its published actual ratios (.95, .70, .49) are of the tokens really spent.
     """
-    if not any(output_tokens):
-        raise ValueError("no output of the original to take a budget from")
-    wanted = ratio * sum(output_tokens)
-    caps = range(1, max(output_tokens) + 1)
-    return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in output_tokens))]
+    if not any(chain_tokens):
+        raise InputError("evaluation.methods.truncation: the original's chains are empty, there is nothing to truncate")
+    wanted = ratio * sum(chain_tokens)
+    caps = range(1, max(chain_tokens) + 1)
+    return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in chain_tokens))]
 
 
 def build_requests(

@@ -5,32 +5,38 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, get_args
 
 from tqdm import tqdm
 
 from tokenskip_lib.grading import is_correct, is_correct_by_reference, split_output
 from tokenskip_lib.records import PIPE, InputError, output_path, read_json_rows
+from tokenskip_lib.settings import Layout
 
 
-def grade_file(source: str, output: str) -> Counter:
+def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
-        source: a JSONL file, or "-": rows with id, answer (the gold one) and output (the model's whole text).
+        source: a JSONL file, or "-": rows with id, answer (the gold one) and output (the model's whole text);
+            a method and a ratio, where there are any, tell rows of one id apart.
         output: the file to write, or "-". A file appears when all rows are in it.
+        layout: where outputs state their answer, as in `split_output`: "answer", or "think".
 
     Returns:
         Counts: rows, correct, correct_by_reference, no_answer (nothing stated).
 
     Raises:
-        InputError: a row without one of the three fields, an id seen before, or a file that cannot be written.
+        InputError: a row without one of the three fields, or seen before; another layout; a file that
+            cannot be written.
     """
+    if layout not in get_args(Layout):
+        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(Layout))}")
     counts: Counter = Counter(rows=0)
-    seen: set[str] = set()
+    seen: set[tuple] = set()
     with _writing(source, output) as file:
         for number, row in tqdm(read_json_rows(sys.stdin.buffer if source == PIPE else source), unit="row"):
-            graded = _grade(row, seen, f"{source}:{number}")
+            graded = _grade(row, seen, f"{source}:{number}", layout)
             file.write(json.dumps(graded, ensure_ascii=False) + "\n")
             counts["rows"] += 1
             counts["correct"] += graded["is_correct"]
@@ -41,16 +47,17 @@ def grade_file(source: str, output: str) -> Counter:
     return counts
 
 
-def _grade(row: dict, seen: set[str], where: str) -> dict:
+def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
     for name in ("id", "answer", "output"):
         value = row.get(name)
         if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
             raise InputError(f"{where}: no '{name}' that is a text; a row has id, answer and output")
-    if (key := str(row["id"])) in seen:
-        raise InputError(f"{where}: id '{key}' was there before; ids tell the rows apart")
+    key = tuple(str(row.get(name)) for name in ("id", "method", "ratio"))
+    if key in seen:
+        raise InputError(f"{where}: id '{key[0]}' was there before; ids tell the rows apart (or method and ratio)")
     seen.add(key)
     text, gold = str(row["output"]), str(row["answer"])
-    prediction = split_output(text).prediction
+    prediction = split_output(text, layout).prediction
     return {
         **row,
         "prediction": prediction,

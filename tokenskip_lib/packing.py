@@ -162,5 +162,5 @@ def response_loss(logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tens
         labels: (1, N), as `pack_rows` makes them.
     """
     targets = labels[labels != IGNORED]
-    total = torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="sum")
+    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
     return total / (len(targets) if tokens is None else tokens)

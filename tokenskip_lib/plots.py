@@ -152,7 +152,7 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 5))
-        names = []  # (height, name, colour, where the curve ends on the right)
+        names = []
         for method, rows in metrics.groupby("method", sort=False):
             rows = rows.sort_values("ratio")
             colour, marker = METHOD_STYLE[method]
@@ -182,7 +182,7 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
             )
         axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
         axes.set_ylim(-5, min(103, 100 * metrics["accuracy_high"].max() + 8))
-        _name_curves(axes, names)
+        name_curves(axes, names)
     return figure
 
 
@@ -201,8 +201,13 @@ def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
         )
 
 
-def _name_curves(axes: Axes, names: list[tuple]) -> None:
-    """Names in a column right of the axes, in the order of the curves' ends, each tied to its own."""
+def name_curves(axes: Axes, names: list[tuple]) -> None:
+    """Names in a column right of the axes, in the order of the curves' ends, each tied to its own.
+
+    Args:
+        axes: with its final limits.
+        names: (height of the curve's end, name, colour, where the curve ends on the right) of each.
+    """
     low, high = axes.get_ylim()
     names = sorted(names, key=lambda name: name[0])
     gap = (high - low) / 18

@@ -21,6 +21,13 @@ from tokenskip_lib.runs import CHAINS, PRUNED, TRAIN_PROBLEMS, Run
 
 RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "numbers_recovered"]
 RECOVERY_COLUMNS += ["equations_pruned", "equations_recovered"]
+# LaTeX's signs of arithmetic, as plain text has them.
+_LATEX = {
+    r"\\times|\\cdot": "×",
+    r"\\div": "÷",
+    r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"\1/\2",
+    r"\\[,!;()\[\]]|\\(?=[$%])": "",
+}
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*[+\-*/×÷][\d., +\-*/×÷()$€£¥%]*= *[$€£¥]?\d+(?:[.,]\d+)*")
 
@@ -28,33 +35,36 @@ _EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*[+\-*/×÷][\d., +\-*/
 def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     """The target model recovers the run's first pruned chains at each ratio, greedily; nothing is written.
 
+    Ratio 0 is added to them, where the model is given the question alone: what it finds there was worked
+    out again, not recovered.
+
     Returns:
         A row a chain and ratio, in RECOVERY_COLUMNS: shares of the original's numbers and equations
         that are found, exactly, in the pruned and in the recovered text; missing where it has none.
     """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
-    store = {chain.key[0::2]: chain for chain in run.need(PRUNED, PrunedChain, "prune")}
+    given = {chain.key[0::2]: chain for chain in run.need(PRUNED, PrunedChain, "prune")}
     questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
-    ids = list(dict.fromkeys(chain.id for chain in run.in_problem_order(store.values())))[:size]
+    ids = list(dict.fromkeys(chain.id for chain in run.in_problem_order(given.values())))[:size]
+    texts = {(name, ratio): given[name, ratio].text if ratio else "" for name in ids for ratio in [*ratios, 0.0]}
     originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
     requests = [
         Request(
             id=(name, ratio),
-            prompt=build_recovery_prompt(tokenizer, questions[name], store[name, ratio].text, profile.prompts),
+            prompt=build_recovery_prompt(tokenizer, questions[name], text, profile.prompts),
             max_new_tokens=profile.chains.max_new_tokens,
         )
-        for name in ids
-        for ratio in ratios
+        for (name, ratio), text in texts.items()
     ]
     engine = build_engine(profile, tokenizer, profile.chains.batch_size)
     answers = {answer.id: answer.text for batch in engine.generate(requests, label="recovery") for answer in batch}
     rows = []
-    for name, ratio in (request.id for request in requests):
-        pruned, recovered, original = store[name, ratio].text, answers[name, ratio], originals[name]
+    for (name, ratio), pruned in texts.items():
+        recovered, original = answers[name, ratio], originals[name]
         recovered = split_output(recovered, profile.prompts.layout).chain  # what it answers is no part of the chain
         shares = [found(items(original), items(text)) for items in (numbers, equations) for text in (pruned, recovered)]
         rows.append([name, ratio, pruned, recovered, *shares])
-    return pd.DataFrame(rows, columns=RECOVERY_COLUMNS)
+    return pd.DataFrame(rows, columns=RECOVERY_COLUMNS).astype(dict.fromkeys(RECOVERY_COLUMNS[4:], float))
 
 
 def numbers(text: str) -> list[str]:
@@ -63,7 +73,9 @@ def numbers(text: str) -> list[str]:
 
 
 def equations(text: str) -> list[str]:
-    """The arithmetic equations of a text, without spaces, currency signs and the commas of thousands."""
+    """The arithmetic equations of a text, plain or LaTeX, without spaces, currency signs and commas of thousands."""
+    for latex, plain in _LATEX.items():
+        text = re.sub(latex, plain, text)
     return [re.sub(r"[ $€£¥]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
 
 

@@ -281,4 +281,4 @@ def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio
     """The most new tokens an answer may have, truncation's from what the original wrote."""
     if method != "truncation":
         return answer_budget(profile.evaluation, method, ratio)
-    return truncation_budget([p.chain_tokens + p.answer_tokens for p in store if p.method == "original"], ratio)
+    return truncation_budget([p.chain_tokens for p in store if p.method == "original"], ratio)

@@ -9,15 +9,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tokenskip_lib.plots import PALETTE, STYLE
+from tokenskip_lib.plots import PALETTE, STYLE, name_curves
 
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
     """What a model trained on each scorer's chains achieves: accuracy, and the tokens that it takes.
 
     Args:
-        table: a row a scorer and choice of what is kept whatever its score; columns scorer, kept,
-            accuracy, accuracy_low, accuracy_high, actual_ratio, ratio (one request for all).
+        table: a row a scorer and choice of what is kept before all else; columns scorer, kept, ratio (one
+            request for all), and of metrics.csv accuracy and actual_ratio with their intervals.
         original: the target model's own accuracy, a fraction.
     """
     order = table.groupby("scorer")["accuracy"].max().sort_values().index
@@ -31,7 +31,8 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
             errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
             style = {"color": PALETTE[number], "fmt": "os"[number % 2], "markersize": 5}
             axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, label=kind, **style)
-            axes[1].errorbar(rows["actual_ratio"], heights, **style)
+            ends = [rows["actual_ratio"] - rows["actual_ratio_low"], rows["actual_ratio_high"] - rows["actual_ratio"]]
+            axes[1].errorbar(rows["actual_ratio"], heights, xerr=ends, capsize=2, elinewidth=0.8, **style)
         axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
         axes[0].annotate("original", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
         axes[1].axvline(table["ratio"].iloc[0], color="0.4", linestyle="--", linewidth=1)
@@ -40,7 +41,7 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
         axes[0].set(
             xlabel="accuracy (%), 95% interval", title=f"Trained on chains pruned to {table['ratio'].iloc[0]:g}"
         )
-        axes[1].set(xlabel="actual ratio (dashed: the request)", title="What it writes")
+        axes[1].set(xlabel="actual ratio, 95% interval (dashed: the request)", title="What it writes")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -50,17 +51,25 @@ def control_figure(table: pd.DataFrame) -> Figure:
 
     Args:
         table: a row a training and ratio; columns training (what differs beside the number of rows),
-            rows_trained, ratio, actual_ratio.
+            rows_trained, ratio, and of metrics.csv actual_ratio with its interval.
     """
     trainings = list(dict.fromkeys(table["training"]))
     shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
         axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
         first = table[table["training"] == trainings[0]]
         for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
             group = group.sort_values("ratio")
             axes[0].plot(group["ratio"], group["actual_ratio"], marker="o", color=shade)
+            axes[0].fill_between(
+                group["ratio"],
+                group["actual_ratio_low"],
+                group["actual_ratio_high"],
+                color=shade,
+                alpha=0.15,
+                linewidth=0,
+            )
             axes[0].annotate(
                 f"{rows:,} rows",
                 (group["ratio"].iloc[0], group["actual_ratio"].iloc[0]),
@@ -73,18 +82,18 @@ def control_figure(table: pd.DataFrame) -> Figure:
         axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.36, 1.03), title=trainings[0])
         error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
         error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
+        names = []
         for number, training in enumerate(trainings):
             curve = error[training].sort_index()
-            axes[1].plot(
-                curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], label=training, linewidth=1.4
-            )
+            axes[1].plot(curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], linewidth=1.4)
+            names.append((curve.iloc[-1], training, PALETTE[number], curve.index[-1]))
         axes[1].set_xscale("log")
         axes[1].set_xticks(_apart(table["rows_trained"]))
         axes[1].xaxis.set_major_formatter("{x:,.0f}")
         axes[1].xaxis.set_minor_locator(NullLocator())
         axes[1].set(xlabel="training rows", ylabel="mean |actual - requested ratio|", title="Distance from the request")
         axes[1].set_ylim(0, None)
-        axes[1].legend(frameon=False)
+        name_curves(axes[1], names)
     return figure
 
 
@@ -102,16 +111,16 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
             axes.plot(
                 [ratios.min(), ratios.max()], [ratios.min(), ratios.max()], color="0.4", linestyle="--", linewidth=1
             )
+        names = []
         for number, (name, curve) in enumerate(curves.items()):
             curve, colour = curve.sort_values("ratio"), PALETTE[number % len(PALETTE)]
-            axes.plot(
-                curve["ratio"], curve["value"], marker="osD^vP"[number % 6], color=colour, linewidth=1.4, label=name
-            )
+            axes.plot(curve["ratio"], curve["value"], marker="osD^vP"[number % 6], color=colour, linewidth=1.4)
+            names.append((curve["value"].iloc[-1], name, colour, curve["ratio"].iloc[-1]))
             if "low" in curve:
                 axes.fill_between(curve["ratio"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
         axes.set_xticks(sorted(ratios.unique()))
         axes.set(xlabel="requested ratio", ylabel=ylabel, title=title)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        name_curves(axes, names)
     return figure
 
 
