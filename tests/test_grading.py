@@ -87,6 +87,13 @@ def test_no_balanced_box_is_none(text):
         # A sentence that announces an answer and then works it out: what it works out is chain.
         ("Answer: 3*4=12, 12+5=\\boxed{17}", "Answer: 3*4=12, 12+5=", "17"),
         ("The answer is 3 * 4 = 12.", "The answer is 3 * 4 = ", "12"),
+        ("Answer: 3*4=12, 12+5=17", "Answer: 3*4=12, 12+5=", "17"),
+        ("So. The answer is 2x + 3y = 5.", "So. ", "2x + 3y = 5"),
+        ("So. The answer is 0 <= x <= 5.", "So. ", "0 <= x <= 5"),
+        ("So. The answer is 3x=6.", "So. ", "3x=6"),
+        ("So. The answer is 12 (4*3=12).", "So. ", "12 (4*3=12)"),
+        ("So. The answer is 12, where x = 3.", "So. ", "12, where x = 3"),
+        ("So. The final answer is $x_1 = \\boxed{7}$", "So. ", "7"),
         ("Add.\n\nThe final answer is: $x = \\boxed{7}$", "Add.\n\n", "7"),
         # Without an announcing sentence only the box is the answer: the calculation keeps its tokens.
         ("We get \\[3 + 4 = \\boxed{7}\\]", "We get \\[3 + 4 = ", "7"),
@@ -162,6 +169,22 @@ def test_a_closing_phrase_that_was_cut_off_is_no_chain_and_states_nothing(torn):
         ("3/4 cup", "3/4"),
         ("5 cups of milk", "5"),
         ("option B", "B"),
+        ("OPTION B", "B"),
+        ("**B**", "B"),
+        ("45%, 55%", "45\\%, 55\\%"),
+        ("\\frac{25}{2}\\%", "12.5\\%"),
+        ("12.5\\ \\%", "12.5\\%"),
+        ("12.5\\% increase", "12.5\\%"),
+        ("(5,7)\\cup\\{3\\}", "\\{3\\}\\cup(5,7)"),
+        ("3 times a week", "3"),
+        ("5 dollars over budget", "5"),
+        ("18 years old and counting", "18"),
+        ("5 canteen meals", "5"),
+        ("-$5 dollars", "-5"),
+        ("\\$18.00 dollars", "18"),
+        ("1{,}000 dollars", "1000"),
+        ("−1,000 dollars", "-1000"),
+        (".5 cups", "0.5"),
         ("\\left\\{ 1, 2 \\right\\}", "\\{1, 2\\}"),
         ("3\\frac{1}{2}", "3.5"),
         ("\\{1,2,3\\}", "\\{3, 2, 1\\}"),
@@ -210,6 +233,13 @@ def test_an_equal_answer_is_right(prediction, gold):
         ("5 million", "5"),
         ("5 thousand dollars", "5"),
         ("3 dozen", "3"),
+        ("3 dozens", "3"),
+        ("5 thousands", "5"),
+        ("2 thirds", "2"),
+        ("3 squared", "3"),
+        ("5 divided by x", "5"),
+        ("45%, 55", "45\\%, 55\\%"),
+        ("B) C)", "B"),
         ("2 pi", "2"),
         ("18 or nineteen", "18"),
         ("3 out of four", "3"),
@@ -325,6 +355,12 @@ def test_published_latex_answers_survive_the_split(data_folder):
         parts = split_output("Some chain." + answer_tail(problem.answer))
         assert (parts.chain, parts.prediction) == ("Some chain.\n\n", problem.answer)
         assert is_correct(parts.prediction, problem.answer)
+
+
+def test_a_long_tail_of_nothing_is_split_at_once():
+    for output in ("The answer is" + " " * 20_000 + "x" * 100, "So.\n\n" * 9_000, "7 " * 20_000 + "answer:" * 900):
+        parts = split_output(output)
+        assert parts.chain + parts.answer == output
 
 
 def test_real_outputs_cut_anywhere_before_their_answer_are_all_chain(data_folder):

@@ -135,6 +135,20 @@ def test_multiple_choice_sets_list_their_choices_and_are_answered_by_letter(monk
     assert asked in ([("cais/mmlu", "all", "test")], [("tau/commonsense_qa", "default", "validation")])
 
 
+def test_a_published_sets_questions_that_are_tested_too_are_left_out_and_counted(monkeypatch, tmp_path):
+    import datasets
+
+    rows = [{"question": f"{number} + 2?", "answer": f"So. #### {number + 2}"} for number in range(3)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: rows)
+    test = _write(tmp_path / "test.jsonl", {"question": "1  + 2?", "answer": "3"})
+    sets = {"problems.train": "gsm8k", "problems.test": str(test)}
+    loaded = load_problems(load_profile("smoke", {**sets, "problems.train_size": 2}), "train")
+    assert [problem.answer for problem in loaded.problems] == ["2", "4"]
+    assert loaded.dropped == {"question of a test problem": 1}
+    with pytest.raises(InputError, match="3 problems asked for, 2"):
+        load_problems(load_profile("smoke", {**sets, "problems.train_size": 3}), "train")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -16,6 +16,7 @@ def test_numbers_and_equations_are_read_as_they_stand():
     assert numbers(TEXT) == ["2", "1250", "2500.50", "3", "4", "6", "2", "5", "7", "9"]
     assert equations(TEXT) == ["2*1250=2500.50", "(4+6)/2=5"]
     assert numbers("none") == equations("none") == []
+    assert numbers("1{,}000 and 2,500") == ["1000", "2500"]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,9 @@ def test_numbers_and_equations_are_read_as_they_stand():
         (r"\(2 \times 3 = 6\)", "2×3=6"),
         (r"\[ 6 \div 2 = 3 \]", "6÷2=3"),
         (r"$\frac{6}{2} = 3$", "6/2=3"),
-        (r"\$4 \cdot \$1{,}000 = 4", None),
+        (r"1{,}000 + 2 = 1{,}002", "1000+2=1002"),
+        ("1+" * 5_000, None),
+        ("3 = 3", None),
         (r"\$4 \cdot 2 = \$8", "4×2=8"),
     ],
 )

@@ -57,3 +57,12 @@ def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal()
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 1.0]] * 3
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
     assert len(axes.collections) == 1 and {text.get_text() for text in axes.texts} == {"a", "b"}
+
+
+def test_what_was_not_measured_is_not_drawn(tmp_path):
+    half = pd.DataFrame({"ratio": [0.5, 1.0], "value": [0.6, None]})
+    figure = study_plots.by_ratio_figure({"half": half, "none": half.assign(value=float("nan"))}, "y", "t")
+    [axes] = figure.axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5]]
+    assert [text.get_text() for text in axes.texts] == ["half"]
+    figure.savefig(tmp_path / "figure.png")

@@ -111,13 +111,13 @@ def compare_policy(
     correct, tokens = (table["tokenskip"].loc[[p.id for p in problems]] for table in (answers.correct, answers.tokens))
     ratios = sorted(set(policy.ratios) & set(correct.columns))
     policy = policy._replace(ratios=tuple(ratios))
-    weights = np.vstack([np.ones(len(problems)), resample(len(problems), seed)]) / len(problems)
-    curve = [(weights @ table[ratios].to_numpy()) for table in (tokens, correct)]
+    counts = np.vstack([np.ones(len(problems)), resample(len(problems), seed)])
+    curve = [counts @ table[ratios].to_numpy() / len(problems) for table in (tokens, correct)]
     rows = []
     for ratio in ratios:
         chosen = choose_ratios(policy, problems, ratio)
         places = (range(len(problems)), [correct.columns.get_loc(value) for value in chosen])
-        spent, right = weights @ tokens.to_numpy()[places], weights @ correct.to_numpy()[places]
+        spent, right = (counts @ table.to_numpy()[places] / len(problems) for table in (tokens, correct))
         rows.append([ratio, spent[0], right[0]] + 4 * [np.nan])
         if curve[0][0].min() - 1e-9 <= spent[0] <= curve[0][0].max() + 1e-9:
             fixed = np.array([_interpolate(*draw) for draw in zip(spent, *curve, strict=True)])

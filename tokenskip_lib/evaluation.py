@@ -45,6 +45,9 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     mean of what was written from the answer on; cut_off the number of answers the budget ended;
     seconds_per_problem wall time at the evaluation's batch size. `scorer` names the importance that the
     adapter's training chains were pruned by, on tokenskip's rows only.
+
+    Raises:
+        InputError: no `original`, or one whose chains are empty, or that did not answer every problem.
     """
     from scipy.stats import binomtest
 
@@ -56,11 +59,16 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     if table.empty or "original" not in set(table["method"]):
         raise InputError("no predictions of 'original': actual ratios are measured against it")
     original_tokens = table[table["method"] == "original"].set_index("id")["chain_tokens"]
+    if not original_tokens.any():
+        raise InputError("the original's chains are empty: actual ratios are measured against them")
+    if strangers := sorted(set(table["id"]) - set(original_tokens.index)):
+        raise InputError(f"problem '{strangers[0]}' was not answered by 'original'; finish the run first")
     rows = []
     for (method, ratio), group in table.groupby(["method", "ratio"], sort=False):
         correct, n = int(group["is_correct"].sum()), len(group)
         wilson = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
-        lengths, drawn = group.set_index("id")["chain_tokens"], resample(n, seed)
+        # In the order of ids, as in `compare_methods`: whatever order they were answered in.
+        lengths, drawn = group.set_index("id")["chain_tokens"].sort_index(), resample(n, seed)
         whole = original_tokens[lengths.index]
         low, high = interval((drawn @ lengths.to_numpy()) / (drawn @ whole.to_numpy()))
         rows.append(
@@ -214,7 +222,7 @@ def pareto_front(metrics: pd.DataFrame) -> pd.DataFrame:
 def _resampled(answers: Answers, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """DRAWS x M sums of correct and tokens over problems drawn with replacement, the same ones for all.
 
-    Sums, because those of whole numbers are exact: a difference of nothing is 0 then, and no 1e-16.
+    Sums, because those of whole numbers are exact: of one seed's answers a difference of nothing is 0, not 1e-16.
     """
     drawn = resample(len(answers.correct), seed)
     return drawn @ answers.correct.to_numpy(), drawn @ answers.tokens.to_numpy()

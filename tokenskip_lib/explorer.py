@@ -28,7 +28,7 @@ _SKIPPED_STYLE = "color: #7a7a7a; text-decoration: line-through #c0606080"
 
 
 def explore(run: Run) -> "ipywidgets.Widget":
-    """Widgets to look at a run's chains with: example, scorer, ratio, and what is kept whatever its score.
+    """Widgets to look at a run's chains with: example, scorer, ratio, and what is kept before all else.
 
     The switches start as the profile has them; a keep token with a comma in it cannot be typed and is left
     out. Chains are pruned by spans, whatever the profile's mode.

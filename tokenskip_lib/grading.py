@@ -25,24 +25,33 @@ _TORN_CLOSING = re.compile(r"\n\s*(?:the\s+)?final\s+answer(?:\s+is)?:?\s*(?:\$?
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
 # A result that is worked out on the way to where it is stated: "the answer is 3 * 4 = 12".
-_CALCULATION = re.compile(r"\d[^\n]*=\s*")
+_CALCULATION = re.compile(
+    r"[\d.,$€£%()]*\d[\d.,$€£%()]*(?:\s*(?:[-+*/×÷]|\\times|\\cdot|\\div)\s*[\d.,$€£%()]*\d[\d.,$€£%()]*)+\s*="
+    r"\s*(?=[-+$€£]*\d|\\boxed|\$?\Z)"
+)
 
 # "B", "(B)", "B) twelve", "option B", "\\text{(B)}": one letter, and at most the text of the choice after it.
 _CHOICE = re.compile(
-    r"(?:\$?\\(?:text|math)\w*\{)?(?:[Oo]ption |[Cc]hoice )?\(?([A-Z])(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b).{2,})",
+    r"(?:\$?\\(?:text|math)\w*\{)?(?:(?i:option|choice)\s)?\(?([A-Z])"
+    r"(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b|\(?[A-Z]\W*\Z).{2,})",
     re.DOTALL,
 )
-# "18 dollars", "3/4 cup of milk", "18.5%": a number and what it counts, in a few words that are no numbers themselves.
-_BARE_NUMBER = re.compile(r"[-+$€£]?\d[\d,]*(?:\.\d+|/\d+)?")
-_NO_UNIT = (
-    "and|or|out|than|times|plus|minus|over|pi|half|dozen|hundred|thousand|million|billion|trillion|zero|one|two|three|four|"
-    "five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+# "18 dollars", "3/4 cup of milk", "18.5% a year": a number and what it counts, in words that change no number.
+_BARE_NUMBER = re.compile(r"[-+]?(?:\\?[$€£])?-?(?:\d(?:[\d,]|\{,\}\d)*(?:\.\d+|/\d+)?|\.\d+)")
+_PERCENT = r"(?:\s|\\ )*\\?%"
+_NO_UNIT = (  # a single letter is a variable
+    "out of|pi|half|halves|thirds?|quarters?|squared|cubed|factorial|sqrt|ln|log|[b-z]|dozens?|hundreds?|thousands?|"
+    "millions?|billions?|trillions?|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|"
+    "fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 )
 _NUMBER_WITH_UNIT = re.compile(
-    rf"({_BARE_NUMBER.pattern})(?:\s*\\?%|\s+(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)",
+    rf"({_BARE_NUMBER.pattern})(?={_PERCENT}|\s)(?:{_PERCENT})?"
+    rf"(?:\s+(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)?",
     re.IGNORECASE,
 )
-_BRACKETS = re.compile(r"(?:\\left)?\s*(\\\{|[\[(]).*?(?:\\right)?\s*(\\\}|[\])])", re.DOTALL)
+# "\{1, 2\}" and "(1, 2)": one pair of brackets around a list of plain things.
+_LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\]*,[^()\[\]{}\\]*(?:\\right)?\s*(?:\\\}|[\])])")
+_TAIL = 400  # characters at an output's end that a stated or torn answer is looked for in
 
 THINK_END = "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -99,9 +108,11 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
         if end < 0:
             return SplitOutput(thought, "", None)
         return SplitOutput(thought[:end], thought[end:], split_output(thought[end:]).prediction)
-    boxed = last_boxed(output)
+    boxed, tail = last_boxed(output), max(0, len(output.rstrip()) - _TAIL)
     if boxed is not None:
-        if torn := _TORN_CLOSING.search(output, boxed.end):  # what was boxed in the chain was stated all the same
+        if torn := _TORN_CLOSING.search(
+            output, max(boxed.end, tail)
+        ):  # what was boxed in the chain was stated all the same
             return SplitOutput(output[: torn.start()], output[torn.start() :], boxed.content.strip())
         before, sentence = output[: boxed.start], _sentence_start(output, boxed.start)
         phrase = _ANSWER_PHRASE.search(before, sentence)
@@ -111,15 +122,14 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
             delimiter = _OPENING_DELIMITER.search(before)
             start = delimiter.start() if delimiter else boxed.start
         return SplitOutput(output[:start], output[start:], boxed.content.strip())
-    if torn := _TORN_CLOSING.search(output):
+    if torn := _TORN_CLOSING.search(output, tail):
         return SplitOutput(output[: torn.start()], output[torn.start() :], None)
-    stated = _STATED_ANSWER.search(output)
+    stated = _STATED_ANSWER.search(output, tail)
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
         start = stated.start(stated.lastindex)
-        if calculation := _CALCULATION.match(output, start):
-            start = begin = calculation.end()
-        else:
-            begin = _sentence_start(output, stated.start())
+        begin = _sentence_start(output, stated.start())
+        if _CALCULATION.match(output, start):
+            start = begin = max(match.end() for match in _CALCULATION.finditer(output, start))
         prediction = output[start : stated.end(stated.lastindex)].strip().rstrip(".").strip("$* ")
         return SplitOutput(output[:begin], output[begin:], prediction or None)
     return SplitOutput(output, "", None)
@@ -135,8 +145,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
     Before it is asked: a gold letter is a choice, and the letter stated must be it; a set is no tuple;
-    thin spaces between digits are left out, and what a number counts where the gold answer is a bare number
-    or a percentage. A percent sign is such a unit: 50% is 50, and not 0.5.
+    thin spaces between digits are left out, and so is what a number counts, where the gold answer is a bare
+    number or a percentage. A percent sign is such a unit: 50% is 50, and not the gold number 0.5.
 
     Args:
         prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify
@@ -147,15 +157,19 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
-    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip())):
+    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip(" *"))):
         return stated.group(1) == gold.strip("() ")
-    prediction = re.sub(r"(?<=\d)\\[,!;](?=\d)", "", prediction)  # the thin spaces of thousands
-    gold = re.sub(r"(?<=\d)\s*\\?%\Z", "", gold.strip())
-    with_unit = _NUMBER_WITH_UNIT.fullmatch(prediction.strip())
-    if with_unit and _BARE_NUMBER.fullmatch(gold):
-        prediction = with_unit.group(1)
-    brackets = [_BRACKETS.fullmatch(text.strip()) for text in (prediction, gold)]
-    if all(brackets) and len({"{" in found.group(1) for found in brackets}) == 2:
+    prediction = (
+        re.sub(r"(?<=\d)\\[,!;](?=\d)", "", prediction).replace("−", "-").strip()
+    )  # the thin spaces of thousands
+    number = re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
+    if _BARE_NUMBER.fullmatch(number):
+        if with_unit := _NUMBER_WITH_UNIT.fullmatch(prediction):
+            prediction = with_unit.group(1)
+        if _BARE_NUMBER.fullmatch(prediction):
+            gold = number
+    lists = [_LIST.fullmatch(text.strip()) for text in (prediction, gold)]
+    if all(lists) and len({"{" in found.group(1) for found in lists}) == 2:
         return False
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tokenskip_lib.grading import is_correct, is_correct_by_reference, split_output
 from tokenskip_lib.records import PIPE, InputError, output_path, read_json_rows
-from tokenskip_lib.settings import Layout
+from tokenskip_lib.settings import OutputLayout
 
 
 def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
@@ -30,8 +30,8 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
         InputError: a row without one of the three fields, or seen before; another layout; a file that
             cannot be written.
     """
-    if layout not in get_args(Layout):
-        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(Layout))}")
+    if layout not in get_args(OutputLayout):
+        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
     counts: Counter = Counter(rows=0)
     seen: set[tuple] = set()
     with _writing(source, output) as file:

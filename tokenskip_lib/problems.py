@@ -11,6 +11,7 @@ import math
 import operator
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
@@ -55,6 +56,7 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
     Args:
         split: "train" (the chains TokenSkip learns from), "test" (never trained on), "target" (what
             `prepare-target` teaches the base model) or "validation" (what settings are chosen by).
+            Of a published training set the questions that the test set has as well are left out.
 
     Raises:
         InputError: unknown set or split, or a file row without question or answer.
@@ -70,7 +72,19 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
             "problems.validation: name a JSONL file of problems to choose settings by; "
             "of the problem sets only gsm_symbolic has a validation split"
         )
-    return load_problem_set(source, split, getattr(settings, f"{split}_size"), profile)
+    size, tested = getattr(settings, f"{split}_size"), settings.test or settings.train
+    if split == "train" and source in HUB_SETS and tested != "gsm_symbolic":
+        asked = load_problem_set(tested, "test", None, profile).problems
+        apart = leave_out(load_problem_set(source, split, None, profile), asked, "question of a test problem")
+        return LoadedProblems(_take(apart.problems, size).problems, apart.dropped)
+    return load_problem_set(source, split, size, profile)
+
+
+def leave_out(loaded: LoadedProblems, others: Iterable[Problem], reason: str) -> LoadedProblems:
+    """Problems without those whose question others ask, counted by a reason: nobody can mend a published set."""
+    asked = {_normalise(problem.question) for problem in others}
+    apart = [problem for problem in loaded.problems if _normalise(problem.question) not in asked]
+    return LoadedProblems(apart, loaded.dropped + Counter({reason: len(loaded.problems) - len(apart)}))
 
 
 def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:

@@ -23,13 +23,14 @@ RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "num
 RECOVERY_COLUMNS += ["equations_pruned", "equations_recovered"]
 # LaTeX's signs of arithmetic, as plain text has them.
 _LATEX = {
+    r"\{,\}": ",",
     r"\\times|\\cdot": "×",
     r"\\div": "÷",
     r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"\1/\2",
     r"\\[,!;()\[\]]|\\(?=[$%])": "",
 }
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*[+\-*/×÷][\d., +\-*/×÷()$€£¥%]*= *[$€£¥]?\d+(?:[.,]\d+)*")
+_EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*+= *[$€£¥]?\d+(?:[.,]\d+)*")
 
 
 def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
@@ -69,14 +70,15 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
 
 def numbers(text: str) -> list[str]:
     """The numbers of a text, thousands without their commas."""
-    return [re.sub(r",(?=\d{3})", "", match) for match in _NUMBER.findall(text)]
+    return [re.sub(r",(?=\d{3})", "", match) for match in _NUMBER.findall(text.replace("{,}", ","))]
 
 
 def equations(text: str) -> list[str]:
     """The arithmetic equations of a text, plain or LaTeX, without spaces, currency signs and commas of thousands."""
     for latex, plain in _LATEX.items():
         text = re.sub(latex, plain, text)
-    return [re.sub(r"[ $€£¥]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
+    found = [re.sub(r"[ $€£¥]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
+    return [equation for equation in found if re.search(r"[+\-*/×÷].*=", equation)]
 
 
 def found(wanted: Sequence[str], given: Sequence[str]) -> float | None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Layout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
+OutputLayout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
 
 
 class Settings(BaseModel):
@@ -39,7 +39,7 @@ class PromptSettings(Settings):
 
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
     system: str = "You are a helpful assistant."  # "": no system message
-    layout: Layout = "answer"
+    layout: OutputLayout = "answer"
     marker: Literal["eos", "token", "words"] = "eos"
     baseline_place: Literal["instruction", "question", "system"] = "instruction"
 

@@ -22,7 +22,7 @@ from tokenskip_lib.llmlingua2 import load_classifier
 from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
 from tokenskip_lib.methods import METHODS, answer, answer_budget, build_requests, method_ratios, truncation_budget
 from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
-from tokenskip_lib.problems import load_problems, refuse_shared_questions
+from tokenskip_lib.problems import HUB_SETS, leave_out, load_problems, refuse_shared_questions
 from tokenskip_lib.processes import rank, shared_store, total
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
@@ -207,7 +207,10 @@ def evaluate(run: Run) -> pd.DataFrame:
     if profile.evaluation.split == "validation" and profile.problems.validation is not None:
         refuse_shared_questions(test.problems, load_problems(profile, "test").problems)
     if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
-        refuse_shared_questions(run.need(TRAIN_PROBLEMS, Problem, "generate"), test.problems)
+        trained = run.need(TRAIN_PROBLEMS, Problem, "generate")
+        if (profile.problems.test or profile.problems.train) in HUB_SETS:
+            test = leave_out(test, trained, "question that was trained on")
+        refuse_shared_questions(trained, test.problems)
     adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
@@ -278,7 +281,7 @@ def _chain(problem: Problem, generation: Generation, count: Callable[[str], int]
 
 
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
-    """The most new tokens an answer may have, truncation's from what the original wrote."""
+    """The most new tokens an answer may have, truncation's from the original's chains."""
     if method != "truncation":
         return answer_budget(profile.evaluation, method, ratio)
     return truncation_budget([p.chain_tokens for p in store if p.method == "original"], ratio)

@@ -101,7 +101,8 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
     """A number against the requested ratio, a line a curve.
 
     Args:
-        curves: name -> columns ratio and value, and low and high where there is an interval to draw.
+        curves: name -> columns ratio and value, and low and high where there is an interval to draw; where a value
+            is missing nothing is drawn.
         diagonal: draw value = ratio, for what should be obeyed.
     """
     with plt.style.context(STYLE):
@@ -113,7 +114,9 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
             )
         names = []
         for number, (name, curve) in enumerate(curves.items()):
-            curve, colour = curve.sort_values("ratio"), PALETTE[number % len(PALETTE)]
+            curve, colour = curve.dropna(subset="value").sort_values("ratio"), PALETTE[number % len(PALETTE)]
+            if curve.empty:
+                continue
             axes.plot(curve["ratio"], curve["value"], marker="osD^vP"[number % 6], color=colour, linewidth=1.4)
             names.append((curve["value"].iloc[-1], name, colour, curve["ratio"].iloc[-1]))
             if "low" in curve:
