@@ -178,7 +178,12 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
             points = published.sort_values("chain_tokens")
             axes.plot(points["chain_tokens"], 100 * points["accuracy"], "o--", color="0.6", mfc="white", zorder=1)
             names.append(
-                (100 * points["accuracy"].iloc[-1], "tokenskip, published", "0.5", points["chain_tokens"].iloc[-1])
+                (
+                    100 * points["accuracy"].iloc[-1],
+                    "tokenskip, published (reference's rule)",
+                    "0.5",
+                    points["chain_tokens"].iloc[-1],
+                )
             )
         axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
         axes.set_ylim(-5, min(103, 100 * metrics["accuracy_high"].max() + 8))

@@ -56,7 +56,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
     trainings = list(dict.fromkeys(table["training"]))
     shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+        figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
         axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
         first = table[table["training"] == trainings[0]]
         for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
@@ -79,7 +79,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
                 ha="right",
                 va="center",
             )
-        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.36, 1.03), title=trainings[0])
+        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.27, 1.03), title=trainings[0])
         error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
         error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
         names = []
