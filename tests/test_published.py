@@ -1,14 +1,16 @@
 """What is committed for readers: the README's table, the results and the notebooks are one run."""
 
 import hashlib
+import io
 import json
 import subprocess
 
 import pandas as pd
 import pytest
 
-from tokenskip_lib.config import STAGES, STEPS, project_root
+from tokenskip_lib.config import STAGES, STEPS, load_profile, project_root
 from tokenskip_lib.evaluation import METRIC_COLUMNS, markdown_table
+from tokenskip_lib.methods import method_ratios
 from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE
 
 
@@ -29,6 +31,14 @@ def test_results_have_the_documented_columns_and_enough_problems(metrics):
     assert list(metrics.columns) == METRIC_COLUMNS
     assert (metrics["n"] >= 150).all()
     assert metrics["method"][0] == "original" and metrics["accuracy"][0] > 0.4
+
+
+def test_the_long_version_was_judged_by_as_many_problems_as_its_profile_says():
+    metrics = pd.read_csv(io.StringIO(committed("data/results/demo-full_metrics.csv")), keep_default_na=False)
+    profile = load_profile("demo-full")
+    assert list(metrics.columns) == METRIC_COLUMNS and set(metrics["n"]) == {profile.problems.test_size}
+    asked = set(method_ratios(profile.evaluation))
+    assert set(zip(metrics["method"], metrics["ratio"], strict=True)) <= asked
 
 
 def test_the_readme_table_is_the_results_file(metrics):
