@@ -358,7 +358,12 @@ def test_published_latex_answers_survive_the_split(data_folder):
 
 
 def test_a_long_tail_of_nothing_is_split_at_once():
-    for output in ("The answer is" + " " * 20_000 + "x" * 100, "So.\n\n" * 9_000, "7 " * 20_000 + "answer:" * 900):
+    for output in (
+        "The answer is" + " " * 20_000 + "x" * 100,
+        "So.\n\n" * 9_000,
+        "7 " * 20_000 + "answer:" * 900,
+        "The final answer is " + "3" * 3_000 + "\\boxed{3}",
+    ):
         parts = split_output(output)
         assert parts.chain + parts.answer == output
 

@@ -26,7 +26,7 @@ _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
 # A result that is worked out on the way to where it is stated: "the answer is 3 * 4 = 12".
 _CALCULATION = re.compile(
-    r"[\d.,$€£%()]*\d[\d.,$€£%()]*(?:\s*(?:[-+*/×÷]|\\times|\\cdot|\\div)\s*[\d.,$€£%()]*\d[\d.,$€£%()]*)+\s*="
+    r"[.,$€£%()]*\d[\d.,$€£%()]*+(?:\s*(?:[-+*/×÷]|\\times|\\cdot|\\div)\s*[.,$€£%()]*\d[\d.,$€£%()]*+)+\s*="
     r"\s*(?=[-+$€£]*\d|\\boxed|\$?\Z)"
 )
 
@@ -110,9 +110,8 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
         return SplitOutput(thought[:end], thought[end:], split_output(thought[end:]).prediction)
     boxed, tail = last_boxed(output), max(0, len(output.rstrip()) - _TAIL)
     if boxed is not None:
-        if torn := _TORN_CLOSING.search(
-            output, max(boxed.end, tail)
-        ):  # what was boxed in the chain was stated all the same
+        if torn := _TORN_CLOSING.search(output, max(boxed.end, tail)):
+            # What was boxed in the chain was stated all the same.
             return SplitOutput(output[: torn.start()], output[torn.start() :], boxed.content.strip())
         before, sentence = output[: boxed.start], _sentence_start(output, boxed.start)
         phrase = _ANSWER_PHRASE.search(before, sentence)
@@ -159,9 +158,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return True
     if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip(" *"))):
         return stated.group(1) == gold.strip("() ")
-    prediction = (
-        re.sub(r"(?<=\d)\\[,!;](?=\d)", "", prediction).replace("−", "-").strip()
-    )  # the thin spaces of thousands
+    thousands = r"(?<=\d)\\[,!;](?=\d)"  # thin spaces
+    prediction = re.sub(thousands, "", prediction).replace("−", "-").strip()
     number = re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
     if _BARE_NUMBER.fullmatch(number):
         if with_unit := _NUMBER_WITH_UNIT.fullmatch(prediction):
