@@ -121,5 +121,5 @@ def _folder_name(varied: Mapping[str, Any], overrides: Mapping[str, Any]) -> str
     """Readable, and different for different overrides."""
     text = ",".join(f"{key}={_label(value)}" for key, value in varied.items())
     digest = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]
-    readable = re.sub(r"[^\w.=,-]+", "_", text)[:100]
+    readable = re.sub(r"[^\w.=,-]+", "_", text)[:100] or "unchanged"
     return f"{readable}-{digest}"
