@@ -5,7 +5,7 @@ import pytest
 
 from tokenskip_lib.config import load_profile, profile_names
 from tokenskip_lib.methods import METHODS
-from tokenskip_lib.paper import PROBLEMS, beside_the_paper, published_rows
+from tokenskip_lib.paper import PROBLEMS, beside_the_paper, published_rows, published_speedups
 
 REPEATS = [
     name for name in profile_names() if name.startswith(("llama", "published", "qwen2.5-3", "qwen2.5-7", "qwen2.5-14"))
@@ -35,6 +35,13 @@ def test_the_headline_numbers_are_the_published_ones():
     rows = published_rows(load_profile("qwen2.5-14b-gsm8k")).set_index(["method", "ratio"])
     assert rows.loc[("original", 1.0), "accuracy"] == pytest.approx(0.931)
     assert rows.loc[("tokenskip", 0.6), ["accuracy", "chain_tokens"]].tolist() == [pytest.approx(0.927), 180.68]
+
+
+def test_the_papers_speedups_are_its_latencies_over_the_originals():
+    speedups = published_speedups().set_index(["run", "ratio"])["speedup"]
+    assert len(speedups) == 12
+    assert speedups["Llama-3.1-8B-Instruct, gsm8k", 0.5] == pytest.approx(5.96 / 3.40)
+    assert speedups["Llama-3.1-8B-Instruct, math500", 0.9] == pytest.approx(16.37 / 15.26)
 
 
 def test_every_row_names_a_method_a_set_and_its_source(root):

@@ -19,10 +19,7 @@ def published_rows(profile: Profile) -> pd.DataFrame:
     Returns:
         source, method, ratio, n, accuracy (a fraction), chain_tokens, actual_ratio, latency_seconds.
     """
-    file = project_root() / "data" / "paper_results.csv"
-    if not file.is_file():
-        raise InputError(f"{file}: the paper's results are missing; restore them from the repository")
-    rows = pd.read_csv(file, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})
+    rows = _read_results()
     wanted = {"model": profile.target.model, "trained_on": profile.problems.train, "problems": profile.problems.test}
     for column, value in wanted.items():
         rows = rows[rows[column] == value]
@@ -31,6 +28,20 @@ def published_rows(profile: Profile) -> pd.DataFrame:
     rows = rows.assign(accuracy=rows["accuracy"] / 100, n=rows["problems"].map(PROBLEMS))
     columns = ["source", "method", "ratio", "n", "accuracy", "chain_tokens", "actual_ratio", "latency_seconds"]
     return rows[columns].reset_index(drop=True)
+
+
+def published_speedups() -> pd.DataFrame:
+    """How much faster TokenSkip's answers came than the original's, wherever the paper states latencies.
+
+    Returns:
+        run (model and problems, as one label), ratio, speedup: the original's seconds over the row's.
+    """
+    rows = _read_results().dropna(subset="latency_seconds")
+    rows = rows.assign(run=rows["model"].str.split("/").str[-1] + ", " + rows["problems"])
+    original = rows[rows["method"] == "original"].set_index("run")["latency_seconds"]
+    tokenskip = rows[rows["method"] == "tokenskip"]
+    speedup = tokenskip["run"].map(original) / tokenskip["latency_seconds"]
+    return tokenskip.assign(speedup=speedup)[["run", "ratio", "speedup"]].reset_index(drop=True)
 
 
 def beside_the_paper(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -54,3 +65,10 @@ def beside_the_paper(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataF
         tokens=both["chain_tokens_here"] / both["chain_tokens_paper"] - 1,
         out_of_noise=difference.abs() > 1.96 * np.sqrt(variance),
     )
+
+
+def _read_results() -> pd.DataFrame:
+    file = project_root() / "data" / "paper_results.csv"
+    if not file.is_file():
+        raise InputError(f"{file}: the paper's results are missing; restore them from the repository")
+    return pd.read_csv(file, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})
