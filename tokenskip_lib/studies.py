@@ -27,7 +27,7 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
     if study not in profile.studies:
         raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
     settings = profile.studies[study]
-    if study in ("metrics", "recovery", "policy"):
+    if study in ("metrics", "recovery", "policy", "timings"):
         raise InputError(f"a study cannot be called '{study}': its results would be written over the run's own")
     variants = []
     for varied in settings.vary:
