@@ -34,7 +34,7 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
             ends = [rows["actual_ratio"] - rows["actual_ratio_low"], rows["actual_ratio_high"] - rows["actual_ratio"]]
             axes[1].errorbar(rows["actual_ratio"], heights, xerr=ends, capsize=2, elinewidth=0.8, **style)
         axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
-        axes[0].annotate("original", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
+        axes[0].annotate("original ", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
         axes[1].axvline(table["ratio"].iloc[0], color="0.4", linestyle="--", linewidth=1)
         axes[0].set_yticks(range(len(order)), order)
         axes[0].set_ylim(-0.6, len(order) - 0.4)
