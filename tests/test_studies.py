@@ -54,6 +54,16 @@ def test_variants_share_the_records_before_the_first_stage_that_differs(with_stu
     assert {c.scorer for c in RecordStore(by_scorer / stages.PRUNED, stages.PrunedChain)} == {"random"}
 
 
+def test_a_variant_may_change_nothing_and_has_the_runs_own_adapter(with_study, tmp_path):
+    run = with_study({"training.rows": 1}, {})
+    run_study(run, "mine")
+    unchanged = Run(variant_profiles(run.profile, "mine")[1][1]).folder
+    assert unchanged.name.startswith("unchanged") and (unchanged / stages.ADAPTER).is_symlink()
+    written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", dtype=str, keep_default_na=False)
+    assert list(written["training.rows"]) == ["1", "1", "", ""]  # not 1.0
+    assert list(written["rows_trained"]) == ["1", "1", "3", "3"]
+
+
 def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
     run = with_study({"training.rows": 1}, {"training.rows": 2})
     before = run_study(run, "mine")

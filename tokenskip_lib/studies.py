@@ -76,7 +76,8 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
         trained = variant.state["stages"]["train"]
         labels = {key: _label(value) for key, value in varied.items()}
         labels |= {"rows_trained": trained["rows_trained"], "training_seconds": trained["seconds"]}
-        tables.append(outcome.assign(**labels)[[*labels, *outcome.columns]])
+        table = outcome.assign(**labels)[[*labels, *outcome.columns]]
+        tables.append(table.astype(dict.fromkeys(varied, object)))  # 960 stays 960 beside a variant without it
         pd.concat(tables).to_csv(results, index=False)
     return pd.read_csv(results, keep_default_na=False, na_values=[""])
 
