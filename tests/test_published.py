@@ -12,6 +12,7 @@ from tokenskip_lib.config import STAGES, STEPS, load_profile, project_root
 from tokenskip_lib.evaluation import METRIC_COLUMNS, markdown_table
 from tokenskip_lib.methods import method_ratios
 from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE
+from tokenskip_lib.studies import variant_profiles
 
 
 def committed(path: str) -> str:
@@ -70,6 +71,18 @@ def test_a_notebook_of_studies_shows_one_whole_run_or_nothing(step):
     assert counts and (all(counts) or not any(counts))
     shown = json.dumps([cell.get("outputs") for cell in notebook["cells"]])
     assert ("profile demo-full" in shown) == all(counts) and '"error"' not in shown
+
+
+@pytest.mark.parametrize("study", load_profile("demo-full").studies)
+def test_a_studys_results_are_those_of_the_profile(study):
+    results = pd.read_csv(io.StringIO(committed(f"data/results/demo-full_{study}.csv")), dtype=str).fillna("")
+    variants = variant_profiles(load_profile("demo-full"), study)
+    varied = list(dict.fromkeys(key for labels, _ in variants for key in labels))
+    for labels, profile in variants:
+        rows = results[(results[varied] == [str(labels.get(key, "")) for key in varied]).all(axis=1)]
+        asked = [(method, str(ratio)) for method, ratio in method_ratios(profile.evaluation)]
+        assert sorted(zip(rows["method"], rows["ratio"], strict=True)) == sorted(asked)
+        assert set(rows["n"]) == {str(getattr(profile.problems, f"{profile.evaluation.split}_size"))}
 
 
 def test_the_readme_is_short():
