@@ -58,7 +58,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
         axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
-        first = table[table["training"] == trainings[0]]
+        first, ends = table[table["training"] == trainings[0]], []
         for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
             group = group.sort_values("ratio")
             axes[0].plot(group["ratio"], group["actual_ratio"], marker="o", color=shade)
@@ -70,16 +70,10 @@ def control_figure(table: pd.DataFrame) -> Figure:
                 alpha=0.15,
                 linewidth=0,
             )
-            axes[0].annotate(
-                f"{rows:,} rows",
-                (group["ratio"].iloc[0], group["actual_ratio"].iloc[0]),
-                color=shade,
-                xytext=(-6, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-            )
-        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", xlim=(0.27, 1.03), title=trainings[0])
+            end = group.iloc[-1]
+            ends.append((end["actual_ratio"], f"{rows:,} rows", shade, end["ratio"]))
+        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", title=trainings[0])
+        name_curves(axes[0], ends)
         error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
         error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
         names = []
