@@ -3,6 +3,7 @@
 Knows scores, spans and a token counter; does not know where the scores came from.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ from tokenskip_lib.spans import span_kind
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]  # texts -> the target model's tokens in each
 
+_NUMBER = re.compile(r"\d[\d.,]*")
 _FILLERS = 4  # spans tried at a time where a long one is in the way
 NO_EXCEPTIONS = KeepSettings()
+_SYMBOL = re.compile(r"[^\w\\]")
 _SEPARATORS = np.array([" ", "\n", "\n\n"], dtype=object)
 
 
@@ -29,8 +32,9 @@ class Layout:
         # Line breaks and empty lines before each span, counted from the text's beginning.
         self.breaks = np.cumsum(["\n" in gap for gap in self.gaps])
         self.empty_lines = np.cumsum([gap.count("\n") > 1 for gap in self.gaps])
+        self.numbers = np.array([_NUMBER.fullmatch(piece) is not None for piece in self.pieces])
 
-    def join(self, kept: np.ndarray) -> str:
+    def join(self, kept: np.ndarray, closed: np.ndarray | None = None) -> str:
         """Write kept spans down, so that what stood apart stays apart.
 
         Neighbours keep what was between them, to the byte. Where something was left out, a line
@@ -39,12 +43,17 @@ class Layout:
 
         Args:
             kept: indices of spans, ascending.
+            closed: indices of operators that stand next to a number without a space: "88/2".
         """
         before, after = kept[:-1], kept[1:]
         broken = (self.breaks[after] > self.breaks[before]).astype(int)
         between = _SEPARATORS[broken + (self.empty_lines[after] > self.empty_lines[before])]
         neighbours = after == before + 1
         between[neighbours] = self.gaps[after[neighbours]]
+        if closed is not None:
+            is_closed = np.isin(np.arange(len(self.pieces)), closed)
+            beside = (is_closed[before] & self.numbers[after]) | (self.numbers[before] & is_closed[after])
+            between[beside & (broken == 0)] = ""
         written = np.empty(2 * len(kept) - 1, dtype=object)
         written[0::2] = self.pieces[kept]
         written[1::2] = between
@@ -65,7 +74,8 @@ def prune(
         ratio: fraction of target-model tokens kept, 0 < ratio <= 1 (TokenSkip's gamma).
         count_tokens: texts -> number of target-model tokens of each.
         keep: numbers and listed tokens stay whatever their score, and may take the chain over its ratio;
-            operators come next, "=" the last of them, as far as the ratio has room.
+            operators come next, "=" the last of them, as far as the ratio has room. Where spaces may be
+            skipped, those between operators and numbers go before any span, and operators stay as numbers do.
 
     Returns:
         The pruned chain; at ratio 1.0 its text is the original's to the byte.
@@ -147,24 +157,37 @@ class _Ranked(Layout):
             raise ValueError(f"chain '{chain.id}': an importance score is not finite")
         super().__init__(chain.text, chain.spans)
         listed = _occurrences(chain, keep.keep_tokens)
+        operators = np.array([keep.keep_operators and span_kind(piece) == "operator" for piece in self.pieces])
+        implied = operators & (self.pieces == "=")  # what is computed can be read without it
         forced = listed.copy()
         if keep.keep_digits:
             forced |= [any(character.isdigit() for character in piece) for piece in self.pieces]
-        operators = np.array([keep.keep_operators and span_kind(piece) == "operator" for piece in self.pieces])
-        implied = operators & (self.pieces == "=")  # what is computed can be read without it
+        if keep.skip_spaces:  # an operator takes the place of a space between two numbers
+            forced |= operators
         self.forced = int(forced.sum())
         # A stable sort puts the earlier of two equal spans first.
         self.ranked = np.lexsort((np.arange(len(scores)), -scores, implied, ~operators, ~forced))
         self.repeatable = listed if keep.drop_consecutive else None
+        # With skip_spaces, operators that a number may touch; and, ranked behind all spans as number of
+        # spans + index, those whose own spaces can be kept.
+        self.symbols = np.array([], dtype=int)
+        if keep.skip_spaces:
+            self.symbols = np.flatnonzero(
+                [span_kind(piece) == "operator" and _SYMBOL.match(piece) is not None for piece in self.pieces]
+            )
+        apart = np.array([gap != "" for gap in [*self.gaps, ""]])
+        self.spaced = self.symbols[apart[self.symbols] | apart[self.symbols + 1]]
+        self.ranked = np.append(self.ranked, len(scores) + self.spaced)
 
-    def written(self, chosen: np.ndarray) -> np.ndarray:
-        """Chosen spans in order; of equal listed ones that come to stand side by side, the first alone."""
-        kept = np.sort(chosen)
-        if self.repeatable is None:
-            return kept
-        repeated = np.zeros(len(kept), dtype=bool)
-        repeated[1:] = self.repeatable[kept[1:]] & (self.pieces[kept[1:]] == self.pieces[kept[:-1]])
-        return kept[~repeated]
+    def written(self, chosen: np.ndarray) -> tuple[np.ndarray, str]:
+        """Chosen spans in order, of equal listed ones that come to stand side by side the first alone; their text."""
+        is_span = chosen < len(self.pieces)
+        kept = np.sort(chosen[is_span])
+        if self.repeatable is not None:
+            repeated = np.zeros(len(kept), dtype=bool)
+            repeated[1:] = self.repeatable[kept[1:]] & (self.pieces[kept[1:]] == self.pieces[kept[:-1]])
+            kept = kept[~repeated]
+        return kept, self.join(kept, np.setdiff1d(self.symbols, chosen[~is_span] - len(self.pieces)))
 
 
 def _occurrences(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:
@@ -203,7 +226,8 @@ class _Search:
 
     def __init__(self, layout: _Ranked, ratio: float, original: int, costs: dict[str, int]):
         self.layout, self.wanted = layout, (wanted := round(ratio * original))
-        self.expected = np.cumsum([costs[piece] for piece in layout.pieces[layout.ranked]])
+        ranked = [layout.pieces[item] for item in layout.ranked if item < len(layout.pieces)]
+        self.expected = np.cumsum([costs[piece] for piece in ranked] + [2] * len(layout.spaced))
         # Numbers of top-ranked spans: `low` is known to be within the wanted count (or the least
         # there is), `high` known to be above it (or one more than all).
         self.low, self.high = max(1, layout.forced), len(layout.ranked) + 1
@@ -220,10 +244,10 @@ class _Search:
 
     def _ask_chosen(self, choices: Sequence[np.ndarray]) -> None:
         self.asked = [self.layout.written(chosen) for chosen in choices]
-        self.texts = [self.layout.join(kept) for kept in self.asked]
+        self.texts = [text for _, text in self.asked]
 
     def learn(self, counts: Sequence[int]) -> None:
-        found = [_Candidate(*each) for each in zip(self.asked, self.texts, counts, strict=True)]
+        found = [_Candidate(*asked, count) for asked, count in zip(self.asked, counts, strict=True)]
         if self.filling:
             self._fill_with(found)
             return

@@ -86,11 +86,13 @@ class ImportanceSettings(Settings):
 
 
 class KeepSettings(Settings):
-    """What stays before all else. In llmlingua mode: its force_tokens, force_reserve_digit, drop_consecutive."""
+    """What stays before all else, and what goes first. In llmlingua mode: its force_tokens, force_reserve_digit,
+    drop_consecutive."""
 
     keep_tokens: list[str] = []
     keep_digits: bool = False
     keep_operators: bool = False
+    skip_spaces: bool = False  # between operator and number first of all: tokens too, where digits are taken singly
     drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
 
 
@@ -109,8 +111,9 @@ class PruningSettings(KeepSettings):
 
     @model_validator(mode="after")
     def _known_to_llmlingua(self) -> "PruningSettings":
-        if self.mode == "llmlingua" and self.keep_operators:
-            raise ValueError("keep_operators is not one of llmlingua's options; use mode: spans")
+        for name in ("keep_operators", "skip_spaces"):
+            if self.mode == "llmlingua" and getattr(self, name):
+                raise ValueError(f"{name} is not one of llmlingua's options; use mode: spans")
         return self
 
 
