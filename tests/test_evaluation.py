@@ -18,6 +18,7 @@ from tokenskip_lib.evaluation import (
     markdown_table,
     pareto_front,
     pool_answers,
+    ratio_control,
     summarise_curves,
 )
 from tokenskip_lib.records import InputError, Prediction
@@ -236,13 +237,14 @@ def test_the_area_is_that_of_the_best_point_at_each_budget():
 @pytest.mark.parametrize(
     ("points", "share"),
     [
-        ({0.5: 0.6, 0.8: 0.8, 1.0: 0.9}, 0.98),  # 0.89 lies at 9/10 of the last piece
+        ({0.5: 0.6, 0.8: 0.8, 1.0: 0.9}, 1.0),  # nothing of its own is within a point: the original is needed
         ({0.5: 0.89, 1.0: 0.9}, 0.5),
         ({0.5: 0.7, 0.7: 0.95, 1.0: 0.9}, 0.7 - 0.2 * 0.06 / 0.25),
-        ({0.5: 0.1, 1.0: 0.9}, 1 - 0.5 * 0.01 / 0.8),
+        ({0.5: 0.7, 0.7: 0.95, 0.8: 0.85, 1.0: 0.9}, 0.7 - 0.2 * 0.06 / 0.25),  # a longer, worse point is passed over
+        ({0.5: 0.95, 0.6: 0.5, 0.8: 0.9, 1.0: 0.9}, 0.6 + 0.2 * 0.39 / 0.4),  # what lies beyond a fall is not reached
     ],
 )
-def test_tokens_within_a_point_are_interpolated(points, share):
+def test_tokens_within_a_point_are_interpolated_between_the_methods_own_points(points, share):
     assert _curve(points)["within_a_point"] == pytest.approx(share)
 
 
@@ -255,8 +257,8 @@ def test_a_method_that_is_never_right_has_no_area_and_more_tokens_are_never_wors
     assert _curve({0.5: 0.8, 0.9: 0.4, 1.0: 0.9})["area"] == pytest.approx(0.5 * 0.8)
 
 
-def test_a_point_as_long_as_the_original_is_no_part_of_a_curve():
-    assert _curve({0.5: 0.6, 0.995: 0.1, 1.0: 0.9})["within_a_point"] == pytest.approx(1 - 0.5 * 0.01 / 0.3)
+def test_a_point_as_long_as_the_original_is_no_part_of_the_area():
+    assert _curve({0.5: 0.6, 0.995: 0.9, 1.0: 0.9})["area"] == pytest.approx(0.5 * 0.6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -271,11 +273,19 @@ def test_an_interval_ends_at_a_whole_problem_exactly(seed):
     assert row["difference_high"] == -1 / 120
 
 
-def test_a_curve_of_no_shorter_answers_is_worth_nothing_and_stays_at_the_original():
+def test_a_method_of_no_shorter_answers_has_no_area():
     right = {ORIGINAL: [1, 0, 1], ("be_concise", 1.0): [1, 1, 1]}
     [row] = summarise_curves(pool_answers([_answers(right)])).to_dict("records")
     assert list(row) == CURVE_COLUMNS and row["method"] == "be_concise"
-    assert (row["area"], row["within_a_point"]) == (0, 1)
+    assert math.isnan(row["area"]) and math.isnan(row["area_low"]) and row["within_a_point"] == 1
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.lists(st.integers(1, 9), min_size=2, unique=True))
+def test_control_is_the_slope_of_what_comes_over_what_is_asked_below_1(slope, start, tenths):
+    rows = pd.DataFrame({"ratio": [t / 10 for t in tenths]}).assign(actual_ratio=lambda r: start + slope * r["ratio"])
+    whole = pd.DataFrame({"ratio": [1.0], "actual_ratio": [5.0]})  # has no marker
+    assert ratio_control(pd.concat([rows, whole])) == pytest.approx(slope, abs=1e-9)
+    assert math.isnan(ratio_control(pd.concat([rows[:1], whole])))
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=8))

@@ -40,6 +40,37 @@ def test_every_point_of_the_metrics_is_drawn():
     assert drawn == pytest.approx({60.0: 40.0, 90.0: 45.0, 100.0: 50.0})
 
 
+def _metrics(*rows: tuple) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["method", "ratio", "accuracy", "chain_tokens"])
+    return table.assign(accuracy_low=table["accuracy"] - 0.01, accuracy_high=table["accuracy"] + 0.01)
+
+
+def _drawn(axes) -> set[tuple[float, float]]:
+    low, high = axes.get_ylim()
+    points = [
+        (float(x), round(float(y), 6)) for c in axes.containers for x, y in zip(*c.lines[0].get_data(), strict=True)
+    ]
+    return {(x, y) for x, y in points if low <= y <= high}
+
+
+def test_methods_as_long_as_the_original_stand_side_by_side_next_to_it():
+    metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 1.0, 0.5, 100.0), ("be_concise", 1.0, 0.5, 100.2),
+                       ("abbre_words", 1.0, 0.5, 99.9), ("only_numbers", 1.0, 0.5, 80.0))  # fmt: skip
+    [axes] = plots.accuracy_figure(metrics, "t").axes
+    step = 0.015 * 100.2
+    assert _drawn(axes) == {(100.0, 50.0), (80.0, 50.0), (100 + step, 50.0), (100 + 2 * step, 50.0)}
+
+
+def test_the_axis_is_broken_where_most_of_it_is_empty_and_every_point_lies_in_one_part():
+    metrics = _metrics(("original", 1.0, 0.9, 100.0), ("tokenskip", 0.5, 0.8, 50.0), ("truncation", 0.5, 0.02, 50.0))
+    upper, lower = plots.accuracy_figure(metrics, "t").axes
+    assert (_drawn(upper), _drawn(lower)) == ({(100.0, 90.0), (50.0, 80.0)}, {(50.0, 2.0)})
+    assert [text.get_text() for text in lower.texts] == ["truncation"]
+    published = _metrics(("truncation", 0.5, 0.3, 60.0), ("truncation", 0.9, 0.55, 90.0))  # in the middle
+    [axes] = plots.accuracy_figure(metrics, "t", published).axes
+    assert {"truncation", "truncation, published"} < {text.get_text() for text in axes.texts}
+
+
 def test_every_method_has_a_style_of_its_own():
     from tokenskip_lib.methods import METHODS
 

@@ -218,6 +218,7 @@ some_keep = st.builds(
     keep_tokens=st.lists(st.sampled_from(["88", "Tom", ".", "=", "= 88", "\\", "Tom/"]), max_size=3),
     keep_digits=st.booleans(),
     keep_operators=st.booleans(),
+    skip_spaces=st.booleans(),
     drop_consecutive=st.booleans(),
 )
 
@@ -256,7 +257,9 @@ def test_forced_spans_stay_and_what_is_not_forced_stands_behind_them(chain, rati
     forced = {
         index
         for index, piece in enumerate(pieces)
-        if (keep.keep_digits and any(character.isdigit() for character in piece)) or piece in keep.keep_tokens
+        if (keep.keep_digits and any(character.isdigit() for character in piece))
+        or piece in keep.keep_tokens
+        or (keep.keep_operators and keep.skip_spaces and span_kind(piece) == "operator")
     }
     pruned = prune(chain, ratio, count_tokens=_spans, keep=keep)
     assert forced <= set(pruned.kept)
@@ -266,7 +269,9 @@ def test_forced_spans_stay_and_what_is_not_forced_stands_behind_them(chain, rati
 
 @given(a_chain(), a_ratio, some_keep)
 def test_operators_stay_before_words_and_the_equals_sign_is_the_first_of_them_to_go(chain, ratio, keep):
-    keep = keep.model_copy(update={"keep_operators": True, "keep_tokens": [], "drop_consecutive": False})
+    keep = keep.model_copy(
+        update={"keep_operators": True, "skip_spaces": False, "keep_tokens": [], "drop_consecutive": False}
+    )
     kept = prune(chain, ratio, count_tokens=_spans, keep=keep).kept
     pieces = [chain.text[start:end] for start, end in chain.spans]
     ranks = {
@@ -315,6 +320,43 @@ def test_what_is_forced_takes_the_chain_over_its_ratio(keep, text):
 def test_operators_stay_as_far_as_the_ratio_has_room(ratio, text):
     chain, keep = _scored(SUM, range(100, 0, -1)), KeepSettings(keep_operators=True)
     assert len(chain.spans) == 17 and prune(chain, ratio, count_tokens=_spans, keep=keep).text == text
+
+
+def _letters(texts: Sequence[str]) -> list[int]:
+    """A counter for which spaces are tokens, as they are before digits that are taken one by one."""
+    return [len(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (1.0, "He has 3 + 4 = 7 eggs"),
+        (0.9, "He has 3 + 4=7 eggs"),  # the last operator's spaces are the first to go
+        (0.8, "He has 3+4=7 eggs"),
+        (0.6, "He has 3+4=7"),
+        (0.2, "3+4=7"),
+    ],
+)
+def test_spaces_beside_operators_go_before_any_word(ratio, text):
+    chain = _scored("He has 3 + 4 = 7 eggs", [7, 6, 5, 4, 3, 2, 1, 0])
+    keep = KeepSettings(keep_digits=True, keep_operators=True, skip_spaces=True)
+    assert prune(chain, ratio, count_tokens=_letters, keep=keep).text == text
+
+
+def test_only_between_operator_and_number_and_never_across_lines_are_spaces_skipped():
+    text = "x = y\na - 5 e - 5 3 x 4 \\times 4 * \n2 = - 3"
+    chain = _scored(text)
+    keep = KeepSettings(keep_operators=True, keep_digits=True, skip_spaces=True)
+    shortest = "x = y\na -5 e -5 3 x 4 \\times 4* \n2= -3"  # of all spans
+    assert prune(chain, len(shortest) / len(text), count_tokens=_letters, keep=keep).text == shortest
+
+
+@given(a_chain(), a_ratio, some_keep)
+def test_skipping_spaces_never_costs_a_kept_number_or_its_neighbours(chain, ratio, keep):
+    keep = keep.model_copy(update={"skip_spaces": True})
+    pruned = prune(chain, ratio, count_tokens=_letters, keep=keep)
+    assert _parts(pruned.text) == [chain.text[slice(*chain.spans[index])] for index in pruned.kept]
+    assert pruned.text.count("\n") <= chain.text.count("\n")
 
 
 def test_what_is_forced_counts_towards_the_ratio():

@@ -39,7 +39,7 @@ def test_every_variant_has_its_rows_with_what_was_varied(with_study, tmp_path):
     assert set(table.columns) == {*first, "prompts.marker", *METRIC_COLUMNS}
     assert list(table["method"]) == ["original", "tokenskip"] * 2
     assert list(table["training.rows"]) == list(table["rows_trained"]) == [1, 1, 2, 2]
-    assert list(table["prompts.marker"].fillna("")) == ["", "", "words", "words"]
+    assert list(table["prompts.marker"]) == ["eos", "eos", "words", "words"]
     written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", keep_default_na=False, na_values=[""])
     pd.testing.assert_frame_equal(written, table)
 

@@ -252,7 +252,8 @@ def _own_profile(
     """The profile whose settings own chains are treated with."""
     overrides = parse_overrides(assignments or [])
     if profile == "demo":  # what its chains need, which are little but equations, is no default for others'
-        overrides = {"pruning.keep_digits": False, "pruning.keep_operators": False, **overrides}
+        needs = ("keep_digits", "keep_operators", "skip_spaces")
+        overrides = {**{f"pruning.{name}": False for name in needs}, **overrides}
     if scorer is not None:
         overrides["importance.scorer"] = scorer
     if model is not None:

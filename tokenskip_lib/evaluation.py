@@ -179,14 +179,13 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
 def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
     """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
 
-    A curve runs through a method's points that are shorter than the original (by a hundredth of its
-    tokens, or more), and ends in the original's own.
-
     area: the mean, over budgets from none to all of the original's tokens, of the accuracy of the best
     point that a budget pays for; below a method's shortest point that is none, so a method that reaches
-    further gains, and one that saves nothing, or is never right, has no area.
-    within_a_point: the share of the original's tokens down to which the curve, interpolated, stays at most
-    `points` below the original's accuracy.
+    further gains, and one that is never right has 0. Points that save less than a hundredth of the
+    original's tokens have no part in it; a method with no other has no area (NaN).
+    within_a_point: the share of the original's tokens needed to stay at most `points` below the original's
+    accuracy, on straight lines between the method's own points, from the longest that is so near down; 1
+    where none is, since that takes the original itself.
     """
     columns = answers.correct.columns
     correct, tokens = _resampled(answers, seed)
@@ -196,13 +195,14 @@ def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) ->
     means = (answers.correct.mean().to_numpy()[None], (lengths / lengths[original])[None])
     rows = []
     for method in dict.fromkeys(columns.get_level_values("method")):
+        if method == "original":
+            continue
         own = [number for number, pair in enumerate(columns) if pair[0] == method]
         # Which points are shorter is settled once, or resamples would leave out now one, now another.
         shorter = [number for number in own if means[1][0, number] <= 1 - SHORTER]
-        area, within = _curve_numbers(*means, shorter, original, points / 100)
-        areas, withins = _curve_numbers(correct, shares, shorter, original, points / 100)
-        if method != "original":
-            rows.append([method, len(own), area[0], *interval(areas), within[0], *interval(withins)])
+        area, areas = (_areas(*each, shorter) for each in (means, (correct, shares)))
+        within, withins = (_within(*each, own, original, points / 100) for each in (means, (correct, shares)))
+        rows.append([method, len(own), area[0], *interval(areas), within[0], *interval(withins)])
     return pd.DataFrame(rows, columns=CURVE_COLUMNS)
 
 
@@ -239,25 +239,48 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _curve_numbers(
-    correct: np.ndarray, shares: np.ndarray, own: list[int], original: int, margin: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """area and within_a_point of each of D draws, from D x M means of correct and of the original's tokens' shares."""
-    areas, withins = [], []
-    for accuracies, lengths in zip(correct, shares, strict=True):
-        at = np.minimum(lengths[own], 1)
-        order = np.argsort(at, kind="stable")
-        at, heights = np.append(at[order], 1), np.append(accuracies[own][order], accuracies[original])
-        areas.append(np.diff(at) @ np.maximum.accumulate(heights[:-1]))
-        withins.append(_first_share(at, heights, accuracies[original] - margin))
-    return np.array(areas), np.array(withins)
+def _areas(correct: np.ndarray, shares: np.ndarray, shorter: list[int]) -> np.ndarray:
+    """The area of each of D draws, from D x M means of correct and of the original's tokens' shares."""
+    if not shorter:
+        return np.full(len(correct), np.nan)
+    areas = []
+    for accuracies, lengths in zip(correct[:, shorter], np.minimum(shares[:, shorter], 1), strict=True):
+        order = np.argsort(lengths, kind="stable")
+        areas.append(np.diff(np.append(lengths[order], 1)) @ np.maximum.accumulate(accuracies[order]))
+    return np.array(areas)
 
 
-def _first_share(shares: np.ndarray, heights: np.ndarray, wanted: float) -> float:
-    """How far left of its end a curve of straight pieces stays at a height or above it."""
-    below = np.flatnonzero(heights < wanted - 1e-12)
+def _within(correct: np.ndarray, shares: np.ndarray, own: list[int], original: int, margin: float) -> np.ndarray:
+    """within_a_point of each of D draws, from what `_areas` takes."""
+    found = []
+    for accuracies, lengths in zip(correct, np.minimum(shares, 1), strict=True):
+        order = np.argsort(lengths[own], kind="stable")
+        found.append(_needed(lengths[own][order], accuracies[own][order], accuracies[original] - margin))
+    return np.array(found)
+
+
+def _needed(shares: np.ndarray, heights: np.ndarray, wanted: float) -> float:
+    """How far left a curve of straight pieces stays at a height, from its last point there; 1 where none is."""
+    reached = heights >= wanted - 1e-12
+    if not reached.any():
+        return 1.0
+    last = int(np.flatnonzero(reached)[-1])
+    below = np.flatnonzero(~reached[:last])
     if not len(below):
         return float(shares[0])
-    last = int(below[-1])  # the end itself is never below
-    part = (wanted - heights[last]) / (heights[last + 1] - heights[last])
-    return float(shares[last] + part * (shares[last + 1] - shares[last]))
+    left = int(below[-1])
+    part = (wanted - heights[left]) / (heights[left + 1] - heights[left])
+    return float(shares[left] + part * (shares[left + 1] - shares[left]))
+
+
+def ratio_control(rows: pd.DataFrame) -> float:
+    """How much of a change in the request an adapter follows: 1 is full control, 0 a marker that nobody reads.
+
+    The slope of the straight line through actual against requested ratios below 1.0, since a request
+    for 1.0 has no marker: what the marker alone brings about is no control.
+
+    Args:
+        rows: columns ratio and actual_ratio, one adapter; NaN where fewer than two requests are below 1.0.
+    """
+    asked = rows[rows["ratio"] < 1]
+    return float(np.polyfit(asked["ratio"], asked["actual_ratio"], 1)[0]) if asked["ratio"].nunique() > 1 else np.nan

@@ -57,6 +57,12 @@ def explore(run: Run) -> "ipywidgets.Widget":
     )
     keep_digits = widgets.Checkbox(value=keep.keep_digits, description="keep digits", **switch)
     keep_operators = widgets.Checkbox(value=keep.keep_operators, description="keep operators", **switch)
+    skip_spaces = widgets.Checkbox(
+        value=keep.skip_spaces,
+        description="skip spaces",
+        tooltip="between operators and numbers, first of all",
+        **switch,
+    )
     keep_tokens = widgets.Text(
         value=", ".join(token for token in keep.keep_tokens if "," not in token),
         description="keep tokens",
@@ -80,17 +86,18 @@ def explore(run: Run) -> "ipywidgets.Widget":
         settings = KeepSettings(
             keep_digits=keep_digits.value,
             keep_operators=keep_operators.value,
+            skip_spaces=skip_spaces.value,
             keep_tokens=[token for part in keep_tokens.value.split(",") if (token := part.strip())],
             drop_consecutive=drop_consecutive.value,
         )
         # A slider's value is a sum of steps, 0.7000000000000001 for instance.
         view.value = _view_html(chain, round(ratio.value, 2), count_tokens, settings)
 
-    controls = [example, scorer, ratio, keep_digits, keep_operators, keep_tokens, drop_consecutive]
+    controls = [example, scorer, ratio, keep_digits, keep_operators, skip_spaces, keep_tokens, drop_consecutive]
     for control in controls:
         control.observe(show, names="value")
     show()
-    rows = [[example], [scorer], [ratio, keep_digits, keep_operators], [keep_tokens, drop_consecutive]]
+    rows = [[example], [scorer], [ratio, keep_digits, keep_operators, skip_spaces], [keep_tokens, drop_consecutive]]
     wrap = {"flex_flow": "row wrap", "align_items": "center"}
     return widgets.VBox([*(widgets.HBox(row, layout=wrap) for row in rows), view])
 

@@ -44,11 +44,13 @@ _NO_UNIT = (  # a single letter is a variable
     "millions?|billions?|trillions?|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|"
     "fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 )
+_SYMBOL = r"(?:[kcmµ]?m|[km]?g|[mµn]?s|h|L|[kmc]l|km/h|mph|m/s)(?:\^?\{?[23]\}?|[²³])?"  # of a unit: case matters
 _NUMBER_WITH_UNIT = re.compile(
     rf"({_BARE_NUMBER.pattern})(?={_PERCENT}|\s)(?:{_PERCENT})?"
-    rf"(?:\s+(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)?",
-    re.IGNORECASE,
+    rf"(?:\s+(?:{_SYMBOL}|(?i:(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)))?"
 )
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |~|\\ )\d{3})+(?!\d)")
+_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\$([^$]+)\$")  # in full, or the number of "$18$ dollars"
 # "\{1, 2\}" and "(1, 2)": one pair of brackets around a list of plain things.
 _LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\]*,[^()\[\]{}\\]*(?:\\right)?\s*(?:\\\}|[\])])")
 _TAIL = 400  # characters at an output's end that a stated or torn answer is looked for in
@@ -144,8 +146,9 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
     Before it is asked: a gold letter is a choice, and the letter stated must be it; a set is no tuple;
-    thin spaces between digits are left out, and so is what a number counts, where the gold answer is a bare
-    number or a percentage. A percent sign is such a unit: 50% is 50, and not the gold number 0.5.
+    spaces between digits in threes are left out, and so is what a number counts, where the gold answer is a
+    bare number or a percentage. A percent sign is such a unit, or a hundredth: 50% is 50 as well as 0.5.
+    Of a choice the letter has to be stated: its text alone is not looked up.
 
     Args:
         prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify
@@ -158,17 +161,26 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return True
     if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip(" *"))):
         return stated.group(1) == gold.strip("() ")
-    thousands = r"(?<=\d)\\[,!;](?=\d)"  # thin spaces
-    prediction = re.sub(thousands, "", prediction).replace("−", "-").strip()
-    number = re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
+    thin = r"(?<=\d)\\[,!;](?=\d)"  # spaces
+    prediction = re.sub(thin, "", prediction).replace("−", "-").strip()
+    stated, number = prediction, re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
     if _BARE_NUMBER.fullmatch(number):
-        if with_unit := _NUMBER_WITH_UNIT.fullmatch(prediction):
-            prediction = with_unit.group(1)
-        if _BARE_NUMBER.fullmatch(prediction):
-            gold = number
+        plain = _WRAPPED.sub(lambda wrapped: wrapped.group(1) or wrapped.group(2) or "", stated).removesuffix(".")
+        plain = _SPACED_THOUSANDS.sub(lambda digits: re.sub(r"\D", "", digits.group()), plain)
+        if with_unit := _NUMBER_WITH_UNIT.fullmatch(plain):
+            plain = with_unit.group(1)
+        if _BARE_NUMBER.fullmatch(plain):
+            if "%" in stated + gold and _checked(stated, gold):
+                return True
+            prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
     lists = [_LIST.fullmatch(text.strip()) for text in (prediction, gold)]
     if all(lists) and len({"{" in found.group(1) for found in lists}) == 2:
         return False
+    return _checked(prediction, gold)
+
+
+def _checked(prediction: str, gold: str) -> bool:
+    """`_verify`, from whatever thread."""
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)
     try:

@@ -26,6 +26,7 @@ from tokenskip_lib.records import (
     read_json_rows,
 )
 from tokenskip_lib.runs import commit, versions
+from tokenskip_lib.settings import KeepSettings
 from tokenskip_lib.stages import build_pruner
 
 # The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
@@ -40,7 +41,7 @@ _SCORING = [
     "importance.classifier_dtype",
     "importance.whole_latex",
 ]
-_PRUNING = [f"pruning.{name}" for name in ("mode", "keep_tokens", "keep_digits", "keep_operators", "drop_consecutive")]
+_PRUNING = [f"pruning.{name}" for name in ("mode", *KeepSettings.model_fields)]
 
 
 def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:

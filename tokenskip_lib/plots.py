@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tokenskip_lib.config import resolve_path
 from tokenskip_lib.runs import Run, relative
@@ -143,64 +144,123 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 
 
 def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None) -> Figure:
-    """Accuracy against chain tokens, every method on one axis and named at its curve, 95% intervals drawn.
+    """Accuracy against chain tokens, every method named at its curve, 95% intervals drawn.
+
+    Methods as long as the original stand side by side to its right, and the axis is broken where
+    nothing lies in most of it: else one point would hide the others.
 
     Args:
         metrics: the columns of metrics.csv.
-        published: tokenskip's rows of the paper for the same experiment, drawn behind: columns
+        published: the paper's rows for the same experiment, drawn behind: columns method, ratio,
             chain_tokens and accuracy (a fraction).
     """
+    drawn = metrics[["accuracy_low", "accuracy_high"]]
+    if published is not None:
+        drawn = pd.concat([drawn, published["accuracy"].rename("accuracy_low").to_frame()])
+    levels = _levels(drawn.assign(accuracy_high=drawn["accuracy_high"].fillna(drawn["accuracy_low"])))
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(8, 5))
-        names = []
-        for method, rows in metrics.groupby("method", sort=False):
-            rows = rows.sort_values("ratio")
-            colour, marker = METHOD_STYLE[method]
-            accuracy = 100 * rows["accuracy"]
-            errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
-            axes.errorbar(
-                rows["chain_tokens"],
-                accuracy,
-                yerr=errors,
-                color=colour,
-                marker=marker,
-                capsize=2,
-                markersize=11 if method == "original" else 6,
-                elinewidth=0.8,
-                linewidth=1.4,
-                zorder=3 if method in ("original", "tokenskip") else 2,
-            )
-            last = rows["chain_tokens"].idxmax()
-            names.append((accuracy[last], method, colour, rows["chain_tokens"][last]))
-            if len(rows) > 1:
-                _label_ratios(axes, rows, colour)
-        if published is not None and len(published):
-            points = published.sort_values("chain_tokens")
-            axes.plot(points["chain_tokens"], 100 * points["accuracy"], "o--", color="0.6", mfc="white", zorder=1)
-            names.append(
-                (
-                    100 * points["accuracy"].iloc[-1],
-                    "tokenskip, published (reference's rule)",
-                    "0.5",
-                    points["chain_tokens"].iloc[-1],
-                )
-            )
-        axes.set(xlabel="chain tokens (mean over problems)", ylabel="accuracy (%)", title=title)
-        axes.set_ylim(-5, min(103, 100 * metrics["accuracy_high"].max() + 8))
-        name_curves(axes, names)
+        figure, panels = plt.subplots(
+            len(levels), sharex=True, squeeze=False, figsize=(8, 5), height_ratios=[4, 1][: len(levels)]
+        )
+        places = _side_by_side(metrics)
+        for axes, (low, high) in zip(panels[:, 0], levels, strict=True):
+            axes.set_ylim(low, high)
+            names = [_draw_method(axes, rows.assign(place=places[rows.index])) for rows in _by_method(metrics)]
+            if published is not None:
+                names += [_draw_published(axes, rows) for rows in _by_method(published)]
+            name_curves(axes, [name for name in names if low <= name[0] <= high])
+        panels[0, 0].set_title(title)
+        panels[-1, 0].set_xlabel("chain tokens (mean over problems; where equal, side by side)")
+        figure.supylabel("accuracy (%)", fontsize="medium")
+        if len(levels) > 1:
+            _break_axis(*panels[:, 0])
     return figure
+
+
+def _levels(drawn: pd.DataFrame) -> list[tuple[float, float]]:
+    """The ranges of accuracy to draw, in percent, the upper first: two where a third of the axis has nothing in it."""
+    rows = drawn.sort_values("accuracy_low")
+    lows, highs = 100 * rows["accuracy_low"].to_numpy(), 100 * rows["accuracy_high"].cummax().to_numpy()
+    gaps = lows[1:] - highs[:-1]
+    top = min(103, highs[-1] + 4)
+    if not len(gaps) or gaps.max() < 33:
+        return [(-5, top)]
+    split = int(gaps.argmax())
+    return [(lows[split + 1] - 6, top), (lows[0] - 3, highs[split] + 4)]
+
+
+def _side_by_side(metrics: pd.DataFrame) -> pd.Series:
+    """Where to draw each row: at its tokens, or next to the original where a method is always as long as that."""
+    places = metrics["chain_tokens"].astype(float)
+    whole, step = places[metrics["method"] == "original"].iloc[0], 0.015 * places.max()
+    same = [
+        rows.index
+        for rows in _by_method(metrics[~metrics["method"].isin(["original", "tokenskip"])])
+        if ((rows["chain_tokens"] - whole).abs() < step).all()
+    ]
+    for number, index in enumerate(same, start=1):
+        places[index] = whole + number * step
+    return places
+
+
+def _by_method(table: pd.DataFrame) -> list[pd.DataFrame]:
+    return [rows.sort_values("ratio") for _, rows in table.groupby("method", sort=False)]
+
+
+def _draw_method(axes: Axes, rows: pd.DataFrame) -> tuple:
+    """One method's curve at its `place`s; returns what `name_curves` takes."""
+    method = rows["method"].iloc[0]
+    colour, marker = METHOD_STYLE[method]
+    accuracy = 100 * rows["accuracy"]
+    axes.errorbar(
+        rows["place"],
+        accuracy,
+        yerr=[accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy],
+        color=colour,
+        marker=marker,
+        capsize=2,
+        markersize=11 if method == "original" else 6,
+        elinewidth=0.8,
+        linewidth=1.4,
+        zorder=3 if method in ("original", "tokenskip") else 2,
+    )
+    if len(rows) > 1:
+        _label_ratios(axes, rows, colour)
+    last = rows["place"].idxmax()
+    return accuracy[last], method, colour, rows["place"][last]
+
+
+def _draw_published(axes: Axes, rows: pd.DataFrame) -> tuple:
+    """One method's published curve, hollow and dashed; returns what `name_curves` takes."""
+    method = rows["method"].iloc[0]
+    colour, marker = METHOD_STYLE[method]
+    accuracy = 100 * rows["accuracy"]
+    axes.plot(rows["chain_tokens"], accuracy, f"{marker}--", color=colour, mfc="white", alpha=0.6, zorder=1)
+    last = rows["chain_tokens"].idxmax()
+    return accuracy[last], f"{method}, published", colour, rows["chain_tokens"][last]
+
+
+def _break_axis(upper: Axes, lower: Axes) -> None:
+    """Two panels as one axis with a part left out."""
+    upper.spines["bottom"].set_visible(False)
+    upper.tick_params(axis="x", bottom=False)
+    cut = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 8, "linestyle": "none", "color": "0.3", "clip_on": False}
+    upper.plot([0], [0], transform=upper.transAxes, **cut)
+    lower.plot([0], [1], transform=lower.transAxes, **cut)
+    lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
 
 def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
     """The ratio asked for at each point; the ends alone, or none, where points lie too close to be told apart."""
-    lengths = rows["chain_tokens"].sort_values()
+    lengths = rows["place"].sort_values()
     nearest, span, width = lengths.diff().min(), lengths.iloc[-1] - lengths.iloc[0], 0.02 * lengths.iloc[-1]
     for row in rows.iloc[[] if span < width else slice(None) if nearest > width else [0, -1]].itertuples():
         axes.annotate(
             f"{row.ratio:g}",
-            (row.chain_tokens, 100 * row.accuracy),
+            (row.place, 100 * row.accuracy),
             color=colour,
             fontsize=8,
+            annotation_clip=True,
             xytext=(4, -11),
             textcoords="offset points",
         )

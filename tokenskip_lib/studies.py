@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -57,15 +58,17 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
     Writes data/results/<profile>_<study>.csv after each variant.
 
     Returns:
-        A row a variant, method and ratio: the varied settings (missing: the profile's own),
+        A row a variant, method and ratio: every setting that some variant changes, as it was in this one,
         rows_trained, training_seconds (on this machine), then the columns of metrics.csv.
     """
     results = resolve_path(run.profile.results_dir) / f"{run.profile.name}_{study}.csv"
     results.parent.mkdir(parents=True, exist_ok=True)
     common = run.profile.studies[study].common if study in run.profile.studies else {}
+    variants = variant_profiles(run.profile, study)
+    settings = list(dict.fromkeys(key for varied, _ in variants for key in varied))
     tables: list[pd.DataFrame] = []
     answered: Run | None = None
-    for varied, profile in variant_profiles(run.profile, study):
+    for varied, profile in variants:
         first = _first_stage_of({**common, **varied})
         variant = _open_variant(run, profile, first)
         if answered is not None:
@@ -74,10 +77,10 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
             outcome = stages.STAGE_FUNCTIONS[stage](variant)
         answered = variant
         trained = variant.state["stages"]["train"]
-        labels = {key: _label(value) for key, value in varied.items()}
+        labels = {key: _label(attrgetter(key)(profile)) for key in settings}
         labels |= {"rows_trained": trained["rows_trained"], "training_seconds": trained["seconds"]}
         table = outcome.assign(**labels)[[*labels, *outcome.columns]]
-        tables.append(table.astype(dict.fromkeys(varied, object)))  # 960 stays 960 beside a variant without it
+        tables.append(table.astype(dict.fromkeys(settings, object)))  # 960 stays 960 beside a variant without it
         pd.concat(tables).to_csv(results, index=False)
     return pd.read_csv(results, keep_default_na=False, na_values=[""])
 

@@ -29,7 +29,7 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
             heights = np.arange(len(order)) + 0.14 * (2 * number - len(kinds) + 1)
             accuracy = 100 * rows["accuracy"]
             errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
-            style = {"color": PALETTE[number], "fmt": "os"[number % 2], "markersize": 5}
+            style = {"color": PALETTE[number], "fmt": "osD"[number % 3], "markersize": 5}
             axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, label=kind, **style)
             ends = [rows["actual_ratio"] - rows["actual_ratio_low"], rows["actual_ratio_high"] - rows["actual_ratio"]]
             axes[1].errorbar(rows["actual_ratio"], heights, xerr=ends, capsize=2, elinewidth=0.8, **style)
@@ -56,7 +56,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
     trainings = list(dict.fromkeys(table["training"]))
     shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
+        figure, axes = plt.subplots(2, figsize=(7.5, 7.6))
         axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
         first, ends = table[table["training"] == trainings[0]], []
         for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
@@ -78,8 +78,9 @@ def control_figure(table: pd.DataFrame) -> Figure:
         error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
         names = []
         for number, training in enumerate(trainings):
-            curve = error[training].sort_index()
-            axes[1].plot(curve.index, curve, marker="osD^vP"[number % 6], color=PALETTE[number], linewidth=1.4)
+            curve, style = error[training].sort_index(), {"marker": "osD^vP"[number % 6], "color": PALETTE[number]}
+            # Hollow and ever larger, so that those at one place can all be seen.
+            axes[1].plot(curve.index, curve, markersize=6 + 2 * number, mfc="none", linewidth=1.4, **style)
             names.append((curve.iloc[-1], training, PALETTE[number], curve.index[-1]))
         axes[1].set_xscale("log")
         axes[1].set_xticks(_apart(table["rows_trained"]))
