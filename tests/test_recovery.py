@@ -1,11 +1,12 @@
 """Recovery: which numbers and equations are found again, and what the model is asked."""
 
+import pandas as pd
 import pytest
 
 from tokenskip_lib import stages
 from tokenskip_lib.prompts import RECOVERY, build_recovery_prompt
 from tokenskip_lib.records import Chain, Problem
-from tokenskip_lib.recovery import RECOVERY_COLUMNS, equations, found, numbers, recover
+from tokenskip_lib.recovery import RECOVERY_COLUMNS, equations, found, numbers, recover, summarise_recovery
 from tokenskip_lib.runs import Run
 from tokenskip_lib.settings import PromptSettings
 
@@ -62,3 +63,14 @@ def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, ch
     assert (table.loc[table["ratio"] == 0, "pruned"] == "").all()
     assert (table.loc[table["ratio"] == 1, ["numbers_pruned", "equations_pruned"]] == 1).all(axis=None)
     assert table["recovered"].nunique() > 1 and table["numbers_recovered"].between(0, 1).all()
+
+
+def test_shares_are_means_over_the_chains_that_have_some_and_lie_in_their_intervals():
+    table = pd.DataFrame({"id": ["a", "b", "c"], "ratio": 0.5, "pruned": "", "recovered": ""})
+    table = table.assign(numbers_pruned=[1.0, 0.5, 0.0], numbers_recovered=1.0, equations_pruned=[None, 0.2, None])
+    shares = summarise_recovery(table.assign(equations_recovered=None)).set_index("part")
+    assert list(shares.index) == ["numbers_pruned", "numbers_recovered", "equations_pruned"]  # nothing to recover: none
+    assert shares["n"].tolist() == [3, 3, 1] and shares["value"].tolist() == [0.5, 1.0, 0.2]
+    low, high = shares.loc["numbers_pruned", ["low", "high"]]
+    assert 0 <= low < 0.5 < high <= 1
+    assert shares.loc["numbers_recovered", ["low", "high"]].tolist() == [1.0, 1.0]

@@ -19,7 +19,7 @@ def run(tiny_profile, make_adapter):
 
 def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
     timings = time_run(run, 2, [1, 2])
-    assert list(timings.columns) == [*TIMING_COLUMNS, "speedup", "device"]
+    assert list(timings.columns) == [*TIMING_COLUMNS, "speedup", "speedup_low", "speedup_high", "device"]
     pairs = [("original", 1.0), ("tokenskip", 1.0), ("tokenskip", 0.5)]
     assert sorted(zip(timings["batch_size"], timings["method"], timings["ratio"], strict=True)) == sorted(
         (size, *pair) for size in (1, 2) for pair in pairs
@@ -30,7 +30,12 @@ def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
     made = timings["tokens"] / timings["seconds_per_problem"]
     assert timings["tokens_per_second"].to_numpy() == pytest.approx(made.to_numpy(), rel=0.05)
     original = timings[timings["method"] == "original"]
-    assert set(original["speedup"]) == {1.0}
+    assert set(original["speedup"]) == set(original["speedup_low"]) == set(original["speedup_high"]) == {1.0}
+    assert timings["speedup"].between(timings["speedup_low"], timings["speedup_high"]).all()
+    for size in (1, 2):
+        rows = timings[timings["batch_size"] == size]
+        own = rows.loc[rows["method"] == "original", "seconds_per_problem"].iloc[0]
+        assert rows["speedup"].to_numpy() == pytest.approx((own / rows["seconds_per_problem"]).to_numpy(), rel=0.05)
     assert len(pd.read_csv(run.folder / "timings.csv")) == 6
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tokenskip_lib.answering import build_engine
+from tokenskip_lib.evaluation import interval, resample
 from tokenskip_lib.generation import Request
 from tokenskip_lib.grading import split_output
 from tokenskip_lib.models import load_tokenizer
@@ -66,6 +67,23 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
         shares = [found(items(original), items(text)) for items in (numbers, equations) for text in (pruned, recovered)]
         rows.append([name, ratio, pruned, recovered, *shares])
     return pd.DataFrame(rows, columns=RECOVERY_COLUMNS).astype(dict.fromkeys(RECOVERY_COLUMNS[4:], float))
+
+
+def summarise_recovery(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Means over chains with their 95% bootstrap intervals (chains resampled), from what `recover` gives.
+
+    Returns:
+        A row a part (numbers_pruned, ...) and ratio: part, ratio, n (chains that have some), value, low, high.
+    """
+    rows = []
+    for part in RECOVERY_COLUMNS[4:]:
+        for ratio, shares in table.groupby("ratio")[part]:
+            shares = shares.dropna().to_numpy()
+            if not len(shares):
+                continue
+            draws = resample(len(shares), seed) @ shares / len(shares)
+            rows.append([part, ratio, len(shares), shares.mean(), *interval(draws)])
+    return pd.DataFrame(rows, columns=["part", "ratio", "n", "value", "low", "high"])
 
 
 def numbers(text: str) -> list[str]:

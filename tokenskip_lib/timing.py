@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenskip_lib.answering import find_trained
+from tokenskip_lib.evaluation import interval, resample
 from tokenskip_lib.generation import Generation, Request, TransformersEngine
 from tokenskip_lib.methods import answer_budget, build_requests
 from tokenskip_lib.models import describe_device, load_model, load_tokenizer
@@ -53,8 +55,8 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
     """Time the original and TokenSkip at each of the profile's ratios on the first test problems; writes timings.csv.
 
     Returns:
-        What `time_answers` gives, with `speedup`, the original's seconds a problem over each row's at
-        the same batch size, and `device`.
+        The rows of `time_answers`, with `speedup`, the original's seconds a problem over each row's at the
+        same batch size, its 95% bootstrap interval (problems resampled), and `device`.
 
     Source: TokenSkip (arXiv:2502.12067) table 1: mean latency a problem at batch size 1.
     """
@@ -76,9 +78,11 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
     for folder, pairs in sides:
         model = load_model(profile.target, adapter=folder)
         groups = [group(*pair) for pair in pairs]
-        for row in time_answers(model, tokenizer, groups, batch_sizes, compiled=profile.target.compile):
-            seconds = row["seconds_per_problem"]
-            rows.append({**row, "speedup": original.setdefault(row["batch_size"], seconds) / seconds, "device": device})
+        for row, seconds in time_answers(model, tokenizer, groups, batch_sizes, compiled=profile.target.compile):
+            whole, drawn = original.setdefault(row["batch_size"], seconds), resample(len(seconds), profile.seed)
+            low, high = interval((drawn @ whole) / (drawn @ seconds))
+            speedup = whole.sum() / seconds.sum()
+            rows.append({**row, "speedup": speedup, "speedup_low": low, "speedup_high": high, "device": device})
             timings = pd.DataFrame(rows).round(4)
             timings.to_csv(run.folder / "timings.csv", index=False)  # after each, so that a kill loses one
     return timings
@@ -91,7 +95,7 @@ def time_answers(
     batch_sizes: Sequence[int],
     *,
     compiled: bool = False,
-) -> Iterator[dict]:
+) -> Iterator[tuple[dict, np.ndarray]]:
     """Answer groups of requests at each batch size, each group by itself, after a warm-up on its first requests.
 
     Args:
@@ -101,7 +105,8 @@ def time_answers(
     Yields:
         A row a batch size and group, of TIMING_COLUMNS: n problems, their mean new tokens, wall
         seconds a problem, new tokens a second, and the peak memory in MB: of the device since the
-        group began, or on a CPU of this process since it began.
+        group began, or on a CPU of this process since it began. With it each problem's part of the seconds,
+        in the order of their ids.
     """
     clock = Clock(model.device)
     for size in batch_sizes:
@@ -117,7 +122,8 @@ def time_answers(
             tokens = sum(answer.tokens for answer in answers)
             _, method, ratio = group[0].id
             row = [size, method, ratio, len(group), tokens / len(group), seconds / len(group), tokens / seconds]
-            yield dict(zip(TIMING_COLUMNS, [*row, peak_memory(model.device)], strict=True))
+            each = np.array([answer.seconds for answer in sorted(answers, key=lambda answer: answer.id)])
+            yield dict(zip(TIMING_COLUMNS, [*row, peak_memory(model.device)], strict=True)), each * seconds / each.sum()
 
 
 def peak_memory(device: torch.device) -> float:
