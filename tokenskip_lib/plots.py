@@ -102,7 +102,8 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
         axes.scatter(table["ratio"] + jitter, own, s=8, alpha=0.35, color=PALETTE[0], linewidth=0)
         axes.plot(together.index, together, marker="o", color="black", linewidth=0, label="all together")
         for ratio, actual in together.items():
-            axes.annotate(f"{actual:.2f}", (ratio, actual), xytext=(8, -12), textcoords="offset points")
+            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+            axes.annotate(f"{actual:.2f}", (ratio, actual), xytext=(8, -12), textcoords="offset points", bbox=box)
         axes.set(xlabel="requested ratio", ylabel="actual ratio (target tokens)", title=title)
         axes.legend(frameon=False, loc="upper left")
     return figure

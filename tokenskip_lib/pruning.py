@@ -187,6 +187,8 @@ class _Ranked(Layout):
             repeated = np.zeros(len(kept), dtype=bool)
             repeated[1:] = self.repeatable[kept[1:]] & (self.pieces[kept[1:]] == self.pieces[kept[:-1]])
             kept = kept[~repeated]
+        if not len(self.symbols):
+            return kept, self.join(kept)
         return kept, self.join(kept, np.setdiff1d(self.symbols, chosen[~is_span] - len(self.pieces)))
 
 
