@@ -97,15 +97,17 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 4.2))
         jitter = np.random.default_rng(0).uniform(-0.012, 0.012, len(table))
-        axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1, label="as requested")
+        axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1)
+        axes.annotate("as requested", (1.05, 1.05), color="0.4", ha="right", va="bottom")
         own = table["tokens"] / table["original_tokens"].clip(lower=1)
         axes.scatter(table["ratio"] + jitter, own, s=8, alpha=0.35, color=PALETTE[0], linewidth=0)
-        axes.plot(together.index, together, marker="o", color="black", linewidth=0, label="all together")
+        axes.plot(together.index, together, marker="o", color="black", linewidth=0)
+        box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         for ratio, actual in together.items():
-            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
             axes.annotate(f"{actual:.2f}", (ratio, actual), xytext=(8, -12), textcoords="offset points", bbox=box)
+        last = (together.index[-1], together.iloc[-1])
+        axes.annotate("all together", last, xytext=(-10, 4), textcoords="offset points", ha="right", bbox=box)
         axes.set(xlabel="requested ratio", ylabel="actual ratio (target tokens)", title=title)
-        axes.legend(frameon=False, loc="upper left")
     return figure
 
 

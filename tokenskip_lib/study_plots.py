@@ -23,14 +23,19 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
     order = table.groupby("scorer")["accuracy"].max().sort_values().index
     kinds = list(dict.fromkeys(table["kept"]))
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8, 0.42 * len(order) + 1.6), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.5 * len(order) + 1.2), sharey=True, width_ratios=[3, 2])
         for number, kind in enumerate(kinds):
             rows = table[table["kept"] == kind].set_index("scorer").reindex(order)
             heights = np.arange(len(order)) + 0.14 * (2 * number - len(kinds) + 1)
             accuracy = 100 * rows["accuracy"]
             errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
             style = {"color": PALETTE[number], "fmt": "osD"[number % 3], "markersize": 5}
-            axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, label=kind, **style)
+            axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, **style)
+            top = int(np.flatnonzero(accuracy.notna())[-1])  # where the kind is named
+            end, side, gap = ("accuracy_high", "left", 6) if accuracy.iloc[top] < 45 else ("accuracy_low", "right", -6)
+            place = (100 * rows[end].iloc[top], heights[top])
+            axes[0].annotate(kind, place, xytext=(gap, 0), textcoords="offset points", color=PALETTE[number],
+                             ha=side, va="center")  # fmt: skip
             ends = [rows["actual_ratio"] - rows["actual_ratio_low"], rows["actual_ratio_high"] - rows["actual_ratio"]]
             axes[1].errorbar(rows["actual_ratio"], heights, xerr=ends, capsize=2, elinewidth=0.8, **style)
         axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
@@ -41,8 +46,7 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
         axes[0].set(
             xlabel="accuracy (%), 95% interval", title=f"Trained on chains pruned to {table['ratio'].iloc[0]:g}"
         )
-        axes[1].set(xlabel="actual ratio, 95% interval (dashed: the request)", title="What it writes")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        axes[1].set(xlabel="actual ratio (dashed: the request)", title="What it writes")
     return figure
 
 
