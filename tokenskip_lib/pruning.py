@@ -75,7 +75,7 @@ def prune(
         count_tokens: texts -> number of target-model tokens of each.
         keep: numbers and listed tokens stay whatever their score, and may take the chain over its ratio;
             operators come next, "=" the last of them, as far as the ratio has room. Where spaces may be
-            skipped, operators stay as numbers do, and the spaces between the two as far as there is room.
+            skipped, those between operators and numbers go before any span, and operators stay as numbers do.
 
     Returns:
         The pruned chain; at ratio 1.0 its text is the original's to the byte.
@@ -168,15 +168,16 @@ class _Ranked(Layout):
         # A stable sort puts the earlier of two equal spans first.
         self.ranked = np.lexsort((np.arange(len(scores)), -scores, implied, ~operators, ~forced))
         self.repeatable = listed if keep.drop_consecutive else None
-        # With skip_spaces, operators that a number may touch; and, ranked as number of spans + index right
-        # behind what is forced, those that may lose their spaces: those at "=" the last.
+        # With skip_spaces, operators that a number may touch; and, ranked behind all spans as number of
+        # spans + index, those whose own spaces can be kept.
         self.symbols = np.array([], dtype=int)
         if keep.skip_spaces:
-            self.symbols = np.flatnonzero(operators & [_SYMBOL.match(piece) is not None for piece in self.pieces])
+            self.symbols = np.flatnonzero(
+                [span_kind(piece) == "operator" and _SYMBOL.match(piece) is not None for piece in self.pieces]
+            )
         apart = np.array([gap != "" for gap in [*self.gaps, ""]])
-        spaced = self.symbols[apart[self.symbols] | apart[self.symbols + 1]]
-        spaced = spaced[np.argsort(self.pieces[spaced] != "=", kind="stable")]
-        self.ranked = np.insert(self.ranked, self.forced, len(scores) + spaced)
+        self.spaced = self.symbols[apart[self.symbols] | apart[self.symbols + 1]]
+        self.ranked = np.append(self.ranked, len(scores) + self.spaced)
 
     def written(self, chosen: np.ndarray) -> tuple[np.ndarray, str]:
         """Chosen spans in order, of equal listed ones that come to stand side by side the first alone; their text."""
@@ -227,8 +228,8 @@ class _Search:
 
     def __init__(self, layout: _Ranked, ratio: float, original: int, costs: dict[str, int]):
         self.layout, self.wanted = layout, (wanted := round(ratio * original))
-        size = len(layout.pieces)
-        self.expected = np.cumsum([costs[layout.pieces[i]] if i < size else 1 for i in layout.ranked])
+        ranked = [layout.pieces[item] for item in layout.ranked if item < len(layout.pieces)]
+        self.expected = np.cumsum([costs[piece] for piece in ranked] + [2] * len(layout.spaced))
         # Numbers of top-ranked spans: `low` is known to be within the wanted count (or the least
         # there is), `high` known to be above it (or one more than all).
         self.low, self.high = max(1, layout.forced), len(layout.ranked) + 1
