@@ -60,7 +60,7 @@ def explore(run: Run) -> "ipywidgets.Widget":
     skip_spaces = widgets.Checkbox(
         value=keep.skip_spaces,
         description="skip spaces",
-        tooltip="between kept operators and numbers, where the ratio has no room for them",
+        tooltip="between operators and numbers, first of all",
         **switch,
     )
     keep_tokens = widgets.Text(

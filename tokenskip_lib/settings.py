@@ -92,7 +92,7 @@ class KeepSettings(Settings):
     keep_tokens: list[str] = []
     keep_digits: bool = False
     keep_operators: bool = False
-    skip_spaces: bool = False  # beside kept operators, where there is no room: tokens too, if digits are taken singly
+    skip_spaces: bool = False  # between operator and number first of all: tokens too, where digits are taken singly
     drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
 
 
