@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tokenskip_lib.evaluation import (
     COMPARISON_COLUMNS,
     CURVE_COLUMNS,
+    LOSS_COLUMNS,
     METRIC_COLUMNS,
     compare_methods,
     compute_metrics,
+    explain_losses,
     markdown_table,
     pareto_front,
     pool_answers,
@@ -297,3 +299,27 @@ def test_the_pareto_front_is_what_nothing_beats(points):
         return a != b and a[0] >= b[0] and a[1] <= b[1]
 
     assert front == {point for point in points if not any(beats(other, point) for other in points)}
+
+
+def test_lost_answers_are_told_apart_by_what_is_wrong_with_them():
+    chains = {
+        "wrong": "17-5=12\nTogether 17+12=39",
+        "holds": "He 17-5=12",
+        "words": "He has twelve",
+        "torn": "17-5=13",
+        "kept": "1+1=3",  # right all the same: nothing to explain
+        "never": "1+1=3",  # the original fails here too
+        "won": "1+1=2",
+    }
+    solved = {name: name not in ("never", "won") for name in chains}
+    asked = [
+        _prediction(name, "tokenskip", 0.5, right=name in ("kept", "won"), cut_off=name == "torn").model_copy(
+            update={"chain": chain}
+        )
+        for name, chain in chains.items()
+    ]
+    others = [p.model_copy(update={"method": "be_concise", "ratio": 1.0, "is_correct": solved[p.id]}) for p in asked]
+    originals = [_prediction(name, right=right) for name, right in solved.items()]
+    table = explain_losses([*asked, *originals, *others])
+    assert list(table.columns) == LOSS_COLUMNS
+    assert table.to_numpy().tolist() == [["tokenskip", 0.5, 1, 4, 1, 1, 1, 1], ["be_concise", 1.0, 0, 0, 0, 0, 0, 0]]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from tokenskip_lib.grading import is_correct_by_reference
 from tokenskip_lib.methods import METHODS, RATIO_METHODS
+from tokenskip_lib.problems import check_equations
 from tokenskip_lib.records import InputError, Prediction
 
 METRIC_COLUMNS = [
@@ -30,6 +31,7 @@ METRIC_COLUMNS = [
 ]
 COMPARISON_COLUMNS = ["method", "ratio", "n", "difference", "difference_low", "difference_high", "gained", "lost"]
 COMPARISON_COLUMNS += ["p_value", "actual_ratio", "actual_ratio_low", "actual_ratio_high"]
+LOSS_COLUMNS = ["method", "ratio", "gained", "lost", "cut_off", "wrong_equation", "uncheckable", "equations_hold"]
 CURVE_COLUMNS = ["method", "points", "area", "area_low", "area_high", "within_a_point", "within_low", "within_high"]
 DRAWS = 2000  # resamples of a bootstrap
 ORIGINAL = ("original", 1.0)
@@ -284,3 +286,31 @@ def ratio_control(rows: pd.DataFrame) -> float:
     """
     asked = rows[rows["ratio"] < 1]
     return float(np.polyfit(asked["ratio"], asked["actual_ratio"], 1)[0]) if asked["ratio"].nunique() > 1 else np.nan
+
+
+def explain_losses(predictions: Sequence[Prediction]) -> pd.DataFrame:
+    """What is wrong with the answers that a method loses: problems that the original solves and it does not.
+
+    Returns:
+        A row for each method and ratio beside the original, in LOSS_COLUMNS: problems gained and lost, and of the
+        lost how many are cut off; of the others how many chains have a false equation, how many none
+        that can be checked, and in how many all hold, so that something else went wrong.
+    """
+    solved = {p.id: p.is_correct for p in predictions if p.method == "original"}
+    columns = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
+    rows = [
+        {
+            "method": p.method,
+            "ratio": p.ratio,
+            "gained": p.is_correct and not solved[p.id],
+            "lost": lost,
+            "cut_off": lost and p.cut_off,
+            **{name: lost and not p.cut_off and found == verdict for verdict, name in columns.items()},
+        }
+        for p in predictions
+        if p.method != "original"
+        for lost in [solved[p.id] and not p.is_correct]
+        for found in [check_equations(p.chain) if lost else ""]
+    ]
+    table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
+    return table.groupby(["method", "ratio"], sort=False, as_index=False).sum()
