@@ -296,21 +296,16 @@ def explain_losses(predictions: Sequence[Prediction]) -> pd.DataFrame:
         lost how many are cut off; of the others how many chains have a false equation, how many none
         that can be checked, and in how many all hold, so that something else went wrong.
     """
+    verdicts = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
     solved = {p.id: p.is_correct for p in predictions if p.method == "original"}
-    columns = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
-    rows = [
-        {
-            "method": p.method,
-            "ratio": p.ratio,
-            "gained": p.is_correct and not solved[p.id],
-            "lost": lost,
-            "cut_off": lost and p.cut_off,
-            **{name: lost and not p.cut_off and found == verdict for verdict, name in columns.items()},
-        }
-        for p in predictions
-        if p.method != "original"
-        for lost in [solved[p.id] and not p.is_correct]
-        for found in [check_equations(p.chain) if lost else ""]
-    ]
+    rows = []
+    for p in predictions:
+        if p.method == "original":
+            continue
+        lost, cause = solved[p.id] and not p.is_correct, None
+        if lost:
+            cause = "cut_off" if p.cut_off else verdicts[check_equations(p.chain)]
+        causes = [cause == name for name in ("cut_off", *verdicts.values())]
+        rows.append([p.method, p.ratio, p.is_correct and not solved[p.id], lost, *causes])
     table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
     return table.groupby(["method", "ratio"], sort=False, as_index=False).sum()
