@@ -20,7 +20,8 @@ from tokenskip_lib.runs import Run
 FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
     "kept_against_skipped", "scorer_disagreement", "pruned_ratio", "training_loss", "accuracy_vs_tokens",
-    "requested_vs_actual", "scorers", "control", "length_budget", "untrained_ratios", "recovery", "speedup",
+    "requested_vs_actual", "scorers", "random_pruning", "control", "length_budget", "untrained_ratios", "recovery",
+    "speedup",
 ]  # fmt: skip
 
 

@@ -74,8 +74,8 @@ def test_the_axis_is_broken_where_most_of_it_is_empty_and_every_point_lies_in_on
 def test_every_method_has_a_style_of_its_own():
     from tokenskip_lib.methods import METHODS
 
-    assert set(plots.METHOD_STYLE) == set(METHODS)
-    assert len(set(plots.METHOD_STYLE.values())) == len(METHODS)
+    assert set(plots.METHOD_STYLE) == {*METHODS, "random pruning"}
+    assert len(set(plots.METHOD_STYLE.values())) == len(METHODS) + 1
 
 
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():

@@ -169,8 +169,23 @@ def test_pruning_by_a_score_that_was_not_made_says_how_to_make_it(answered):
     stages.score(answered)
     importance = answered.profile.importance.model_copy(update={"scorer": "another"})
     answered.profile = answered.profile.model_copy(update={"importance": importance})
-    with pytest.raises(InputError, match=r"no scores by another; run `python -m tokenskip_lib score`"):
+    with pytest.raises(InputError, match=r"another for 0 of 2 kept chains; run `python -m tokenskip_lib score`"):
         stages.prune_chains(answered)
+
+
+@pytest.mark.parametrize(("rows", "enough"), [(None, False), (4, False), (3, True)])
+def test_chains_without_a_score_are_not_left_out_of_training_silently(answered, rows, enough):
+    importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
+    answered.profile = answered.profile.model_copy(update={"importance": importance})
+    stages.score(answered)
+    training = answered.profile.training.model_copy(update={"rows": rows, "ratios_a_problem": "all"})
+    update = {"importance": importance.model_copy(update={"scorer": "random"}), "training": training}
+    answered.profile = answered.profile.model_copy(update=update)  # three ratios: three rows of one chain
+    if enough:
+        assert {row.id for row in stages.prune_chains(answered)} == {"p0"}
+    else:
+        with pytest.raises(InputError, match=r"scores by random for 1 of 2 kept chains.*compare_size"):
+            stages.prune_chains(answered)
 
 
 def test_every_stage_names_the_one_to_run_first(run):

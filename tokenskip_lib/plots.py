@@ -23,6 +23,7 @@ PALETTE = sns.color_palette("colorblind")
 METHOD_STYLE = {  # colour, marker
     "original": ("black", "*"),
     "tokenskip": (PALETTE[0], "o"),
+    "random pruning": (PALETTE[7], "v"),
     "truncation": (PALETTE[3], "s"),
     "lc_prompt": (PALETTE[2], "^"),
     "be_concise": (PALETTE[1], "D"),

@@ -110,16 +110,7 @@ def score(run: Run) -> list[ScoredChain]:
 def prune_chains(run: Run) -> list[SFTRow]:
     """Stage 3: every scored chain at every ratio, and SFT rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
-    if profile.pruning.mode == "llmlingua":
-        chains = _kept_chains(run)
-    else:
-        scored = run.need(SCORED, ScoredChain, "score")
-        chains = run.in_problem_order(chain for chain in scored if chain.scorer == profile.importance.scorer)
-        if not chains:
-            raise InputError(
-                f"{run.folder / SCORED}: no scores by {profile.importance.scorer}; run `python -m tokenskip_lib score` "
-                "with the same --set, or for a study name it in the profile's importance.compare_with"
-            )
+    chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = Target(profile.target)
     ratios, cut = profile.pruning.ratios, Counter()
@@ -251,6 +242,22 @@ def _kept_chains(run: Run) -> list[Chain]:
     for chain in chains:
         if not chain.chain.strip():
             raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped or remove it")
+    return chains
+
+
+def _scored_chains(run: Run) -> list[ScoredChain]:
+    """The chains that the profile's scorer scored: all that are kept, or as many as its training rows need."""
+    profile, scorer = run.profile, run.profile.importance.scorer
+    scored = run.need(SCORED, ScoredChain, "score")
+    chains = run.in_problem_order(chain for chain in scored if chain.scorer == scorer)
+    kept, rows = len(_kept_chains(run)), profile.training.rows
+    rows_a_chain = len(profile.pruning.ratios) if profile.training.ratios_a_problem == "all" else 1
+    if len(chains) < kept and (rows is None or len(chains) * rows_a_chain < rows):
+        raise InputError(
+            f"{run.folder / SCORED}: scores by {scorer} for {len(chains)} of {kept} kept chains; run `python -m "
+            "tokenskip_lib score` with the same --set, or for a study name it in the profile's "
+            "importance.compare_with, with an importance.compare_size that is enough for its training.rows"
+        )
     return chains
 
 
