@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -199,14 +200,19 @@ def _plain(text: str) -> str:
 
 def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
     """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
-    from reasoning_gym import create_dataset
-
     if split not in SYMBOLIC_SPLITS:
         raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
     if size is None:
         raise InputError(f"gsm_symbolic never ends: give the profile problems.{split}_size")
-    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=profile.seed)
-    max_number, max_words = profile.problems.max_number, profile.problems.max_words
+    found = _find_symbolic(split, size, profile.seed, profile.problems.max_number, profile.problems.max_words)
+    return LoadedProblems(list(found.problems), found.dropped.copy())
+
+
+@lru_cache(maxsize=8)  # dozens are looked at for each that passes, and every variant of a study asks for the same
+def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
+    from reasoning_gym import create_dataset
+
+    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
     loaded, seen = LoadedProblems([]), set()
     for index in range(size * _SYMBOLIC_TRIES):
         if len(loaded.problems) == size:
