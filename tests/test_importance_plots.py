@@ -98,10 +98,12 @@ def test_the_shares_of_kinds_are_drawn_for_every_scorer_and_ratio(scored):
     assert line.get_ydata().tolist() == pytest.approx(share.tolist())
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-9])
-def test_kept_and_skipped_scores_are_both_drawn(scored, scale):
+@pytest.mark.parametrize(("scale", "zero"), [(1.0, False), (1e-9, False), (1.0, True)])
+def test_kept_and_skipped_scores_are_both_drawn(scored, scale, zero):
     table = kept_table(scored, [0.4, 0.8], count_tokens=_words)
     table["importance"] = scale * 10.0 ** table["rank"].mul(6)
+    if zero:
+        table.loc[table["rank"] == 0, "importance"] = 0.0
     figure = importance_plots.kept_skipped_figure(table, 0.4)
     for axes in figure.axes:
         assert axes.get_xscale() == "log"

@@ -101,4 +101,4 @@ def test_a_longer_training_is_drawn_behind_and_sets_the_axis():
     longer = pd.DataFrame({"step": [100, 400], "loss": [1.0, 0.4], "eval_loss": [0.9, 0.5]})
     axes = plots.loss_figure(log, longer).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[100, 400], [1, 5, 10], [5, 10]]
-    assert axes.get_xlim()[1] > 400 and "longer training, held out 0.500" in [t.get_text() for t in axes.texts]
+    assert axes.get_xlim()[1] > 400 and "longer training,\nheld out 0.500" in [t.get_text() for t in axes.texts]

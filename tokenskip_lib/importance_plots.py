@@ -168,7 +168,7 @@ def kept_kinds_figure(table: pd.DataFrame) -> Figure:
 def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
     """Importance of the spans that are kept against those that are skipped at one ratio, one panel a scorer.
 
-    The outer 1% on either side is drawn at the ends.
+    The outer 1% on either side is drawn at the ends; on a logarithmic axis zeros are drawn at its left end.
 
     Args:
         table: columns scorer, ratio, rank (of importance in the chain), importance and kept (bool).
@@ -182,7 +182,9 @@ def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
         for axes, scorer in zip(panels[0], scorers, strict=True):
             scores = chosen[chosen["scorer"] == scorer]
             low, high = scores["importance"].quantile([0.01, 0.99])
-            logarithmic = low > 0 and high > 100 * low
+            if low == 0:  # what the model foresees for certain
+                low = scores.loc[scores["importance"] > 0, "importance"].quantile(0.01)
+            logarithmic = bool(low > 0 and high > 100 * low)
             sns.histplot(
                 scores.assign(
                     importance=scores["importance"].clip(low, high), state=np.where(scores["kept"], "kept", "skipped")

@@ -63,7 +63,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
     Args:
         chains: columns chain_tokens and dropped (None where kept).
     """
-    table = chains.assign(outcome=chains["dropped"].fillna("kept"))
+    table, lengths = chains.assign(outcome=chains["dropped"].fillna("kept")), chains["chain_tokens"]
     order = ["kept", *sorted(set(table["outcome"]) - {"kept"})]
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -73,7 +73,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
             hue="outcome",
             hue_order=order,
             multiple="stack",
-            binwidth=10,
+            binwidth=max(1, round((lengths.max() - lengths.min()) / 15)),
             palette=PALETTE[: len(order)],
             edgecolor="white",
             ax=axes,
@@ -117,7 +117,7 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 
     Args:
         log: columns step, loss, eval_loss (NaN where not measured), nats per response token.
-        longer: the held-out loss of a longer training by the same recipe, drawn behind; its steps set the axis.
+        longer: the held-out loss of a longer training by the same recipe, drawn behind; steps are then logarithmic.
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -125,9 +125,9 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
             points = longer.dropna(subset=["eval_loss"])
             axes.plot(points["step"], points["eval_loss"], "o-", color="0.6", markersize=4, linewidth=1.2)
             end = points.iloc[-1]
-            label = f"longer training, held out {end['eval_loss']:.3f}"
+            label = f"longer training,\nheld out {end['eval_loss']:.3f}"
             axes.annotate(label, (end["step"], end["eval_loss"]), color="0.4", ha="right", va="bottom",
-                          xytext=(0, 6), textcoords="offset points")  # fmt: skip
+                          xytext=(0, 8), textcoords="offset points")  # fmt: skip
         curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
         curves = {column: curve for column, curve in curves.items() if column in log}
         ends = {column: log[column].dropna().iloc[-1] for column in curves}
@@ -143,7 +143,11 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
                 textcoords="offset points",
             )
         axes.set(xlabel="optimiser step", ylabel="loss (nats a response token)", title="Fine-tuning", ylim=(0, None))
-        axes.set_xlim(0, log["step"].max() * 1.22 if longer is None else longer["step"].max() * 1.02)
+        if longer is None:
+            axes.set_xlim(0, log["step"].max() * 1.22)
+        else:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
