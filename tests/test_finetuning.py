@@ -1,6 +1,7 @@
 """LoRA training: the loss is the response's, a kill loses nothing, an adapter for the base comes out."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -112,6 +113,9 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
         train("killed")
     monkeypatch.setattr(finetuning._LogWriter, "on_step_end", step_end)
     assert not (tmp_path / "killed" / "summary.json").exists()
+    last = tmp_path / "killed" / "checkpoints" / "checkpoint-3"
+    shutil.copytree(last, last.with_name("checkpoint-4"))  # and a kill while it is saved: its state comes last
+    (last.with_name("checkpoint-4") / "trainer_state.json").write_text('{"global_')
     resumed = train("killed")
     assert resumed["steps"] == whole["steps"] == 6
     assert resumed["held_out_loss"] == pytest.approx(whole["held_out_loss"], abs=1e-4)

@@ -2,6 +2,7 @@
 
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,13 @@ from transformers import (
     DistilBertForTokenClassification,
 )
 
-from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, check_classifier, load_classifier, sentence_chunks
+from tokenskip_lib.llmlingua2 import (
+    LLMLingua2Scorer,
+    check_classifier,
+    keep_probabilities,
+    load_classifier,
+    sentence_chunks,
+)
 from tokenskip_lib.records import ChainText, InputError
 from tokenskip_lib.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.spans import segment
@@ -281,3 +288,15 @@ def test_a_folder_that_is_not_there_is_named_in_one_line(tmp_path, monkeypatch):
 def test_an_empty_folder_is_named_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^importance\.classifier [^\n]*$"):
         load(tmp_path)
+
+
+def test_important_tokens_are_told_apart_in_half_precision_as_well():
+    logits = torch.tensor([[[0.0, 7.0], [0.0, 8.0], [0.0, 9.0]]], dtype=torch.bfloat16)
+
+    def classifier(**_):
+        return SimpleNamespace(logits=logits)
+
+    classifier.device = torch.device("cpu")
+    [probabilities] = keep_probabilities(classifier, [[1, 2, 3]], pad_id=0)
+    assert probabilities.dtype == torch.float32
+    assert probabilities[0] < probabilities[1] < probabilities[2] < 1

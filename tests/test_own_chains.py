@@ -197,6 +197,16 @@ def test_a_pipe_goes_in_and_out(tiny_profile, rows, monkeypatch, capsys):
     assert [chain.id for chain in out] == [row["id"] for row in rows]
 
 
+def test_what_comes_through_a_pipe_is_not_added_to_a_file_that_is_there(tiny_profile, source, tmp_path, monkeypatch):
+    output, profile = tmp_path / "scored.jsonl", _with(tiny_profile, importance={"scorer": "random"})
+    score_file(source, str(output), profile)
+    before = output.read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "p0", "chain": "another 1 + 1 = 2"}\n')))
+    with pytest.raises(InputError, match=r"scored\.jsonl: there already.*write to another file"):
+        score_file("-", str(output), profile)
+    assert output.read_bytes() == before
+
+
 def test_llmlingua_mode_says_what_it_cut_off(tiny_profile, tmp_path, capsys):
     pytest.importorskip("bpe_openai")
     corpus = ["He has 3 + 4 = 7 apples. The hippopotamus has 12."] * 4

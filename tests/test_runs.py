@@ -142,6 +142,22 @@ def test_redoing_a_stage_removes_its_files_and_later_ones_only(finished, tiny_pr
     assert list(run.folder.glob(f"{stage:02}_*")) == []
 
 
+def test_a_run_that_is_killed_while_files_are_removed_does_not_say_that_they_are_done(
+    finished, tiny_profile, monkeypatch
+):
+    remove = Run._remove
+
+    def killed(self, number):
+        remove(self, number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Run(_changed(tiny_profile, "training.rank", 3), redo_from=3)
+    state = json.loads((finished.folder / "profile.json").read_text())
+    assert list(state["stages"]) == list(STAGES[:2]) and state["profile"] == finished.state["profile"]
+
+
 def test_a_stage_whose_input_is_missing_names_the_stage_to_run_first(tiny_profile):
     run = Run(tiny_profile)
     with pytest.raises(InputError, match="tokenskip_lib generate --profile smoke"):

@@ -188,6 +188,12 @@ def test_chains_without_a_score_are_not_left_out_of_training_silently(answered, 
             stages.prune_chains(answered)
 
 
+def test_chains_are_not_scored_before_every_problem_is_answered(answered, problems):
+    answered.store(stages.TRAIN_PROBLEMS, Problem).append(problems[3:4])  # as `generate` leaves it when it is killed
+    with pytest.raises(InputError, match=r"1 training problems are not answered yet; run .* generate"):
+        stages.score(answered)
+
+
 def test_every_stage_names_the_one_to_run_first(run):
     for stage, needed in (
         (stages.score, "generate"),

@@ -54,6 +54,14 @@ def test_variants_share_the_records_before_the_first_stage_that_differs(with_stu
     assert {c.scorer for c in RecordStore(by_scorer / stages.PRUNED, stages.PrunedChain)} == {"random"}
 
 
+def test_a_runs_folder_may_be_moved_with_its_variants(with_study):
+    run = with_study({"evaluation.max_new_tokens": 6})
+    before = run_study(run, "mine")
+    run.folder.rename(run.folder.with_name("elsewhere"))
+    moved = Run(with_overrides(run.profile, {"run_dir": str(run.folder.with_name("elsewhere"))}, where="t"))
+    pd.testing.assert_frame_equal(run_study(moved, "mine"), before)
+
+
 def test_a_variant_may_change_nothing_and_has_the_runs_own_adapter(with_study, tmp_path):
     run = with_study({"training.rows": 1}, {})
     run_study(run, "mine")

@@ -34,7 +34,7 @@ from tokenskip_lib.packing import (
     training_order,
 )
 from tokenskip_lib.processes import processes
-from tokenskip_lib.records import InputError, SFTRow
+from tokenskip_lib.records import InputError, SFTRow, write_json
 from tokenskip_lib.settings import TrainingSettings
 
 
@@ -68,7 +68,6 @@ def train_adapter(
     """
     from peft import get_peft_model
     from peft.helpers import disable_input_dtype_casting
-    from transformers.trainer_utils import get_last_checkpoint
 
     train, too_long = encode_rows([row for row in rows if not row.held_out], tokenizer, settings.max_tokens)
     held_out, held_out_too_long = encode_rows([row for row in rows if row.held_out], tokenizer, settings.max_tokens)
@@ -100,7 +99,7 @@ def train_adapter(
         callbacks=[log],
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = _last_checkpoint(checkpoints)
     with ExitStack() as stack:
         if arguments.bf16:  # autocast casts the adapter's weights: its inputs stay as they are
             stack.enter_context(disable_input_dtype_casting(model))
@@ -124,10 +123,21 @@ def train_adapter(
     _save(trainer, folder, base_name)
     if trainer.is_world_process_zero():
         # The summary says that training is done; until it is there, a checkpoint to go on from must be.
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "summary.json", summary)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return summary
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was saved whole: its state is written last."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def lora_config(settings: TrainingSettings):
@@ -253,7 +263,7 @@ class _LogWriter(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            (Path(args.output_dir) / "seconds.json").write_text(json.dumps(self.seconds()))
+            write_json(Path(args.output_dir) / "seconds.json", self.seconds())
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

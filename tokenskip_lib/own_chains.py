@@ -24,6 +24,7 @@ from tokenskip_lib.records import (
     ScoredChain,
     output_path,
     read_json_rows,
+    write_json,
 )
 from tokenskip_lib.runs import commit, versions
 from tokenskip_lib.settings import KeepSettings
@@ -145,6 +146,11 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
     size, digest = _digest(source)
     note = path.with_name(path.name + ".settings.json")
     if path.exists() and path.stat().st_size:
+        if source == PIPE:
+            raise InputError(
+                f"{output}: there already, and what comes through a pipe cannot be compared with it; "
+                "write to another file"
+            )
         before = _read_note(note)
         if before is None:
             raise InputError(f"{output}: it is not known how this file was made; write to another file")
@@ -152,7 +158,7 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
         if differs is not None:
             raise InputError(f"{output}: made with other settings ({differs}); write to another file")
         # A source may have grown; what was there must be there still.
-        if digest is not None and _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
+        if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
             raise InputError(f"{output}: made from other chains than {source} holds now; write to another file")
         return RecordLog(path, record_type)
     made = {
@@ -165,9 +171,7 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_name(note.name + ".partial")
-        partial.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(note)
+        write_json(note, made)
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from None
     return RecordLog(path, record_type)

@@ -139,8 +139,9 @@ R = TypeVar("R", bound=Record)
 class RecordLog(Generic[R]):
     """An append-only JSONL file of one record type, at most one record a key; keys alone are held.
 
-    Opening it repairs the last line if a kill tore it. Records are written in whole batches and
-    flushed to disk before `append` returns, so what has been reported as done is done.
+    A last line that a kill tore, or that another process is writing, is left out when reading, and removed
+    by the next `append`. Records are written in whole batches and flushed to disk before `append`
+    returns, so what has been reported as done is done.
 
     Args:
         beside: another log of the same records; what it holds counts as being here.
@@ -155,8 +156,7 @@ class RecordLog(Generic[R]):
         self.beside = beside
         self._records: dict[tuple, R | None] = {}
         if self.path.exists():
-            self._repair()
-            for number, row in read_json_rows(self.path):
+            for number, row in read_json_rows(self.path, torn_end=True):
                 self._remember(parse_record(row, record_type, f"{self.path}:{number}"))
 
     def __len__(self) -> int:
@@ -174,19 +174,13 @@ class RecordLog(Generic[R]):
         if not new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(record.model_dump_json() + "\n" for record in new.values()))
+        with self.path.open("ab+") as file:
+            _mend_end(file)
+            file.write("".join(record.model_dump_json() + "\n" for record in new.values()).encode())
             file.flush()
             os.fsync(file.fileno())
         for record in new.values():
             self._remember(record)
-
-    def _repair(self) -> None:
-        # Only a torn last line can come from a kill; anything else is the user's to see.
-        with self.path.open("rb+") as file:
-            content = file.read()
-            if content and not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
 
 
 class RecordStore(RecordLog[R]):
@@ -208,14 +202,20 @@ def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
     return [parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)]
 
 
-def read_json_rows(path: Path | str | BinaryIO) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for every line of a JSONL file, or open stream, that is not empty."""
+def read_json_rows(path: Path | str | BinaryIO, *, torn_end: bool = False) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) for every line of a JSONL file, or open stream, that is not empty.
+
+    Args:
+        torn_end: leave out a last line that is neither ended nor JSON, as a kill leaves it.
+    """
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(f"{path}: {'a folder' if Path(path).is_dir() else 'no such file'}")
     with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            if torn_end and not line.endswith(b"\n") and not _is_json(line):
+                return
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
@@ -225,6 +225,36 @@ def read_json_rows(path: Path | str | BinaryIO) -> Iterator[tuple[int, dict]]:
             if not isinstance(row, dict):
                 raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
             yield number, row
+
+
+def _mend_end(file: BinaryIO) -> None:
+    """End the last line of a JSONL file: one that is torn is removed. Any other bad line is the user's to see."""
+    if not file.seek(0, os.SEEK_END):
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read() == b"\n":
+        return
+    file.seek(0)
+    lines = file.readlines()
+    if _is_json(lines[-1]):
+        file.write(b"\n")
+    else:
+        file.truncate(sum(map(len, lines[:-1])))
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a whole JSON file in place of the one there may be: a kill leaves the one or the other."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def output_path(source: str, output: str) -> Path:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, STEPS, Profile, project_root
 from tokenskip_lib.processes import rank
-from tokenskip_lib.records import InputError, Problem, R, RecordStore
+from tokenskip_lib.records import InputError, Problem, R, RecordStore, write_json
 
 STATE, STUDIES = "profile.json", "studies"
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
@@ -45,9 +45,12 @@ class Run:
         if state is not None:
             self._refuse_other_settings(state, redo_from)
             if redo_from is not None:
+                self.state = state  # nothing may be said to be done that a kill halfway has removed
+                for step in STEPS[redo_from - 1 :]:
+                    state["stages"].pop(step, None)
+                self._write()
                 for number in range(redo_from, len(STEPS) + 1):
                     self._remove(number)
-                    state["stages"].pop(STEPS[number - 1], None)
                 self._remove_variants(redo_from)
         self.state = {
             "profile": profile.model_dump(),
@@ -96,10 +99,7 @@ class Run:
     def _write(self) -> None:
         if rank() != 0:  # of several launched processes the first writes
             return
-        file = self.folder / STATE
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(file)
+        write_json(self.folder / STATE, self.state)
 
     def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
         now = _parts(self.profile.model_dump())

@@ -236,12 +236,18 @@ STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune_chains, train, evalua
 
 
 def _kept_chains(run: Run) -> list[Chain]:
-    chains = run.in_problem_order(chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None)
+    answered = run.need(CHAINS, Chain, "generate")
+    if waiting := {problem.id for problem in run.store(TRAIN_PROBLEMS, Problem)} - {chain.id for chain in answered}:
+        raise InputError(
+            f"{run.folder / CHAINS}: {len(waiting)} training problems are not answered yet; run `python -m "
+            "tokenskip_lib generate` with the same --set to its end first"
+        )
+    chains = run.in_problem_order(chain for chain in answered if chain.dropped is None)
     if not chains:
         raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
     for chain in chains:
         if not chain.chain.strip():
-            raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped or remove it")
+            raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped")
     return chains
 
 

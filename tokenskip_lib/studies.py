@@ -6,6 +6,7 @@ leave as it is, it shares with the run, so only the stages that differ are done.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from operator import attrgetter
@@ -94,7 +95,8 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
     for path in sorted(run.folder.glob("0[1-5]_*")):
         link = folder / path.name
         if int(path.name[:2]) < first and not link.exists():
-            link.symlink_to(path.resolve())
+            link.unlink(missing_ok=True)  # to where the run's folder once was
+            link.symlink_to(os.path.relpath(path, folder))
     return Run(profile)
 
 

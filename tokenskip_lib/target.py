@@ -14,7 +14,7 @@ from tokenskip_lib.generation import TransformersEngine
 from tokenskip_lib.methods import answer
 from tokenskip_lib.models import load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import load_problems, refuse_shared_questions
-from tokenskip_lib.records import InputError, Problem, PrunedChain
+from tokenskip_lib.records import InputError, Problem, PrunedChain, write_json
 from tokenskip_lib.sft_rows import build_sft_rows
 
 
@@ -57,7 +57,7 @@ def prepare_target(profile: Profile) -> dict:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["validation"] = {key: row[key] for key in ("n", "accuracy", "accuracy_low", "accuracy_high", "cut_off")}
     summary["dropped_problems"] = dict(loaded.dropped)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -75,7 +75,7 @@ def _refuse_other_settings(folder: Path, profile: Profile) -> None:
         if (folder / "summary.json").exists():  # made elsewhere: measured as it is
             return
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        write_json(file, now)
     begun = json.loads(file.read_text(encoding="utf-8"))
     for name, value in now.items():
         if begun.get(name) != value:
