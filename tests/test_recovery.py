@@ -5,7 +5,7 @@ import pytest
 
 from tokenskip_lib import stages
 from tokenskip_lib.prompts import RECOVERY, build_recovery_prompt
-from tokenskip_lib.records import Chain, Problem
+from tokenskip_lib.records import Chain, InputError, Problem
 from tokenskip_lib.recovery import RECOVERY_COLUMNS, equations, found, numbers, recover, summarise_recovery
 from tokenskip_lib.runs import Run
 from tokenskip_lib.settings import PromptSettings
@@ -58,6 +58,8 @@ def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, ch
     stages.prune_chains(run)
     table = recover(run, [1.0, 0.5], 2)
     assert list(table.columns) == RECOVERY_COLUMNS
+    with pytest.raises(InputError, match=r"no chains at 0\.65; pruned were \[0\.5, 0\.7, 1\.0\]"):
+        recover(run, [0.65], 2)
     asked = [(f"p{number}", ratio) for number in (0, 1) for ratio in (1.0, 0.5, 0.0)]
     assert list(zip(table["id"], table["ratio"], strict=True)) == asked
     assert (table.loc[table["ratio"] == 0, "pruned"] == "").all()

@@ -17,7 +17,7 @@ from tokenskip_lib.generation import Request
 from tokenskip_lib.grading import split_output
 from tokenskip_lib.models import load_tokenizer
 from tokenskip_lib.prompts import build_recovery_prompt
-from tokenskip_lib.records import Chain, Problem, PrunedChain
+from tokenskip_lib.records import Chain, InputError, Problem, PrunedChain
 from tokenskip_lib.runs import CHAINS, PRUNED, TRAIN_PROBLEMS, Run
 
 RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "numbers_recovered"]
@@ -43,9 +43,15 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     Returns:
         A row a chain and ratio, in RECOVERY_COLUMNS: shares of the original's numbers and equations
         that are found, exactly, in the pruned and in the recovered text; missing where it has none.
+
+    Raises:
+        InputError: a ratio that the run's chains were not pruned to.
     """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
     given = {chain.key[0::2]: chain for chain in run.need(PRUNED, PrunedChain, "prune")}
+    pruned_to = {ratio for _, ratio in given}
+    if other := [ratio for ratio in ratios if ratio not in pruned_to]:
+        raise InputError(f"{run.folder / PRUNED}: no chains at {other[0]:g}; pruned were {sorted(pruned_to)}")
     questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     ids = list(dict.fromkeys(chain.id for chain in run.in_problem_order(given.values())))[:size]
     texts = {(name, ratio): given[name, ratio].text if ratio else "" for name in ids for ratio in [*ratios, 0.0]}

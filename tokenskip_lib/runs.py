@@ -22,7 +22,7 @@ from tokenskip_lib.records import InputError, Problem, R, RecordStore, write_jso
 STATE, STUDIES = "profile.json", "studies"
 CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
 SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
-TRAIN_PROBLEMS, TEST_PROBLEMS, TIMINGS = "01_train_problems.jsonl", "05_test_problems.jsonl", "01_timings.json"
+TRAIN_PROBLEMS, TEST_PROBLEMS = "01_train_problems.jsonl", "05_test_problems.jsonl"
 PACKAGES = ("torch", "transformers", "peft", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
 
 

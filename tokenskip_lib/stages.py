@@ -34,7 +34,6 @@ from tokenskip_lib.runs import (
     SCORED,
     SFT_ROWS,
     TEST_PROBLEMS,
-    TIMINGS,
     TRAIN_PROBLEMS,
     Run,
 )
@@ -70,12 +69,8 @@ def generate(run: Run) -> list[Chain]:
             max_new_tokens=profile.chains.max_new_tokens,
         )
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
-        seconds = 0.0
         for batch in engine.generate(requests, is_done=lambda key: key[:1] in store, label="chains of thought"):
             store.append(_chain(problems[g.id[0]], g, count, profile) for g in batch)
-            seconds += sum(generation.seconds for generation in batch)
-        # Wall time is no record: records of one seed are the same bytes in every run.
-        (run.folder / TIMINGS).write_text(json.dumps({"generation_seconds": round(seconds, 2)}) + "\n")
     chains = list(store)
     run.note(
         "generate",
