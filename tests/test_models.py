@@ -107,6 +107,8 @@ def test_an_adapter_that_is_nowhere_is_named(monkeypatch):
 def test_a_device_that_is_none_is_refused():
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         pick_device("gpu")
+    with pytest.raises(InputError, match="on a CPU or on CUDA"):
+        pick_device("mps")
     assert pick_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
         assert pick_device("auto").type == "cpu"

@@ -32,6 +32,8 @@ def pick_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise InputError(f"target.device: unknown device '{device}' (auto, cpu, cuda, cuda:1, ...)") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"target.device is '{device}', but models run on a CPU or on CUDA here")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"target.device is '{device}', but this machine has no CUDA device")
     return chosen
