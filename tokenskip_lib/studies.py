@@ -96,7 +96,7 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
         link = folder / path.name
         if int(path.name[:2]) < first and not link.exists():
             link.unlink(missing_ok=True)  # to where the run's folder once was
-            link.symlink_to(os.path.relpath(path, folder))
+            link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
     return Run(profile)
 
 
