@@ -291,7 +291,8 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     opened = Run(loaded)
     stages.STAGE_FUNCTIONS[name](opened)
     if rank() == 0:
-        print(f"{relative(opened.folder)}: {json.dumps(opened.state['stages'][name], ensure_ascii=False)}")
+        counts = {key: value for key, value in opened.state["stages"][name].items() if key != "finished_by"}
+        print(f"{relative(opened.folder)}: {json.dumps(counts, ensure_ascii=False)}")
 
 
 def main() -> None:

@@ -27,7 +27,10 @@ PACKAGES = ("torch", "transformers", "peft", "reasoning-gym", "math-verify", "pa
 
 
 class Run:
-    """One profile's run folder. Opening it writes profile.json, or checks it."""
+    """One profile's run folder. Opening it writes profile.json, or checks it.
+
+    Its versions and commit are those that opened it last; a stage's `finished_by` are those that did its work.
+    """
 
     def __init__(self, profile: Profile, *, redo_from: int | None = None):
         """Open (or make) the folder.
@@ -84,9 +87,10 @@ class Run:
         return sorted(records, key=lambda record: order.get(record.id, len(order)))
 
     def note(self, stage: str, **counts) -> None:
-        """Write a stage's counts into profile.json; what it dropped, and why, is among them."""
+        """Write a stage's counts into profile.json, with what it dropped and why, and the code that finished it."""
         self.state["stages"] = read_state(self.folder)["stages"]  # a notebook's kernel may have written meanwhile
-        self.state["stages"][stage] = {**self.state["stages"].get(stage, {}), **counts}
+        first = {"finished_by": {name: self.state[name] for name in ("commit", "versions")}}
+        self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
         self._write()
 
     def timings(self) -> dict[str, float]:
