@@ -3,7 +3,7 @@
 For repeating published runs, its habits with them: text is written anew from word pieces (line
 breaks and some spaces change, chunks are joined with nothing between), XLM-R gets BERT's special
 tokens, ratios are counted in GPT-3.5 tokens per chunk of 510. Where llmlingua raises, this raises
-InputError; where it cuts tokens off, `cut` counts them. The default mode, `pruning.py`, does neither.
+InputError; where it cuts tokens off, `tokens_cut` counts them. The default mode, `pruning.py`, does neither.
 
 What differs: each chunk goes through the model once for all ratios, unpadded, in batches. Sums of
 another shape differ in their last bits, so a chain with two words closer to a threshold than that is
@@ -12,7 +12,6 @@ scored once more in llmlingua's own shape, where they do not.
 
 import re
 import string
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,6 +56,7 @@ class Reading:
     hidden: list[list[int]]
     chunks: list[Chunk]
     exact: bool  # the scores are llmlingua's to the last bit
+    cut: int  # tokens that llmlingua drops unseen
 
 
 class LLMLinguaPruner:
@@ -93,7 +93,6 @@ class LLMLinguaPruner:
         self.force_reserve_digit = force_reserve_digit
         self.drop_consecutive = drop_consecutive
         self.batches = TokenBatches(batch_tokens, model.device)
-        self.cut: Counter[str] = Counter()  # chain id -> tokens that llmlingua drops unseen
         named = tokenizer.special_tokens_map.items()
         self.special_tokens = {value for key, value in named if key != "additional_special_tokens"}
         placeholders = [f"[NEW{number}]" for number in range(MAX_FORCE_TOKENS)]
@@ -113,7 +112,8 @@ class LLMLinguaPruner:
     ) -> list[PrunedChain]:
         """Every chain at every ratio, chains in order, ratios within; `kept` is None."""
         originals = count_tokens([chain.chain for chain in chains])
-        texts = [self.compress(reading, ratio) for reading in self.read(chains) for ratio in ratios]
+        readings = self.read(chains)
+        texts = [self.compress(reading, ratio) for reading in readings for ratio in ratios]
         tokens = count_tokens(texts)
         return [
             PrunedChain(
@@ -124,6 +124,7 @@ class LLMLinguaPruner:
                 kept=None,
                 tokens=tokens[position],
                 original_tokens=originals[index],
+                tokens_cut=readings[index].cut,
             )
             for index, chain in enumerate(chains)
             for position, ratio in enumerate(ratios, index * len(ratios))
@@ -185,13 +186,12 @@ class LLMLinguaPruner:
     def _tokenised(self, chain: ChainText) -> Reading:
         texts = self._chunk_texts(chain)
         rows = [[START, *self.tokenizer.tokenize(text), STOP] for text in texts]
+        cut = sum(max(0, len(row) - 1 - MAX_TOKENS) for row in rows)  # the stop token's loss is none of the chain's
         for row in rows:
-            if len(row) - 1 > MAX_TOKENS:  # the stop token's loss is none of the chain's
-                self.cut[chain.id] += len(row) - 1 - MAX_TOKENS
             del row[MAX_TOKENS:]
         hidden = [[position for position, token in enumerate(row) if token == PAD] for row in rows]
         ids = [self.tokenizer.convert_tokens_to_ids(row) for row in rows]
-        return Reading(chain, texts, ids, hidden, [], exact=False)
+        return Reading(chain, texts, ids, hidden, [], exact=False, cut=cut)
 
     def _score(self, reading: Reading, values: Sequence[torch.Tensor]) -> None:
         parts = zip(reading.texts, reading.rows, values, reading.hidden, strict=True)

@@ -93,9 +93,15 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
     """Every chain at every ratio of the profile (PrunedChain records), from one scoring."""
     log = _open(source, output, PrunedChain, _chosen(profile, [*_SCORING, *_PRUNING]))
     target = Target(profile.target)
-    prune_window, cut = build_pruner(target, profile)
+    prune_window, reads = build_pruner(target, profile), ()
     if profile.pruning.mode == "llmlingua":
-        prune, reads = prune_window, ()
+
+        def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
+            pruned = prune_window(window)
+            for chain_id, tokens in {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}.items():
+                print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
+            return pruned
+
     else:
         scorer = build_scorer(profile.importance.scorer, target, profile)
         reads = scorer.reads
@@ -104,8 +110,6 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
             return prune_window(scorer.score(window))
 
     _write(source, read_chains(source, reads=reads), log, prune, profile.pruned_keys, label=profile.pruned_by)
-    for chain_id, tokens in cut.items():
-        print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
 
 
 class _Pipe:

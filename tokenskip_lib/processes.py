@@ -5,7 +5,6 @@ or when a run goes on after a kill. One process alone writes the file itself.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,16 +29,6 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
-
-
-def total(counts: Counter[str]) -> Counter[str]:
-    """The sum of all processes' counts, in each of them."""
-    if processes() == 1:
-        return counts
-    from accelerate.utils import gather_object
-
-    wait_for_all()
-    return sum(gather_object([counts]), Counter())
 
 
 @contextmanager

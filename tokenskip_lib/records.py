@@ -80,7 +80,8 @@ class ScoredChain(Record):
 class PrunedChain(Record):
     """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending.
 
-    It is None where the text was not pruned by spans (llmlingua mode).
+    It is None where the text was not pruned by spans (llmlingua mode); `tokens_cut` are the classifier's
+    tokens that llmlingua then drops unseen, at any ratio.
     """
 
     scorer: str
@@ -89,6 +90,7 @@ class PrunedChain(Record):
     kept: list[int] | None
     tokens: int
     original_tokens: int
+    tokens_cut: int = 0
 
     @property
     def key(self) -> tuple:

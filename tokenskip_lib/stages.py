@@ -23,7 +23,7 @@ from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
 from tokenskip_lib.methods import METHODS, answer, answer_budget, build_requests, method_ratios, truncation_budget
 from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
 from tokenskip_lib.problems import HUB_SETS, leave_out, load_problems, refuse_shared_questions
-from tokenskip_lib.processes import rank, shared_store, total
+from tokenskip_lib.processes import rank, shared_store
 from tokenskip_lib.pruning import prune_many
 from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
 from tokenskip_lib.runs import (
@@ -108,11 +108,11 @@ def prune_chains(run: Run) -> list[SFTRow]:
     chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = Target(profile.target)
-    ratios, cut = profile.pruning.ratios, Counter()
+    ratios = profile.pruning.ratios
     keys = [key for chain in chains for key in profile.pruned_keys(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
-            prune_window, cut = build_pruner(target, profile)
+            prune_window = build_pruner(target, profile)
             write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
     every = profile.training.ratios_a_problem == "all"
@@ -129,8 +129,8 @@ def prune_chains(run: Run) -> list[SFTRow]:
     if rank() == 0:
         run.store(SFT_ROWS, SFTRow).append(rows)
     run.note("prune", pruned=len(store), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
-    if cut := total(cut):
-        run.note("prune", tokens_cut_by_llmlingua=dict(cut))
+    if cut := {pruned.id: pruned.tokens_cut for pruned in store if pruned.tokens_cut}:
+        run.note("prune", tokens_cut_by_llmlingua=cut)
     return rows
 
 
@@ -141,16 +141,11 @@ def export(run: Run, style: str, folder: Path) -> list[Path]:
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
 
 
-def build_pruner(target: Target, profile: Profile) -> tuple[Callable[[Sequence], list[PrunedChain]], Counter[str]]:
-    """What prunes one window at all of a profile's ratios, and a count of what llmlingua's habits cut off.
-
-    Returns:
-        In `spans` mode a function of scored chains; in `llmlingua` mode of chains, which it scores
-        itself, and chain id -> tokens it lost unseen.
-    """
+def build_pruner(target: Target, profile: Profile) -> Callable[[Sequence], list[PrunedChain]]:
+    """What prunes one window at all of a profile's ratios: scored chains, or in `llmlingua` mode chains it scores."""
     settings, count = profile.pruning, batch_token_counter(target.tokenizer)
     if settings.mode == "spans":
-        return lambda scored: prune_many(scored, settings.ratios, count_tokens=count, keep=settings), Counter()
+        return lambda scored: prune_many(scored, settings.ratios, count_tokens=count, keep=settings)
     dtype = profile.importance.classifier_dtype
     # llmlingua's own precision, unless the profile insists: in bfloat16 the bytes differ.
     model, tokenizer = load_classifier(profile.importance, profile.target, "float32" if dtype == "auto" else dtype)
@@ -162,7 +157,7 @@ def build_pruner(target: Target, profile: Profile) -> tuple[Callable[[Sequence],
         drop_consecutive=settings.drop_consecutive,
         batch_tokens=profile.importance.batch_tokens,
     )
-    return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count), pruner.cut
+    return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count)
 
 
 def train(run: Run) -> dict:
