@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tokenskip_lib import finetuning
-from tokenskip_lib.finetuning import train_adapter
+from tokenskip_lib.finetuning import train_adapter, training_arguments
 from tokenskip_lib.packing import IGNORED, encode_rows
 from tokenskip_lib.records import InputError, PrunedChain
 from tokenskip_lib.settings import PromptSettings, TrainingSettings
@@ -119,8 +120,23 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
     resumed = train("killed")
     assert resumed["steps"] == whole["steps"] == 6
     assert resumed["held_out_loss"] == pytest.approx(whole["held_out_loss"], abs=1e-4)
+    assert resumed["train_loss"] == pytest.approx(whole["train_loss"], abs=1e-4)
     weights, others = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.allclose(weights[name], others[name], atol=1e-5) for name in weights)
     logs = [(tmp_path / name / "training_log.jsonl").read_text() for name in ("whole", "killed")]
     steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
     assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1)])
+def test_the_loss_is_scaled_where_a_gpu_trains_in_float16_and_the_named_gpu_is_used(device, tmp_path, monkeypatch):
+    def scaled(dtype: torch.dtype) -> bool:
+        weights = SimpleNamespace(dtype=dtype, device=device)
+        model = SimpleNamespace(parameters=lambda: iter([weights]))
+        return training_arguments(model, TrainingSettings(), tmp_path, evaluate=False, seed=0).fp16
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    on_cuda = device.type == "cuda"
+    assert [scaled(dtype) for dtype in (torch.float32, torch.float16)] == [False, on_cuda]
+    assert chosen == [device] * 2 * on_cuda

@@ -67,7 +67,9 @@ def ask(
     """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
     model = load_model(profile.target, adapter=adapter)
-    engine = TransformersEngine(model, tokenizer, profile.evaluation.batch_size)
+    engine = TransformersEngine(
+        model, tokenizer, profile.evaluation.batch_size, batch_tokens=profile.target.batch_tokens
+    )
     plan = [("tokenskip", ratio, answer_budget(profile.evaluation, "tokenskip", ratio)) for ratio in ratios]
     batches = answer(engine, tokenizer, problems, profile.prompts, plan, label="questions")
     columns = ["id", "ratio", "chain_tokens", "prediction", "is_correct", "output"]

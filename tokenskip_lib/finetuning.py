@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import (
@@ -101,7 +102,7 @@ def train_adapter(
     trainer.remove_callback(PrinterCallback)
     last = _last_checkpoint(checkpoints)
     with ExitStack() as stack:
-        if arguments.bf16:  # autocast casts the adapter's weights: its inputs stay as they are
+        if arguments.bf16 or arguments.fp16:  # autocast casts the adapter's weights: its inputs stay as they are
             stack.enter_context(disable_input_dtype_casting(model))
         result = trainer.train(resume_from_checkpoint=last)
         final = trainer.evaluate()["eval_loss"] if held_out else None
@@ -113,7 +114,7 @@ def train_adapter(
         "tokens_an_epoch": sum(len(row) for row in train),
         "trainable_parameters": trainable,
         "all_parameters": total,
-        "train_loss": round(result.training_loss, 4),
+        "train_loss": round(_mean_loss(trainer.state.log_history), 4),
         "held_out_loss": round(final, 4) if held_out else None,
         "processes": arguments.world_size,
         "seconds": round(log.seconds(), 1),
@@ -140,6 +141,12 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def _mean_loss(history: Sequence[dict]) -> float:
+    """The mean over steps of what was logged, by a killed training too; Trainer's own begins at the checkpoint."""
+    steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history if "loss" in entry), strict=True)
+    return float(np.average(losses, weights=np.diff(steps, prepend=0)))
+
+
 def lora_config(settings: TrainingSettings):
     """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe."""
     from peft import LoraConfig
@@ -153,6 +160,8 @@ def training_arguments(
     """Settings as transformers' Trainer takes them; processes share the accumulation, never add to the batch."""
     weights = next(model.parameters())
     on_cuda = weights.device.type == "cuda"
+    if on_cuda:
+        torch.cuda.set_device(weights.device)  # where Trainer puts the model
     sharing = processes()
     if settings.accumulation % sharing:
         raise InputError(
@@ -173,6 +182,7 @@ def training_arguments(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
         bf16=weights.dtype == torch.bfloat16,
+        fp16=on_cuda and weights.dtype == torch.float16,  # scales the loss: small gradients are 0 in float16
         use_cpu=not on_cuda,
         activation_checkpointing=checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
