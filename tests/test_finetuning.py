@@ -128,6 +128,17 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
     assert steps[0] == steps[1]
 
 
+def test_the_mean_loss_is_of_all_steps_however_seldom_it_is_logged(tiny_target, tiny_tokenizer, rows, tmp_path):
+    def mean_loss(log_every: int) -> float:
+        settings = TrainingSettings(
+            learning_rate=0.02, epochs=4, batch_size=1, accumulation=2, log_every=log_every, save_every=3
+        )
+        model, folder = AutoModelForCausalLM.from_pretrained(tiny_target), tmp_path / str(log_every)
+        return train_adapter(model, tiny_tokenizer, rows, settings, folder, base_name="tiny", seed=0)["train_loss"]
+
+    assert mean_loss(4) == pytest.approx(mean_loss(1), abs=1e-3)
+
+
 @pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda", 1)])
 def test_the_loss_is_scaled_where_a_gpu_trains_in_float16_and_the_named_gpu_is_used(device, tmp_path, monkeypatch):
     def scaled(dtype: torch.dtype) -> bool:

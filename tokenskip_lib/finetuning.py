@@ -60,8 +60,8 @@ def train_adapter(
 
     Returns:
         The summary: rows trained and held out, rows too long, steps, tokens, trainable parameters,
-        final losses (nats per response token), processes, seconds of training (of killed ones up to the
-        checkpoint that was gone on from), seed and recipe.
+        mean training and final held-out loss (nats per response token), processes, seconds of training
+        (of killed ones up to the checkpoint that was gone on from), seed and recipe.
 
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
@@ -142,7 +142,7 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 
 def _mean_loss(history: Sequence[dict]) -> float:
-    """The mean over steps of what was logged, by a killed training too; Trainer's own begins at the checkpoint."""
+    """The mean over all steps, from what was logged: Trainer's own begins at the checkpoint of a killed training."""
     steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history if "loss" in entry), strict=True)
     return float(np.average(losses, weights=np.diff(steps, prepend=0)))
 
@@ -270,6 +270,8 @@ class _LogWriter(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
+        # Losses since the last line are in no checkpoint, and after the last step in no line.
+        control.should_log |= control.should_save or state.global_step == state.max_steps
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
