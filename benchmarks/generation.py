@@ -19,14 +19,14 @@ import time
 import torch
 from tqdm import tqdm
 
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.generation import Engine, Request, TransformersEngine
-from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.methods import build_requests
-from tokenskip_lib.models import Target, describe
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.server import ServerEngine
-from tokenskip_lib.settings import ServerSettings
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.settings import ServerSettings
+from tokenskip_lib.evaluation.methods import build_requests
+from tokenskip_lib.inference.engine import Engine, Request, TransformersEngine
+from tokenskip_lib.inference.server import ServerEngine
+from tokenskip_lib.models.loading import Target, describe
+from tokenskip_lib.problems.grading import is_correct, split_output
+from tokenskip_lib.problems.sets import load_problems
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 REFERENCE_BATCH = 16

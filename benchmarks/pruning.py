@@ -25,14 +25,16 @@ from tqdm import tqdm
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
 from tests.classifiers import place_gpt_vocabulary, write_classifier
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.grading import split_output
-from tokenskip_lib.importance import WINDOW, RandomScorer, windows
-from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
-from tokenskip_lib.models import Target, batch_token_counter
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.pruning import prune_many
-from tokenskip_lib.records import ChainText
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import ChainText
+from tokenskip_lib.core.windows import WINDOW, windows
+from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.problems.grading import split_output
+from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.pruning.controls import RandomScorer
+from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
+from tokenskip_lib.pruning.prune import prune_many
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)
 XLM_R_LARGE = {

@@ -24,11 +24,16 @@ from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
 from benchmarks.pruning import peak
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.finetuning import lora_config, train_adapter, training_arguments
-from tokenskip_lib.importance import RandomScorer
-from tokenskip_lib.models import Target, batch_token_counter, describe, load_model
-from tokenskip_lib.packing import (
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import ChainText, Problem, SFTRow
+from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.models.loading import Target, describe, load_model
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.pruning.controls import RandomScorer
+from tokenskip_lib.pruning.prune import prune_many
+from tokenskip_lib.training.lora import lora_config, train_adapter, training_arguments
+from tokenskip_lib.training.packing import (
     IGNORED,
     EncodedRow,
     attend_in_rows,
@@ -37,11 +42,7 @@ from tokenskip_lib.packing import (
     response_loss,
     training_order,
 )
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.pruning import prune_many
-from tokenskip_lib.records import ChainText, Problem, SFTRow
-from tokenskip_lib.settings import TrainingSettings
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.training.rows import build_sft_rows
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BLOCKS = 2

@@ -11,8 +11,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads that wait f
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.records import Chain, InputError, Problem, RecordStore
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import Chain, InputError, Problem
+from tokenskip_lib.core.store import RecordStore
 
 settings.register_profile(
     "tokenskip",
@@ -113,7 +114,7 @@ def tiny_target(tiny_model, tiny_tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def real_tokenizer():
     """The demo's tokenizer, SmolLM2's."""
-    from tokenskip_lib.models import load_tokenizer
+    from tokenskip_lib.models.loading import load_tokenizer
 
     try:
         return load_tokenizer(load_profile("demo").target)

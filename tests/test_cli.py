@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from tokenskip_lib.config import profile_names
-from tokenskip_lib.records import Chain, Problem, RecordStore
+from tokenskip_lib.core.profiles import profile_names
+from tokenskip_lib.core.records import Chain, Problem
+from tokenskip_lib.core.store import RecordStore
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tokenskip_lib import stages
-from tokenskip_lib.config import STEPS
-from tokenskip_lib.evaluation import METRIC_COLUMNS
-from tokenskip_lib.methods import method_ratios
-from tokenskip_lib.pipeline import NOTEBOOKS, run_notebooks
-from tokenskip_lib.records import InputError, Prediction, RecordStore
-from tokenskip_lib.runs import Run
+from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.evaluation.methods import method_ratios
+from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
+from tokenskip_lib.experiments import steps
+from tokenskip_lib.experiments.notebooks import NOTEBOOKS, run_notebooks
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import STEPS
 
 FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
@@ -50,7 +51,7 @@ def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem
     wanted = method_ratios(smoke.profile.evaluation)
     assert list(metrics.columns) == METRIC_COLUMNS
     assert sorted(zip(metrics["method"], metrics["ratio"], strict=True)) == sorted(wanted)
-    predictions = RecordStore(smoke.folder / stages.PREDICTIONS, Prediction)
+    predictions = RecordStore(smoke.folder / steps.PREDICTIONS, Prediction)
     assert len(predictions) == len(wanted) * smoke.profile.problems.test_size
     correct = sum(p.is_correct for p in predictions if p.method == "original")
     assert metrics["accuracy"][0] == round(correct / smoke.profile.problems.test_size, 4)
@@ -80,7 +81,7 @@ def test_the_profile_file_records_settings_seed_versions_and_what_was_dropped(sm
 
 
 def test_the_adapter_is_safetensors_for_the_public_model_name(smoke):
-    folder = smoke.folder / stages.ADAPTER
+    folder = smoke.folder / steps.ADAPTER
     assert (folder / "adapter_model.safetensors").exists() and not (folder / "checkpoints").exists()
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == smoke.profile.target.model
@@ -110,21 +111,21 @@ def _in_a_fresh_process(overrides: dict[str, str], *names: str) -> None:
 
 def test_the_same_seed_gives_the_same_records_to_the_byte(smoke, places, tmp_path):
     _in_a_fresh_process({**places, "run_dir": str(tmp_path)}, "generate", "score", "prune_chains")
-    for name in (stages.TRAIN_PROBLEMS, stages.CHAINS, stages.SCORED, stages.PRUNED, stages.SFT_ROWS):
+    for name in (steps.TRAIN_PROBLEMS, steps.CHAINS, steps.SCORED, steps.PRUNED, steps.SFT_ROWS):
         assert (tmp_path / name).read_bytes() == (smoke.folder / name).read_bytes(), name
 
 
 def test_an_interrupted_evaluation_continues_to_the_same_predictions(smoke, places, tmp_path):
     # Whole lines lost and one torn, as after a kill: what comes back differs in wall time alone.
-    lines = (smoke.folder / stages.PREDICTIONS).read_text().splitlines(keepends=True)
+    lines = (smoke.folder / steps.PREDICTIONS).read_text().splitlines(keepends=True)
     folder = tmp_path / "resumed"
     folder.mkdir()
-    for name in (stages.TRAIN_PROBLEMS, stages.ADAPTER):
+    for name in (steps.TRAIN_PROBLEMS, steps.ADAPTER):
         (folder / name).symlink_to(smoke.folder / name)
-    (folder / stages.PREDICTIONS).write_text("".join(lines[:-9]) + lines[-9][:40])
+    (folder / steps.PREDICTIONS).write_text("".join(lines[:-9]) + lines[-9][:40])
     _in_a_fresh_process({**places, "run_dir": str(folder), "results_dir": str(tmp_path)}, "evaluate")
 
     def content(path: Path) -> list[dict]:
         return [p.model_dump(exclude={"seconds"}) for p in RecordStore(path, Prediction)]
 
-    assert content(folder / stages.PREDICTIONS) == content(smoke.folder / stages.PREDICTIONS)
+    assert content(folder / steps.PREDICTIONS) == content(smoke.folder / steps.PREDICTIONS)

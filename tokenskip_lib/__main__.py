@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tokenskip_lib.config import Profile, load_profile, parse_overrides
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides
+from tokenskip_lib.core.records import InputError
 
 app = typer.Typer(
     help="TokenSkip: chains of thought that skip their unimportant tokens, by a ratio chosen at inference.",
@@ -51,8 +51,9 @@ def run(
     assignments: Assignments = None,
 ) -> None:
     """Run the notebooks of a profile, in order; finished ones are skipped."""
-    from tokenskip_lib.pipeline import run_notebooks
-    from tokenskip_lib.runs import relative, stage_number
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.experiments.notebooks import run_notebooks
+    from tokenskip_lib.experiments.steps import stage_number
 
     made = run_notebooks(
         profile,
@@ -66,7 +67,7 @@ def run(
 @app.command()
 def profiles() -> None:
     """List the profiles."""
-    from tokenskip_lib.config import profile_names
+    from tokenskip_lib.core.profiles import profile_names
 
     for name in profile_names():
         print(f"{name:20} {load_profile(name).description}")
@@ -81,7 +82,7 @@ def plan(
     assignments: Assignments = None,
 ) -> None:
     """What a run needs before it starts: memory, disk, tokens and time on a card."""
-    from tokenskip_lib.plan import report
+    from tokenskip_lib.experiments.plan import report
 
     print(report(_load(profile, assignments), card))
 
@@ -91,7 +92,7 @@ def prepare_target(profile: ProfileName = "demo-full", assignments: Assignments 
     """Teach the base model the task from the problem set's own solutions; writes target.adapter."""
     import json
 
-    from tokenskip_lib import target
+    from tokenskip_lib.experiments import prepare_target as target
 
     print(json.dumps(target.prepare_target(_load(profile, assignments)), indent=2))
 
@@ -116,7 +117,7 @@ def score(
         _refuse_without_chains(scorer=scorer, model=model, output=None if output == "-" else output)
         _stage("score", profile, assignments)
     else:
-        from tokenskip_lib.own_chains import score_file
+        from tokenskip_lib.pruning.own_chains import score_file
 
         score_file(chains, output, _own_profile(profile, assignments, scorer, model))
 
@@ -139,7 +140,7 @@ def prune(
         _refuse_without_chains(scorer=scorer, model=model, ratios=ratios, output=None if output == "-" else output)
         _stage("prune", profile, assignments)
     else:
-        from tokenskip_lib.own_chains import prune_file
+        from tokenskip_lib.pruning.own_chains import prune_file
 
         prune_file(chains, output, _own_profile(profile, assignments, scorer, model, ratios))
 
@@ -153,7 +154,7 @@ def grade(
     layout: Annotated[str, typer.Option(help="answer; or think: the answer stands behind </think>.")] = "answer",
 ) -> None:
     """Anyone's predictions: prediction and is_correct added, strictly and by the reference's rule."""
-    from tokenskip_lib.own_predictions import grade_file
+    from tokenskip_lib.evaluation.own_predictions import grade_file
 
     counts = grade_file(predictions, output, layout)
     shares = ", ".join(
@@ -177,8 +178,9 @@ def export(
     """The training rows of stage 3, for another trainer."""
     from pathlib import Path
 
-    from tokenskip_lib import stages
-    from tokenskip_lib.runs import Run, relative
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.experiments import stages
+    from tokenskip_lib.experiments.run import Run
 
     for path in stages.export(Run(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
@@ -203,8 +205,8 @@ def study(
     assignments: Assignments = None,
 ) -> None:
     """One question put to several trainings on a run's chains; a row a variant and ratio in data/results."""
-    from tokenskip_lib import studies
-    from tokenskip_lib.runs import Run
+    from tokenskip_lib.experiments import studies
+    from tokenskip_lib.experiments.run import Run
 
     loaded = _load(profile, assignments)
     studies.check_studies(loaded)
@@ -222,8 +224,8 @@ def timing(
     if not all(size.strip().isdigit() and int(size) for size in batches.split(",")):
         raise InputError(f"--batches {batches}: whole numbers between commas, e.g. 1,64")
     loaded = _load(profile, assignments)
-    from tokenskip_lib.runs import Run
-    from tokenskip_lib.timing import time_run
+    from tokenskip_lib.analyses.timing import time_run
+    from tokenskip_lib.experiments.run import Run
 
     print(time_run(Run(loaded), problems, [int(size) for size in batches.split(",")]).to_string(index=False))
 
@@ -235,8 +237,9 @@ def publish(
     assignments: Assignments = None,
 ) -> None:
     """Copy a finished run's notebooks over notebooks/ and its table into the README."""
-    from tokenskip_lib.pipeline import publish as publish_run
-    from tokenskip_lib.runs import relative, stage_number
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.experiments.notebooks import publish as publish_run
+    from tokenskip_lib.experiments.steps import stage_number
 
     for path in publish_run(_load(profile, assignments), only=stage_number(only) if only else None):
         print(relative(path))
@@ -281,9 +284,10 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     loaded = _load(profile, assignments)
     import json
 
-    from tokenskip_lib import stages
-    from tokenskip_lib.processes import processes, rank
-    from tokenskip_lib.runs import Run, relative
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.core.processes import processes, rank
+    from tokenskip_lib.experiments import stages
+    from tokenskip_lib.experiments.run import Run
 
     if processes() > 1 and name in ("generate", "evaluate"):
         raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")

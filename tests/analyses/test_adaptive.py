@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenskip_lib.adaptive import (
+from tokenskip_lib.analyses.adaptive import (
     FEATURES,
     POLICY_COLUMNS,
     choose_ratios,
@@ -11,7 +11,7 @@ from tokenskip_lib.adaptive import (
     fit_policy,
     question_features,
 )
-from tokenskip_lib.records import InputError, Prediction, Problem
+from tokenskip_lib.core.records import InputError, Prediction, Problem
 
 RATIOS = [0.5, 0.7, 1.0]
 

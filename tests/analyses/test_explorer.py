@@ -19,14 +19,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.explorer import chain_html, explore
-from tokenskip_lib.importance import FunctionScorer, RandomScorer, keep_first
-from tokenskip_lib.models import batch_token_counter, load_tokenizer
-from tokenskip_lib.pruning import prune
-from tokenskip_lib.records import Chain, ChainText, InputError, ScoredChain
-from tokenskip_lib.runs import Run
-from tokenskip_lib.spans import scored_chain, segment
-from tokenskip_lib.stages import CHAINS, SCORED
+from tokenskip_lib.analyses.explorer import chain_html, explore
+from tokenskip_lib.core.records import Chain, ChainText, InputError, ScoredChain
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import CHAINS, SCORED
+from tokenskip_lib.models.loading import load_tokenizer
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
+from tokenskip_lib.pruning.prune import prune
+from tokenskip_lib.pruning.spans import scored_chain, segment
 
 TEXT = 'Each pen costs $18 & "two" cost $36, if a < b.\nA <b>bold</b> claim:  it\'s 18 + 18 = 36, so $36 it is.'
 WAIT_S = 60

@@ -3,12 +3,13 @@
 import pandas as pd
 import pytest
 
-from tokenskip_lib import stages
-from tokenskip_lib.prompts import RECOVERY, build_recovery_prompt
-from tokenskip_lib.records import Chain, InputError, Problem
-from tokenskip_lib.recovery import RECOVERY_COLUMNS, equations, found, numbers, recover, summarise_recovery
-from tokenskip_lib.runs import Run
-from tokenskip_lib.settings import PromptSettings
+from tokenskip_lib.analyses.recovery import RECOVERY_COLUMNS, recover, summarise_recovery
+from tokenskip_lib.core.records import Chain, InputError, Problem
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.models.prompts import RECOVERY, build_recovery_prompt
+from tokenskip_lib.problems.arithmetic import equations, found, numbers
 
 TEXT = "She pays 2 * $1,250 = $2,500.50 in 3 weeks, so (4+6)/2=5 are left; 7 = seven, x=9."
 
@@ -52,8 +53,8 @@ def test_the_model_is_asked_in_the_papers_words(tiny_tokenizer):
 
 def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, chain_of):
     run = Run(tiny_profile)
-    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
-    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
+    run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
     stages.score(run)
     stages.prune_chains(run)
     table = recover(run, [1.0, 0.5], 2)

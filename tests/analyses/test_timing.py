@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenskip_lib.records import InputError
-from tokenskip_lib.runs import Run
-from tokenskip_lib.settings import ServerSettings
-from tokenskip_lib.timing import TIMING_COLUMNS, time_run
+from tokenskip_lib.analyses.timing import TIMING_COLUMNS, time_run
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import ServerSettings
+from tokenskip_lib.experiments.run import Run
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 import pytest
 
-from tokenskip_lib import processes, stages
-from tokenskip_lib.importance import WINDOW, RandomScorer, write_windows
-from tokenskip_lib.records import ChainText, RecordStore, ScoredChain
-from tokenskip_lib.runs import Run
+from tokenskip_lib.core import processes
+from tokenskip_lib.core.records import ChainText, ScoredChain
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.core.windows import WINDOW, write_windows
+from tokenskip_lib.experiments import steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.pruning.controls import RandomScorer
 
 CHAINS = [ChainText(id=f"c{number}", chain="3 + 4 = 7") for number in range(3 * WINDOW + 1)]
 KEYS = [(chain.id, "random") for chain in CHAINS]
@@ -21,7 +24,7 @@ def score(tiny_profile, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(count))
         made = Run(tiny_profile)
-        with processes.shared_store(made.folder / stages.SCORED, ScoredChain, KEYS) as store:
+        with processes.shared_store(made.folder / steps.SCORED, ScoredChain, KEYS) as store:
             write_windows(CHAINS, store, make, lambda c: [(c.id, "random")], total=len(CHAINS), label="test")
         return made
 
@@ -29,11 +32,11 @@ def score(tiny_profile, monkeypatch):
 
 
 def test_shares_put_together_are_what_one_process_writes(score):
-    expected = sorted((score(0, 1).folder / stages.SCORED).read_bytes().splitlines())
-    (score(0, 1).folder / stages.SCORED).unlink()
+    expected = sorted((score(0, 1).folder / steps.SCORED).read_bytes().splitlines())
+    (score(0, 1).folder / steps.SCORED).unlink()
     for rank in (1, 2, 0):  # the first puts together what the others have left
         run = score(rank, 3)
-    assert sorted((run.folder / stages.SCORED).read_bytes().splitlines()) == expected
+    assert sorted((run.folder / steps.SCORED).read_bytes().splitlines()) == expected
     assert not list(run.folder.glob("*part*"))
 
 
@@ -51,7 +54,7 @@ def test_a_killed_share_is_kept_and_not_done_again(score):
     again = []
     run = score(0, 1, lambda window: again.append(window[0].id) or RandomScorer(0).score(window))
     assert again == ["c0", f"c{2 * WINDOW}", f"c{3 * WINDOW}"]
-    assert {record.key for record in run.store(stages.SCORED, ScoredChain)} == set(KEYS)
+    assert {record.key for record in run.store(steps.SCORED, ScoredChain)} == set(KEYS)
 
 
 def test_a_log_beside_another_takes_what_stands_there_as_done(tmp_path):

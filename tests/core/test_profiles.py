@@ -3,21 +3,14 @@
 import pytest
 import yaml
 
-from tokenskip_lib.config import (
-    STAGE_OF_SECTION,
-    STAGES,
-    Profile,
-    load_profile,
-    parse_overrides,
-    profile_names,
-    project_root,
-    resolve_path,
-)
-from tokenskip_lib.importance import check_scorers
-from tokenskip_lib.methods import method_ratios
-from tokenskip_lib.problems import PROBLEM_SETS
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import TrainingSettings
+from tokenskip_lib.core.paths import project_root, resolve_path
+from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.evaluation.methods import method_ratios
+from tokenskip_lib.experiments.steps import STAGE_OF_SECTION, STAGES
+from tokenskip_lib.problems.sets import PROBLEM_SETS
+from tokenskip_lib.pruning.registry import check_scorers
 
 
 def _refusal(function, *arguments) -> str:

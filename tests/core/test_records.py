@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.records import InputError, Problem, PrunedChain, RecordLog, RecordStore, ScoredChain, read_jsonl
+from tokenskip_lib.core.records import InputError, Problem, PrunedChain, ScoredChain
+from tokenskip_lib.core.store import RecordLog, RecordStore, read_jsonl
 
 a_text = st.text(max_size=40) | st.text(alphabet='ab"\\\n\r\t\u2028\u0085×é', max_size=20)
 some_problems = st.lists(

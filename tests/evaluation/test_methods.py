@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.generation import Generation
-from tokenskip_lib.methods import METHODS, RATIO_METHODS, build_requests, method_ratios, predict, truncation_budget
-from tokenskip_lib.prompts import build_prompt
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import EvaluationSettings, PromptSettings
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
+from tokenskip_lib.evaluation.methods import (
+    METHODS,
+    RATIO_METHODS,
+    build_requests,
+    method_ratios,
+    predict,
+    truncation_budget,
+)
+from tokenskip_lib.inference.engine import Generation
+from tokenskip_lib.models.prompts import build_prompt
 
 
 def _settings(**methods) -> EvaluationSettings:

@@ -9,21 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.evaluation import (
+from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.evaluation.comparison import (
     COMPARISON_COLUMNS,
     CURVE_COLUMNS,
     LOSS_COLUMNS,
-    METRIC_COLUMNS,
     compare_methods,
-    compute_metrics,
     explain_losses,
-    markdown_table,
-    pareto_front,
     pool_answers,
-    ratio_control,
     summarise_curves,
 )
-from tokenskip_lib.records import InputError, Prediction
+from tokenskip_lib.evaluation.metrics import (
+    METRIC_COLUMNS,
+    compute_metrics,
+    markdown_table,
+    pareto_front,
+    ratio_control,
+)
 
 
 def _prediction(name, method="original", ratio=1.0, *, right=True, tokens=100, cut_off=False, seconds=1.0):

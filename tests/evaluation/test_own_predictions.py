@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tokenskip_lib.own_predictions import grade_file
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.evaluation.own_predictions import grade_file
 
 ROWS = [
     {"id": "a", "answer": "7", "output": "3 + 4 = 7.\n\nThe final answer is: $\\boxed{7}$", "model": "mine"},

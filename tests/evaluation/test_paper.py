@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from tokenskip_lib.config import load_profile, profile_names
-from tokenskip_lib.methods import METHODS
-from tokenskip_lib.paper import PROBLEMS, beside_the_paper, published_rows, published_speedups
+from tokenskip_lib.core.profiles import load_profile, profile_names
+from tokenskip_lib.evaluation.methods import METHODS
+from tokenskip_lib.evaluation.paper import PROBLEMS, beside_the_paper, published_rows, published_speedups
 
 REPEATS = [
     name for name in profile_names() if name.startswith(("llama", "published", "qwen2.5-3", "qwen2.5-7", "qwen2.5-14"))
@@ -45,7 +45,7 @@ def test_the_papers_speedups_are_its_latencies_over_the_originals():
 
 
 def test_every_row_names_a_method_a_set_and_its_source(root):
-    rows = pd.read_csv(root / "data" / "paper_results.csv", keep_default_na=False)
+    rows = pd.read_csv(root / "tokenskip_lib" / "evaluation" / "paper_results.csv", keep_default_na=False)
     assert set(rows["method"]) == set(METHODS) and set(rows["problems"]) == set(PROBLEMS) and rows["source"].all()
     assert not rows.duplicated(["model", "trained_on", "problems", "method", "ratio"]).any()
     original = rows[rows["method"] == "original"].set_index(["model", "problems"])["chain_tokens"]

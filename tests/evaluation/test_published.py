@@ -9,11 +9,13 @@ from operator import attrgetter
 import pandas as pd
 import pytest
 
-from tokenskip_lib.config import STAGES, STEPS, load_profile, project_root
-from tokenskip_lib.evaluation import METRIC_COLUMNS, markdown_table
-from tokenskip_lib.methods import method_ratios
-from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE
-from tokenskip_lib.studies import variant_profiles
+from tokenskip_lib.core.paths import project_root
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.evaluation.methods import method_ratios
+from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS, markdown_table
+from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE
+from tokenskip_lib.experiments.steps import STAGES, STEPS
+from tokenskip_lib.experiments.studies import variant_profiles
 
 
 def committed(path: str) -> str:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tokenskip_lib.answering import ask, find_trained, untrained_chains
-from tokenskip_lib.records import Chain, InputError, SFTRow
-from tokenskip_lib.runs import CHAINS, SFT_ROWS, Run
+from tokenskip_lib.core.records import Chain, InputError, SFTRow
+from tokenskip_lib.experiments.ask import ask, untrained_chains
+from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
 
 RATIOS = [1.0, 0.5]
 

@@ -10,12 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tokenskip_lib import stages
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.records import Chain, Problem, PrunedChain, SFTRow
-from tokenskip_lib.runs import Run
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import Chain, Problem, PrunedChain, SFTRow
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.experiments import steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.training.rows import build_sft_rows
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def profile_file(tiny_profile, problems, tiny_tokenizer, tmp_path):
         )
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(made.model_dump()))
-        Run(load_profile(str(file))).store(stages.SFT_ROWS, SFTRow).append(rows)
+        Run(load_profile(str(file))).store(steps.SFT_ROWS, SFTRow).append(rows)
         return file
 
     return make
@@ -62,7 +62,7 @@ TWO_PROCESSES += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def _log(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / stages.ADAPTER / "training_log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / steps.ADAPTER / "training_log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -79,11 +79,11 @@ def test_two_processes_train_as_one_does(root, profile_file, tmp_path, checkpoin
         for key in line.keys() & {"loss", "eval_loss"}:
             assert line[key] == pytest.approx(other[key], abs=2e-3)
     weights, others = (
-        load_file(tmp_path / name / stages.ADAPTER / "adapter_model.safetensors") for name in ("one", "two")
+        load_file(tmp_path / name / steps.ADAPTER / "adapter_model.safetensors") for name in ("one", "two")
     )
     assert all(torch.allclose(weights[name], others[name], atol=2e-3) for name in weights)
-    summary = json.loads((tmp_path / "two" / stages.ADAPTER / "summary.json").read_text())
-    assert summary["processes"] == 2 and not (tmp_path / "two" / stages.ADAPTER / "checkpoints").exists()
+    summary = json.loads((tmp_path / "two" / steps.ADAPTER / "summary.json").read_text())
+    assert summary["processes"] == 2 and not (tmp_path / "two" / steps.ADAPTER / "checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -102,14 +102,14 @@ def test_two_processes_score_and_prune_as_one_does(root, tiny_profile, problems,
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(made.model_dump()))
         run = Run(load_profile(str(file)))
-        run.store(stages.TRAIN_PROBLEMS, Problem).append(many)
-        run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in many)
+        run.store(steps.TRAIN_PROBLEMS, Problem).append(many)
+        run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in many)
         for stage in ("score", "prune"):
             done = _launch(root, stage, file, *launcher)
             assert done.returncode == 0, done.stderr[-3000:]
             assert done.stdout.count("\n") == 1
         folders[name] = run.folder
-    for records in (stages.SCORED, stages.PRUNED, stages.SFT_ROWS):
+    for records in (steps.SCORED, steps.PRUNED, steps.SFT_ROWS):
         assert (folders["one"] / records).read_bytes() == (folders["two"] / records).read_bytes()
     assert not list(folders["two"].glob("*part*"))
 

@@ -3,10 +3,10 @@
 import nbformat
 import pytest
 
-from tokenskip_lib.config import STEPS
-from tokenskip_lib.pipeline import NOTEBOOKS, README_TABLE, _for_readers, publish, run_notebooks
-from tokenskip_lib.records import InputError
-from tokenskip_lib.runs import Run
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE, _for_readers, publish, run_notebooks
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import STEPS
 
 
 @pytest.mark.parametrize(

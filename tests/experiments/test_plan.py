@@ -9,17 +9,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from tokenskip_lib import answering, costs, stages
-from tokenskip_lib.config import TrainingSettings
-from tokenskip_lib.costs import CARDS, find_card, kv_cache_bytes, read_shape
-from tokenskip_lib.finetuning import train_adapter
-from tokenskip_lib.generation import TransformersEngine, new_cache
-from tokenskip_lib.models import load_tokenizer
-from tokenskip_lib.plan import ADAPTER_BYTES, report
-from tokenskip_lib.prompts import build_prompt, encode_prompt
-from tokenskip_lib.records import Chain, InputError, Prediction, Problem, RecordStore, SFTRow
-from tokenskip_lib.runs import Run
-from tokenskip_lib.workload import stage_work
+from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, SFTRow
+from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.experiments import costs, stages, steps
+from tokenskip_lib.experiments.costs import CARDS, find_card, kv_cache_bytes, read_shape
+from tokenskip_lib.experiments.plan import ADAPTER_BYTES, report
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.workload import stage_work
+from tokenskip_lib.inference import build
+from tokenskip_lib.inference.engine import TransformersEngine
+from tokenskip_lib.inference.kv_cache import new_cache
+from tokenskip_lib.models.loading import load_tokenizer
+from tokenskip_lib.models.prompts import build_prompt, encode_prompt
+from tokenskip_lib.training.lora import train_adapter
 
 PUBLISHED = {
     494_032_768: Qwen2Config(
@@ -121,18 +124,18 @@ def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_
             asked.append(sum(len(encode_prompt(self.tokenizer, request.prompt)) for request in requests))
             yield from super().generate(requests, **options)
 
-    monkeypatch.setattr(answering, "TransformersEngine", CountingEngine)
+    monkeypatch.setattr(build, "TransformersEngine", CountingEngine)
     before = _work(tiny_profile)
     chains = stages.generate(run)
     planned = before["generate", "original"]
     assert planned.read == asked.pop()
     assert sum(chain.output_tokens for chain in chains) <= planned.most_written
     after = _work(tiny_profile)["generate", "original"]
-    assert after.written == sum(chain.output_tokens for chain in chains) and after.answers.source == stages.CHAINS
+    assert after.written == sum(chain.output_tokens for chain in chains) and after.answers.source == steps.CHAINS
 
     # A random model solves nothing: the later stages get chains that one which can would have made.
-    (run.folder / stages.CHAINS).unlink()
-    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    (run.folder / steps.CHAINS).unlink()
+    run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
     stages.score(run)
     rows = stages.prune_chains(run)
     assert len(rows) == 3
@@ -142,32 +145,32 @@ def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_
     stages.evaluate(run)
     assert sum(asked) == sum(part.read for part in before.values() if part.stage == "evaluate")
     after = _work(tiny_profile)
-    predictions = list(run.store(stages.PREDICTIONS, Prediction))
+    predictions = list(run.store(steps.PREDICTIONS, Prediction))
     for (stage, name), part in after.items():
         if stage != "evaluate":
             continue
         taken = [p.chain_tokens + p.answer_tokens for p in predictions if f"{p.method} {p.ratio:g}" == name]
-        assert part.answers.source == stages.PREDICTIONS and part.written == sum(taken)
+        assert part.answers.source == steps.PREDICTIONS and part.written == sum(taken)
         assert part.most_written == before[stage, name].most_written
 
 
 def test_records_of_another_model_are_not_read(run, tiny_profile, problems, chain_of):
-    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
     other = tiny_profile.target.model_copy(update={"adapter": "elsewhere"})
     sources = [
         _work(profile)["generate", "original"].answers.source
         for profile in (tiny_profile, tiny_profile.model_copy(update={"target": other}))
     ]
-    assert sources == [stages.CHAINS, "worked solutions"]
+    assert sources == [steps.CHAINS, "worked solutions"]
 
 
 def test_planning_writes_nothing_and_leaves_a_torn_line_alone(run, tiny_profile, problems, chain_of):
-    run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
-    path = run.folder / stages.CHAINS
+    run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+    path = run.folder / steps.CHAINS
     path.write_bytes(path.read_bytes()[:-20])
     before = {file: file.read_bytes() for file in run.folder.rglob("*")}
     generate = _work(tiny_profile)["generate", "original"]
-    assert len(generate.answers.lengths) == 2 and generate.answers.source == stages.CHAINS
+    assert len(generate.answers.lengths) == 2 and generate.answers.source == steps.CHAINS
     assert {file: file.read_bytes() for file in run.folder.rglob("*")} == before
 
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from tokenskip_lib import target
-from tokenskip_lib.config import Profile, with_overrides
-from tokenskip_lib.records import InputError, Problem, RecordStore
-from tokenskip_lib.target import prepare_target
+from tokenskip_lib.core.profiles import Profile, with_overrides
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.experiments import prepare_target as module
+from tokenskip_lib.experiments.prepare_target import prepare_target
 
 TRAINING = {"rank": 2, "alpha": 4, "epochs": 1, "batch_size": 2, "accumulation": 1, "held_out": 0.4}
 
@@ -36,7 +37,7 @@ def test_the_adapter_says_what_it_was_made_with_and_how_good_it_is(profile, tmp_
 
 def test_an_adapter_that_is_there_is_measured_not_trained_again(profile, monkeypatch):
     first = prepare_target(profile)
-    monkeypatch.setattr(target, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
     assert prepare_target(profile) == first
 
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from tokenskip_lib import runs
-from tokenskip_lib.config import STAGE_OF_SECTION, STAGES
-from tokenskip_lib.records import InputError, Problem
-from tokenskip_lib.runs import Run, relative, stage_number
+from tokenskip_lib.core.paths import relative
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.experiments import run as run_module
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import STAGE_OF_SECTION, STAGES, stage_number
 
 STAGE_FILES = [
     "01_train_problems.jsonl",
@@ -99,9 +100,9 @@ def test_a_note_keeps_what_another_process_wrote_meanwhile(tiny_profile):
 
 
 def test_a_stage_names_the_code_that_finished_it_whoever_reads_it_later(tiny_profile, monkeypatch):
-    monkeypatch.setattr(runs, "commit", lambda: "early")
+    monkeypatch.setattr(run_module, "commit", lambda: "early")
     Run(tiny_profile).note("generate", chains=3)
-    monkeypatch.setattr(runs, "commit", lambda: "late")
+    monkeypatch.setattr(run_module, "commit", lambda: "late")
     reader = Run(tiny_profile)
     reader.note("generate", accuracy=0.5)
     reader.note("score", chains=3)

@@ -5,14 +5,18 @@ import json
 import pandas as pd
 import pytest
 
-from tokenskip_lib import answering, models, stages
-from tokenskip_lib.evaluation import METRIC_COLUMNS
-from tokenskip_lib.methods import method_ratios, truncation_budget
-from tokenskip_lib.models import load_model, load_tokenizer, token_counter
-from tokenskip_lib.prompts import answer_tail
-from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
-from tokenskip_lib.runs import Run
-from tokenskip_lib.sft_rows import draw_ratios
+from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.evaluation.methods import method_ratios, truncation_budget
+from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
+from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.inference import build, engine
+from tokenskip_lib.models import loading
+from tokenskip_lib.models.loading import load_model, load_tokenizer
+from tokenskip_lib.models.prompts import answer_tail
+from tokenskip_lib.models.tokens import token_counter
+from tokenskip_lib.training.rows import draw_ratios
 
 
 @pytest.fixture
@@ -23,9 +27,9 @@ def run(tiny_profile):
 @pytest.fixture
 def answered(run, problems, chain_of):
     """The run as if a model that can solve the problems had answered: two chains kept, one dropped."""
-    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
+    run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
     kept = [chain_of(problem) for problem in problems[:2]]
-    run.store(stages.CHAINS, Chain).append([*kept, chain_of(problems[2], dropped="wrong")])
+    run.store(steps.CHAINS, Chain).append([*kept, chain_of(problems[2], dropped="wrong")])
     return run
 
 
@@ -45,7 +49,7 @@ def test_generating_grades_every_problem_and_says_why_a_chain_is_dropped(run, pr
         # A random model states no answer: it is cut off by its budget, or ends without one.
         assert chain.dropped == ("cut_off" if chain.cut_off else "no_answer") and not chain.is_correct
         assert chain.chain == chain.output.rstrip() and chain.chain_tokens == count(chain.chain)
-    assert list(run.store(stages.TRAIN_PROBLEMS, Problem)) == problems[:3]
+    assert list(run.store(steps.TRAIN_PROBLEMS, Problem)) == problems[:3]
     noted = run.state["stages"]["generate"]
     assert noted["chains"] == 3 and noted["kept"] + sum(noted["dropped_chains"].values()) == 3
 
@@ -62,7 +66,7 @@ def test_generating_grades_every_problem_and_says_why_a_chain_is_dropped(run, pr
     ],
 )
 def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, output, cut_off, dropped):
-    generation = stages.Generation(id="p0", text=output, tokens=9, cut_off=cut_off, seconds=0.1)
+    generation = engine.Generation(id="p0", text=output, tokens=9, cut_off=cut_off, seconds=0.1)
 
     def chain_within(limit):
         settings = tiny_profile.chains.model_copy(update={"max_chain_tokens": limit})
@@ -76,14 +80,14 @@ def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, ou
 
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):
     stages.generate(run)
-    whole = _tear(run.folder / stages.CHAINS)
+    whole = _tear(run.folder / steps.CHAINS)
     stages.generate(Run(run.profile))
-    assert (run.folder / stages.CHAINS).read_bytes() == whole
+    assert (run.folder / steps.CHAINS).read_bytes() == whole
 
 
 def test_a_finished_generation_loads_no_model(run, monkeypatch):
     before = stages.generate(run)
-    monkeypatch.setattr(answering, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
     assert stages.generate(Run(run.profile)) == before
 
 
@@ -100,14 +104,14 @@ def test_scoring_scores_the_kept_chains_by_every_scorer(answered):
     names = [answered.profile.importance.scorer, *answered.profile.importance.compare_with]
     assert len(names) > 3
     assert [(s.id, s.scorer) for s in scored] == [(chain, name) for name in names for chain in ("p0", "p1")]
-    whole = _tear(answered.folder / stages.SCORED)
+    whole = _tear(answered.folder / steps.SCORED)
     stages.score(Run(answered.profile))
-    assert (answered.folder / stages.SCORED).read_bytes() == whole
+    assert (answered.folder / steps.SCORED).read_bytes() == whole
 
 
 def test_random_scores_need_no_model(answered, monkeypatch):
     settings = answered.profile.importance.model_copy(update={"scorer": "random", "compare_with": []})
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     scored = stages.score(Run(answered.profile.model_copy(update={"importance": settings})))
     assert {s.scorer for s in scored} == {"random"}
 
@@ -115,29 +119,29 @@ def test_random_scores_need_no_model(answered, monkeypatch):
 def test_scoring_refuses_a_run_without_a_kept_chain(run, problems, chain_of):
     with pytest.raises(InputError, match="generate"):
         stages.score(run)
-    run.store(stages.CHAINS, Chain).append([chain_of(p, "", dropped="empty") for p in problems[:3]])
+    run.store(steps.CHAINS, Chain).append([chain_of(p, "", dropped="empty") for p in problems[:3]])
     with pytest.raises(InputError, match="every chain was dropped"):
         stages.score(run)
-    assert not (run.folder / stages.SCORED).exists()
+    assert not (run.folder / steps.SCORED).exists()
 
 
 def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answered, problems):
     stages.score(answered)
     rows = stages.prune_chains(answered)
     ratios = answered.profile.pruning.ratios
-    pruned = {record.key: record for record in answered.store(stages.PRUNED, PrunedChain)}
+    pruned = {record.key: record for record in answered.store(steps.PRUNED, PrunedChain)}
     assert set(pruned) == {(name, "selective_context", ratio) for name in ("p0", "p1") for ratio in ratios}
     drawn = draw_ratios(["p0", "p1"], ratios, answered.profile.seed)
     assert {row.id: row.ratio for row in rows} == drawn
     for row in rows:
         answer = {p.id: p.answer for p in problems}[row.id]
         assert row.completion == pruned[(row.id, "selective_context", row.ratio)].text + answer_tail(answer)
-    whole = _tear(answered.folder / stages.PRUNED)
-    rows_whole = (answered.folder / stages.SFT_ROWS).read_bytes()
-    (answered.folder / stages.SFT_ROWS).unlink()
+    whole = _tear(answered.folder / steps.PRUNED)
+    rows_whole = (answered.folder / steps.SFT_ROWS).read_bytes()
+    (answered.folder / steps.SFT_ROWS).unlink()
     stages.prune_chains(Run(answered.profile))
-    assert (answered.folder / stages.PRUNED).read_bytes() == whole
-    assert (answered.folder / stages.SFT_ROWS).read_bytes() == rows_whole
+    assert (answered.folder / steps.PRUNED).read_bytes() == whole
+    assert (answered.folder / steps.SFT_ROWS).read_bytes() == rows_whole
 
 
 def test_rows_are_the_first_so_many_whatever_ratios_a_problem_has(answered):
@@ -148,9 +152,9 @@ def test_rows_are_the_first_so_many_whatever_ratios_a_problem_has(answered):
 
 
 def test_rows_and_compared_chains_are_taken_in_the_problems_order_whatever_the_files(answered):
-    chains = list(answered.store(stages.CHAINS, Chain))
-    (answered.folder / stages.CHAINS).unlink()
-    answered.store(stages.CHAINS, Chain).append(chains[::-1])
+    chains = list(answered.store(steps.CHAINS, Chain))
+    (answered.folder / steps.CHAINS).unlink()
+    answered.store(steps.CHAINS, Chain).append(chains[::-1])
     importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
     training = answered.profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 1})
     run = Run(answered.profile.model_copy(update={"importance": importance, "training": training}))
@@ -189,7 +193,7 @@ def test_chains_without_a_score_are_not_left_out_of_training_silently(answered, 
 
 
 def test_chains_are_not_scored_before_every_problem_is_answered(answered, problems):
-    answered.store(stages.TRAIN_PROBLEMS, Problem).append(problems[3:4])  # as `generate` leaves it when it is killed
+    answered.store(steps.TRAIN_PROBLEMS, Problem).append(problems[3:4])  # as `generate` leaves it when it is killed
     with pytest.raises(InputError, match=r"1 training problems are not answered yet; run .* generate"):
         stages.score(answered)
 
@@ -216,11 +220,11 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
     stages.score(answered)
     stages.prune_chains(answered)
     summary = stages.train(answered)
-    assert summary["rows_trained"] + summary["rows_held_out"] == len(answered.need(stages.SFT_ROWS, SFTRow, "prune"))
+    assert summary["rows_trained"] + summary["rows_held_out"] == len(answered.need(steps.SFT_ROWS, SFTRow, "prune"))
     metrics = stages.evaluate(answered)
 
     pairs = method_ratios(answered.profile.evaluation)
-    predictions = list(answered.store(stages.PREDICTIONS, Prediction))
+    predictions = list(answered.store(steps.PREDICTIONS, Prediction))
     assert {p.key for p in predictions} == {(t.id, m, r) for t in problems[3:] for m, r in pairs}
     assert list(metrics.columns) == METRIC_COLUMNS and set(metrics["n"]) == {2}
     assert sorted(zip(metrics["method"], metrics["ratio"], strict=True)) == sorted(pairs)
@@ -233,9 +237,9 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
 
     # A tear in the file costs time, not content.
     before = [p.model_dump(exclude={"seconds"}) for p in predictions]
-    _tear(answered.folder / stages.PREDICTIONS)
+    _tear(answered.folder / steps.PREDICTIONS)
     stages.evaluate(Run(answered.profile))
-    after = RecordStore(answered.folder / stages.PREDICTIONS, Prediction)
+    after = RecordStore(answered.folder / steps.PREDICTIONS, Prediction)
     assert [p.model_dump(exclude={"seconds"}) for p in after] == before
     state = json.loads((answered.folder / "profile.json").read_text())["stages"]
     assert set(state) == {"score", "prune", "train", "evaluate"}
@@ -243,7 +247,7 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
 
 def test_scores_on_disk_are_of_the_chains_text(answered, problems):
     stages.score(answered)
-    on_disk = RecordStore(answered.folder / stages.SCORED, ScoredChain)
+    on_disk = RecordStore(answered.folder / steps.SCORED, ScoredChain)
     assert {(s.id, s.text) for s in on_disk} == {(p.id, p.solution) for p in problems[:2]}
 
 
@@ -259,7 +263,7 @@ def test_a_published_adapter_is_evaluated_without_a_training_run_and_under_the_r
     )
     run = Run(tiny_profile.model_copy(update={"evaluation": settings}))
     stages.evaluate(run)
-    budgets = {(p.method, p.ratio): p.max_new_tokens for p in run.store(stages.PREDICTIONS, Prediction)}
+    budgets = {(p.method, p.ratio): p.max_new_tokens for p in run.store(steps.PREDICTIONS, Prediction)}
     assert budgets == {("original", 1.0): 8, ("tokenskip", 0.5): 4, ("tokenskip", 1.0): 8}
 
 
@@ -269,13 +273,13 @@ def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_proble
     methods = {"original": [], "tokenskip": [0.5, 1.0], "truncation": [0.5]}
     shared = {"adapter": str(make_adapter(0)), "methods": methods}
     loaded, answers = [], {}
-    monkeypatch.setattr(answering, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
+    monkeypatch.setattr(build, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
     for attach in (False, True):
         settings = tiny_profile.evaluation.model_copy(update={**shared, "attach": attach})
         folder = str(tmp_path / f"run_{attach}")
         run = Run(tiny_profile.model_copy(update={"evaluation": settings, "run_dir": folder}))
         stages.evaluate(run)
-        answers[attach] = {p.key: p.output for p in run.store(stages.PREDICTIONS, Prediction)}
+        answers[attach] = {p.key: p.output for p in run.store(steps.PREDICTIONS, Prediction)}
     assert answers[True] == answers[False]
     assert len(loaded) == 3  # two models where it is merged, one where it is attached
 
@@ -284,20 +288,20 @@ def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_
     prompts = tiny_profile.prompts.model_copy(update={"layout": "think"})
     training = tiny_profile.training.model_copy(update={"ratios_a_problem": "all"})
     run = Run(tiny_profile.model_copy(update={"prompts": prompts, "training": training}))
-    run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:2])
+    run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:2])
     tail = "\n</think>\n\nAll in all it is"
     chains = [
         chain_of(p).model_copy(update={"output": f"<think>\n{p.solution}{tail} \\boxed{{{p.answer}}}."})
         for p in problems[:2]
     ]
-    run.store(stages.CHAINS, Chain).append(chains)
+    run.store(steps.CHAINS, Chain).append(chains)
     stages.score(run)
-    assert stages.prune_chains(run) == list(run.store(stages.SFT_ROWS, SFTRow))
-    rows = run.need(stages.SFT_ROWS, SFTRow, "prune")
+    assert stages.prune_chains(run) == list(run.store(steps.SFT_ROWS, SFTRow))
+    rows = run.need(steps.SFT_ROWS, SFTRow, "prune")
     assert [(row.id, row.ratio) for row in rows] == [
         (p.id, r) for p in problems[:2] for r in run.profile.pruning.ratios
     ]
-    texts = {p.key: p.text for p in run.store(stages.PRUNED, PrunedChain)}
+    texts = {p.key: p.text for p in run.store(steps.PRUNED, PrunedChain)}
     for row, gold in zip(rows, [p.answer for p in problems[:2] for _ in run.profile.pruning.ratios], strict=True):
         chain = texts[row.id, run.profile.pruned_by, row.ratio]
         assert row.completion == f"<think>\n{chain}{tail} \\boxed{{{gold}}}."

@@ -5,12 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from tokenskip_lib import stages
-from tokenskip_lib.config import Profile, load_profile, with_overrides
-from tokenskip_lib.evaluation import METRIC_COLUMNS
-from tokenskip_lib.records import Chain, InputError, Prediction, Problem, RecordStore
-from tokenskip_lib.runs import Run
-from tokenskip_lib.studies import check_studies, run_study, variant_profiles
+from tokenskip_lib.core import records
+from tokenskip_lib.core.profiles import Profile, load_profile, with_overrides
+from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.evaluation import methods
+from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
+from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.studies import check_studies, run_study, variant_profiles
 
 METHODS = {"original": [], "tokenskip": [0.5]}
 
@@ -24,9 +27,9 @@ def with_study(tiny_profile, problems, chain_of, tmp_path):
     def make(*vary: dict, **common) -> Run:
         fixed = {"evaluation.methods": METHODS, "problems.validation": str(tmp_path / "validation.jsonl"), **common}
         run = Run(with_overrides(tiny_profile, {"studies": {"mine": {"common": fixed, "vary": list(vary)}}}, where="t"))
-        if not (run.folder / stages.CHAINS).exists():
-            run.store(stages.TRAIN_PROBLEMS, Problem).append(problems[:3])
-            run.store(stages.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
+        if not (run.folder / steps.CHAINS).exists():
+            run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
+            run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
         return run
 
     return make
@@ -49,9 +52,9 @@ def test_variants_share_the_records_before_the_first_stage_that_differs(with_stu
     run_study(run, "mine")
     by_scorer, by_budget = (Run(profile).folder for _, profile in variant_profiles(run.profile, "mine"))
     linked = {folder: {p.name for p in folder.iterdir() if p.is_symlink()} for folder in (by_scorer, by_budget)}
-    assert linked[by_scorer] == {stages.TRAIN_PROBLEMS, stages.CHAINS, stages.SCORED}
-    assert linked[by_budget] == linked[by_scorer] | {stages.PRUNED, stages.SFT_ROWS, stages.ADAPTER}
-    assert {c.scorer for c in RecordStore(by_scorer / stages.PRUNED, stages.PrunedChain)} == {"random"}
+    assert linked[by_scorer] == {steps.TRAIN_PROBLEMS, steps.CHAINS, steps.SCORED}
+    assert linked[by_budget] == linked[by_scorer] | {steps.PRUNED, steps.SFT_ROWS, steps.ADAPTER}
+    assert {c.scorer for c in RecordStore(by_scorer / steps.PRUNED, records.PrunedChain)} == {"random"}
 
 
 def test_a_runs_folder_may_be_moved_with_its_variants(with_study):
@@ -66,7 +69,7 @@ def test_a_variant_may_change_nothing_and_has_the_runs_own_adapter(with_study, t
     run = with_study({"training.rows": 1}, {})
     run_study(run, "mine")
     unchanged = Run(variant_profiles(run.profile, "mine")[1][1]).folder
-    assert unchanged.name.startswith("unchanged") and (unchanged / stages.ADAPTER).is_symlink()
+    assert unchanged.name.startswith("unchanged") and (unchanged / steps.ADAPTER).is_symlink()
     written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", dtype=str, keep_default_na=False)
     assert list(written["training.rows"]) == ["1", "1", "", ""]  # not 1.0
     assert list(written["rows_trained"]) == ["1", "1", "3", "3"]
@@ -81,7 +84,7 @@ def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
 
 
 def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
-    asked, answer = [], stages.answer
+    asked, answer = [], methods.answer
 
     def counting(engine, tokenizer, problems, prompts, plan, **options):
         asked.extend(method for method, *_ in plan)
@@ -96,7 +99,7 @@ def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_st
     run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
     run_study(run, "mine")
     [(_, profile)] = variant_profiles(run.profile, "mine")
-    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"p5"}
+    assert {p.id for p in Run(profile).store(steps.PREDICTIONS, Prediction)} == {"p5"}
 
 
 def test_other_test_problems_are_one_setting(with_study, problems, tmp_path):
@@ -107,15 +110,15 @@ def test_other_test_problems_are_one_setting(with_study, problems, tmp_path):
     run = with_study({"problems.test": str(tmp_path / "elsewhere.jsonl")})
     table = run_study(run, "mine")
     [(_, profile)] = variant_profiles(run.profile, "mine")
-    assert {p.id for p in Run(profile).store(stages.PREDICTIONS, Prediction)} == {"far"}
-    assert (Run(profile).folder / stages.ADAPTER).is_symlink() and list(table["n"]) == [1, 1]
+    assert {p.id for p in Run(profile).store(steps.PREDICTIONS, Prediction)} == {"far"}
+    assert (Run(profile).folder / steps.ADAPTER).is_symlink() and list(table["n"]) == [1, 1]
 
 
 def test_another_seed_is_another_training_on_the_same_problems(with_study):
     run = with_study({"training.seed": 1}, {"training.seed": 2}, {"training.seed": 1, "training.log_every": 1})
     run_study(run, "mine")
     folders = [Run(profile).folder for _, profile in variant_profiles(run.profile, "mine")]
-    one, other, again = ((folder / stages.ADAPTER / "adapter_model.safetensors").read_bytes() for folder in folders)
+    one, other, again = ((folder / steps.ADAPTER / "adapter_model.safetensors").read_bytes() for folder in folders)
     assert one == again != other
 
 
@@ -124,10 +127,10 @@ def test_redoing_a_stage_of_the_run_removes_the_variants_made_from_it(with_study
     run_study(run, "mine")
     rows, budget = (profile.path("") for _, profile in variant_profiles(run.profile, "mine"))
     Run(run.profile, redo_from=5)
-    assert (rows / stages.ADAPTER).exists() and (budget / stages.ADAPTER).exists()
-    assert not (rows / stages.PREDICTIONS).exists() and not (budget / stages.PREDICTIONS).exists()
+    assert (rows / steps.ADAPTER).exists() and (budget / steps.ADAPTER).exists()
+    assert not (rows / steps.PREDICTIONS).exists() and not (budget / steps.PREDICTIONS).exists()
     Run(run.profile, redo_from=3)
-    assert not list(rows.glob("0[3-5]*")) and (rows / stages.SCORED).exists() and not budget.exists()
+    assert not list(rows.glob("0[3-5]*")) and (rows / steps.SCORED).exists() and not budget.exists()
     Run(run.profile, redo_from=2)
     assert not rows.exists()
 
@@ -136,7 +139,7 @@ def test_redoing_the_studies_keeps_the_run(with_study):
     run = with_study({"training.rows": 1})
     run_study(run, "mine")
     Run(run.profile, redo_from=6)
-    assert not list(run.folder.glob("studies/*/*")) and (run.folder / stages.SCORED).exists()
+    assert not list(run.folder.glob("studies/*/*")) and (run.folder / steps.SCORED).exists()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ def test_redoing_a_stage_with_other_settings_redoes_it_in_the_variants(with_stud
     other = with_overrides(run.profile, {"training.rank": 3}, where="t")
     run_study(Run(other, redo_from=3), "mine")
     [(_, variant)] = variant_profiles(other, "mine")
-    assert json.loads((variant.path(stages.ADAPTER) / "adapter_config.json").read_text())["r"] == 3
+    assert json.loads((variant.path(steps.ADAPTER) / "adapter_config.json").read_text())["r"] == 3
 
 
 def test_validation_problems_that_are_test_problems_are_refused(with_study, tmp_path):

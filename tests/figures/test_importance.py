@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from tokenskip_lib import importance_plots
-from tokenskip_lib.records import ScoredChain
-from tokenskip_lib.span_tables import importance_ranks, kept_table, rank_correlations, span_table
-from tokenskip_lib.spans import segment
+from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.evaluation.importance_tables import importance_ranks, kept_table, rank_correlations, span_table
+from tokenskip_lib.figures import importance as importance_figures
+from tokenskip_lib.pruning.spans import segment
 
 TEXT = "Tom pays $18 for <b>2</b> pens & 3_4 x^2.\n\nThen $9 is left: \\frac{1}{2} of it, " + "and so on " * 20
 
@@ -45,7 +45,7 @@ def _words(texts: list[str]) -> list[int]:
 
 
 def test_a_strip_shows_every_character_of_a_chain_once_and_no_mathematics():
-    figure = importance_plots.importance_strip([_scored("one"), _scored("two")])
+    figure = importance_figures.importance_strip([_scored("one"), _scored("two")])
     figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_title(loc="left") or axes.texts]
     shown = ["".join(text.get_text() for text in axes.texts) for axes in panels if axes.texts]
@@ -54,7 +54,7 @@ def test_a_strip_shows_every_character_of_a_chain_once_and_no_mathematics():
 
 
 def test_a_live_chain_carries_its_text_escaped_and_out_of_reach_of_mathjax():
-    html = importance_plots.importance_html(_scored("one", text="pays $18 & </script><b>2</b>"))
+    html = importance_figures.importance_html(_scored("one", text="pays $18 & </script><b>2</b>"))
     assert html.startswith('<div class="mathjax_ignore tex2jax_ignore">')
     assert "</script><b>" not in html and "<b>" not in html
     assert html.count("<script") == html.count("</script>")
@@ -91,7 +91,7 @@ def test_kept_tables_mark_what_pruning_keeps(scored):
 
 def test_the_shares_of_kinds_are_drawn_for_every_scorer_and_ratio(scored):
     table = kept_table(scored, [0.4, 0.8], count_tokens=_words)
-    figure = importance_plots.kept_kinds_figure(table)
+    figure = importance_figures.kept_kinds_figure(table)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["up", "down", "chance"]
     share = table.query("scorer == 'down' and kind == 'number'").groupby("ratio")["kept"].mean()
     [line] = [line for line in figure.axes[1].lines if line.get_label() == "number"]
@@ -104,7 +104,7 @@ def test_kept_and_skipped_scores_are_both_drawn(scored, scale, zero):
     table["importance"] = scale * 10.0 ** table["rank"].mul(6)
     if zero:
         table.loc[table["rank"] == 0, "importance"] = 0.0
-    figure = importance_plots.kept_skipped_figure(table, 0.4)
+    figure = importance_figures.kept_skipped_figure(table, 0.4)
     for axes in figure.axes:
         assert axes.get_xscale() == "log"
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "skipped"]
@@ -112,7 +112,7 @@ def test_kept_and_skipped_scores_are_both_drawn(scored, scale, zero):
 
 def test_correlations_are_printed_in_their_cells():
     table = pd.DataFrame([[1, -0.25], [-0.25, 1]], index=["one", "two"], columns=["one", "two"])
-    axes = importance_plots.correlation_figure(table).axes[0]
+    axes = importance_figures.correlation_figure(table).axes[0]
     assert [text.get_text() for text in axes.texts] == ["1.00", "-0.25", "-0.25", "1.00"]
 
 
@@ -121,7 +121,7 @@ def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
         [("s", "and", 0.5), ("t", "and", 0.6), ("s", "$x$", 0.1), ("t", "$x$", 0.9)] * 10,
         columns=["scorer", "span", "rank"],
     )
-    axes = importance_plots.disagreement_figure(table).axes[0]
+    axes = importance_figures.disagreement_figure(table).axes[0]
     assert [re.sub(r"\s+", " ", unescape(label.get_text())) for label in axes.get_yticklabels()] == [
         "and (10x)",
         "$x$ (10x)",
@@ -133,5 +133,5 @@ def test_kinds_are_drawn_most_important_first():
     table = pd.DataFrame(
         {"scorer": ["s"] * 4, "kind": ["word", "number", "word", "number"], "rank": [0.2, 0.9, 0.3, 0.8]}
     )
-    axes = importance_plots.kind_figure(table).axes[0]
+    axes = importance_figures.kind_figure(table).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from tokenskip_lib import plots
-from tokenskip_lib.runs import Run
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.figures import results, style
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     run = Run(tiny_profile)
     source = run.folder / "metrics.csv"
     source.write_text("a,b\n1,2\n")
-    figure = plots.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
-    path = plots.save_figure(figure, "loss", run, source)
+    figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
+    path = run.save_figure(figure, "loss", source)
     assert path == tmp_path / "figures" / "smoke_loss.png" and path.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
@@ -35,7 +35,7 @@ def test_every_point_of_the_metrics_is_drawn():
         [("original", 1.0, 0.5, 100.0), ("tokenskip", 0.5, 0.4, 60.0), ("tokenskip", 0.9, 0.45, 90.0)],
         columns=["method", "ratio", "accuracy", "chain_tokens"],
     ).assign(accuracy_low=0.3, accuracy_high=0.6)
-    axes = plots.accuracy_figure(metrics, "t").axes[0]
+    axes = results.accuracy_figure(metrics, "t").axes[0]
     drawn = {float(x): float(y) for c in axes.containers for x, y in zip(*c.lines[0].get_data(), strict=True)}
     assert drawn == pytest.approx({60.0: 40.0, 90.0: 45.0, 100.0: 50.0})
 
@@ -56,49 +56,49 @@ def _drawn(axes) -> set[tuple[float, float]]:
 def test_methods_as_long_as_the_original_stand_side_by_side_next_to_it():
     metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 1.0, 0.5, 100.0), ("be_concise", 1.0, 0.5, 100.2),
                        ("abbre_words", 1.0, 0.5, 99.9), ("only_numbers", 1.0, 0.5, 80.0))  # fmt: skip
-    [axes] = plots.accuracy_figure(metrics, "t").axes
+    [axes] = results.accuracy_figure(metrics, "t").axes
     step = 0.015 * 100.2
     assert _drawn(axes) == {(100.0, 50.0), (80.0, 50.0), (100 + step, 50.0), (100 + 2 * step, 50.0)}
 
 
 def test_the_axis_is_broken_where_most_of_it_is_empty_and_every_point_lies_in_one_part():
     metrics = _metrics(("original", 1.0, 0.9, 100.0), ("tokenskip", 0.5, 0.8, 50.0), ("truncation", 0.5, 0.02, 50.0))
-    upper, lower = plots.accuracy_figure(metrics, "t").axes
+    upper, lower = results.accuracy_figure(metrics, "t").axes
     assert (_drawn(upper), _drawn(lower)) == ({(100.0, 90.0), (50.0, 80.0)}, {(50.0, 2.0)})
     assert [text.get_text() for text in lower.texts] == ["truncation"]
     published = _metrics(("truncation", 0.5, 0.3, 60.0), ("truncation", 0.9, 0.55, 90.0))  # in the middle
-    [axes] = plots.accuracy_figure(metrics, "t", published).axes
+    [axes] = results.accuracy_figure(metrics, "t", published).axes
     assert {"truncation", "truncation, published"} < {text.get_text() for text in axes.texts}
 
 
 def test_every_method_has_a_style_of_its_own():
-    from tokenskip_lib.methods import METHODS
+    from tokenskip_lib.evaluation.methods import METHODS
 
-    assert set(plots.METHOD_STYLE) == {*METHODS, "random pruning"}
-    assert len(set(plots.METHOD_STYLE.values())) == len(METHODS) + 1
+    assert set(style.METHOD_STYLE) == {*METHODS, "random pruning"}
+    assert len(set(style.METHOD_STYLE.values())) == len(METHODS) + 1
 
 
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():
     table = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "tokens": [4, 18, 91], "original_tokens": [10, 30, 100]})
-    axes = plots.ratio_figure(table, "t").axes[0]
+    axes = results.ratio_figure(table, "t").axes[0]
     assert [text.get_text() for text in axes.texts] == ["as requested", "0.55", "0.91", "all together"]
 
 
 def test_lengths_are_drawn_for_kept_and_dropped_chains():
     chains = pd.DataFrame({"chain_tokens": [10, 20, 30, 40], "dropped": [None, None, "wrong", "cut_off"]})
-    axes = plots.chain_length_figure(chains).axes[0]
+    axes = results.chain_length_figure(chains).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "cut_off", "wrong"]
     assert any("mean of kept 15" in text.get_text() for text in axes.texts)
 
 
 def test_chains_that_were_all_kept_can_be_drawn():
-    axes = plots.chain_length_figure(pd.DataFrame({"chain_tokens": [10, 20], "dropped": [None, None]})).axes[0]
+    axes = results.chain_length_figure(pd.DataFrame({"chain_tokens": [10, 20], "dropped": [None, None]})).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
 
 
 def test_a_longer_training_is_drawn_behind_and_sets_the_axis():
     log = pd.DataFrame({"step": [1, 5, 10], "loss": [2.0, 1.5, 1.2], "eval_loss": [None, 1.6, 1.4]})
     longer = pd.DataFrame({"step": [100, 400], "loss": [1.0, 0.4], "eval_loss": [0.9, 0.5]})
-    axes = plots.loss_figure(log, longer).axes[0]
+    axes = results.loss_figure(log, longer).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[100, 400], [1, 5, 10], [5, 10]]
     assert axes.get_xlim()[1] > 400 and "longer training,\nheld out 0.500" in [t.get_text() for t in axes.texts]

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from tokenskip_lib import study_plots
+from tokenskip_lib.figures import studies as study_figures
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_scorers_stand_in_the_order_of_their_best_accuracy():
             "ratio": [0.5] * 4,
         }
     )
-    figure = study_plots.scorers_figure(table, 0.75)
+    figure = study_figures.scorers_figure(table, 0.75)
     accuracy, ratio = figure.axes
     assert [text.get_text() for text in accuracy.get_yticklabels()] == ["cts", "random"]
     assert [list(c.lines[0].get_xdata()) for c in accuracy.containers] == [[40, 20], [50, 70]]
@@ -42,7 +42,7 @@ def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_trai
             for ratio in (0.5, 1.0)
         ]
     ).assign(actual_ratio_low=0.4, actual_ratio_high=1.1)
-    curves, distance = study_plots.control_figure(table).axes
+    curves, distance = study_figures.control_figure(table).axes
     assert [list(line.get_ydata()) for line in curves.lines[1:]] == [[1.0, 1.0], [0.5, 1.0]]
     assert [text.get_text() for text in curves.texts] == ["400 rows", "6,000 rows"]
     assert [list(line.get_ydata()) for line in distance.lines] == [[0.25, 0.0], [0.125]]
@@ -52,7 +52,7 @@ def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_trai
 
 def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal():
     plain = pd.DataFrame({"ratio": [1.0, 0.5], "value": [1.0, 0.6]})
-    figure = study_plots.by_ratio_figure({"a": plain, "b": plain.assign(low=0.1, high=0.9)}, "y", "t", diagonal=True)
+    figure = study_figures.by_ratio_figure({"a": plain, "b": plain.assign(low=0.1, high=0.9)}, "y", "t", diagonal=True)
     [axes] = figure.axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 1.0]] * 3
     assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
@@ -61,7 +61,7 @@ def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal()
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):
     half = pd.DataFrame({"ratio": [0.5, 1.0], "value": [0.6, None]})
-    figure = study_plots.by_ratio_figure({"half": half, "none": half.assign(value=float("nan"))}, "y", "t")
+    figure = study_figures.by_ratio_figure({"half": half, "none": half.assign(value=float("nan"))}, "y", "t")
     [axes] = figure.axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5]]
     assert [text.get_text() for text in axes.texts] == ["half"]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from tokenskip_lib.caches import GrowingLayer
-from tokenskip_lib.generation import Request, TransformersEngine, shared_phases
-from tokenskip_lib.models import attach_adapters, load_model
-from tokenskip_lib.prompts import build_prompt
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import PromptSettings, TargetSettings
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings
+from tokenskip_lib.inference.engine import Request, TransformersEngine, shared_phases
+from tokenskip_lib.inference.kv_cache import GrowingLayer
+from tokenskip_lib.models.loading import attach_adapters, load_model
+from tokenskip_lib.models.prompts import build_prompt
 
 BUDGET = 12
 

@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tokenskip_lib import stages
-from tokenskip_lib.generation import Request, TransformersEngine
-from tokenskip_lib.prompts import build_prompt, encode_prompt
-from tokenskip_lib.records import Chain, InputError
-from tokenskip_lib.runs import Run
-from tokenskip_lib.server import ServerEngine
-from tokenskip_lib.settings import PromptSettings, ServerSettings
+from tokenskip_lib.core.records import Chain, InputError
+from tokenskip_lib.core.settings import PromptSettings, ServerSettings
+from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.inference.engine import Request, TransformersEngine
+from tokenskip_lib.inference.server import ServerEngine
+from tokenskip_lib.models.prompts import build_prompt, encode_prompt
 
 BUDGET = 6
 MODELS = ["base", "tokenskip"]
@@ -187,9 +187,9 @@ def test_chains_and_evaluation_go_to_the_server_and_the_adapter_is_a_model_of_it
     settings = ServerSettings(url=server.url, model="base", concurrency=2)
     run = Run(tiny_profile.model_copy(update={"server": settings}))
     chains = stages.generate(run)
-    assert len(chains) == 3 and len(run.store(stages.CHAINS, Chain)) == 3
-    (run.folder / stages.ADAPTER).mkdir()
-    (run.folder / stages.ADAPTER / "summary.json").write_text("{}")
+    assert len(chains) == 3 and len(run.store(steps.CHAINS, Chain)) == 3
+    (run.folder / steps.ADAPTER).mkdir()
+    (run.folder / steps.ADAPTER / "summary.json").write_text("{}")
     metrics = stages.evaluate(run)
     asked = Counter(body["model"] for body in server.bodies)
     pairs = Counter(metrics["method"])

@@ -18,12 +18,13 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from tokenskip_lib import stages
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.models import load_model, load_tokenizer
-from tokenskip_lib.pipeline import run_notebooks
-from tokenskip_lib.records import Prediction, RecordStore
-from tokenskip_lib.runs import Run
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import Prediction
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.notebooks import run_notebooks
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.models.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.serving
 
@@ -82,7 +83,7 @@ def serving(vllm, here, tmp_path_factory):
     def serve(log: Path):
         command = [
             vllm, "serve", str(model), "--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port),
-            "--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tokenskip={here.folder / stages.ADAPTER}",
+            "--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tokenskip={here.folder / steps.ADAPTER}",
             "--enforce-eager", "--max-num-seqs", "128",
         ]  # fmt: skip
         with log.open("w") as file:
@@ -129,14 +130,14 @@ def _is_up(port: int) -> bool:
 def _through_the_server(here: Run, overrides: dict, folder: Path, url: str) -> dict:
     """Overrides for the same evaluation in a folder of its own, asked of the server."""
     (folder / "run_dir").mkdir()
-    for name in (stages.TRAIN_PROBLEMS, stages.ADAPTER):
+    for name in (steps.TRAIN_PROBLEMS, steps.ADAPTER):
         (folder / "run_dir" / name).symlink_to(here.folder / name)
     places = {name: str(folder / name) for name in ("run_dir", "figures_dir", "results_dir")}
     return {**overrides, **places, "server.url": url, "server.model": "target", "server.retries": 1}
 
 
 def _table(run: Run) -> pd.DataFrame:
-    predictions = RecordStore(run.folder / stages.PREDICTIONS, Prediction)
+    predictions = RecordStore(run.folder / steps.PREDICTIONS, Prediction)
     return pd.DataFrame(p.model_dump() for p in predictions).set_index(["method", "ratio", "id"]).sort_index()
 
 
@@ -164,7 +165,7 @@ def test_notebook_05_through_vllm_is_as_accurate_as_transformers(here, serving, 
 def test_a_killed_server_is_one_line_and_the_run_goes_on_where_it_stopped(here, serving, overrides, tmp_path, root):
     asked = _through_the_server(here, overrides, tmp_path, serving.url)
     settings = [word for key, value in asked.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    file = load_profile("smoke", asked).path(stages.PREDICTIONS)
+    file = load_profile("smoke", asked).path(steps.PREDICTIONS)
     with serving(tmp_path / "killed.log") as server:
         evaluation = subprocess.Popen(
             [sys.executable, "-m", "tokenskip_lib", "evaluate", "--profile", "smoke", *settings],

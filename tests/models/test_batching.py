@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.batching import TokenBatches
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.models.batching import TokenBatches
 
 some_lengths = st.lists(st.integers(0, 60), max_size=40)
 a_budget = st.integers(1, 200)

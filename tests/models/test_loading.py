@@ -5,10 +5,11 @@ import importlib.util
 import pytest
 import torch
 
-from tokenskip_lib import models
-from tokenskip_lib.models import (
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import TargetSettings
+from tokenskip_lib.models import loading
+from tokenskip_lib.models.loading import (
     Target,
-    batch_token_counter,
     describe,
     find_adapter,
     find_model,
@@ -16,10 +17,8 @@ from tokenskip_lib.models import (
     load_tokenizer,
     pick_device,
     pick_dtype,
-    token_counter,
 )
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import TargetSettings
+from tokenskip_lib.models.tokens import batch_token_counter, token_counter
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_counting_many_texts_is_counting_each_whatever_padding_was_set(real_toke
 
 def test_a_target_loads_what_is_asked_for_and_once(settings, monkeypatch):
     loaded = []
-    monkeypatch.setattr(models, "load_model", lambda _: loaded.append("model") or "the model")
+    monkeypatch.setattr(loading, "load_model", lambda _: loaded.append("model") or "the model")
     target = Target(settings)
     assert target.tokenizer is target.tokenizer and loaded == []
     assert target.model is target.model and loaded == ["model"]

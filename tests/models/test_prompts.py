@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenskip_lib.methods import build_requests
-from tokenskip_lib.packing import encode_rows
-from tokenskip_lib.prompts import (
+from tokenskip_lib.core.records import InputError, Problem, PrunedChain
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.evaluation.methods import build_requests
+from tokenskip_lib.models.prompts import (
     BASELINE_PROMPTS,
     INSTRUCTION,
     answer_tail,
@@ -16,9 +17,8 @@ from tokenskip_lib.prompts import (
     encode_prompt,
     ratio_marker,
 )
-from tokenskip_lib.records import InputError, Problem, PrunedChain
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.training.packing import encode_rows
+from tokenskip_lib.training.rows import build_sft_rows
 
 QUESTION = "Tom has 3 apples and buys 4 more. How many has he?"
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]

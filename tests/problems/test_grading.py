@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.grading import is_correct, is_correct_by_reference, last_boxed, split_output
-from tokenskip_lib.problems import read_problems
-from tokenskip_lib.prompts import answer_tail
+from tokenskip_lib.models.prompts import answer_tail
+from tokenskip_lib.problems import grading
+from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, last_boxed, split_output
+from tokenskip_lib.problems.sets import read_problems
 
 symbols = [
     "\\boxed{",
@@ -288,8 +289,6 @@ def test_a_killed_checker_is_replaced():
     import os
     import signal
     from concurrent.futures import ThreadPoolExecutor
-
-    from tokenskip_lib import grading
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(is_correct, "2/4", "0.5").result()

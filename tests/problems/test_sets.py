@@ -6,17 +6,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.problems import (
-    SYMBOLIC_SPLITS,
-    check_equations,
-    evaluate_arithmetic,
-    load_problem_set,
-    load_problems,
-    read_problems,
-    refuse_shared_questions,
-)
-from tokenskip_lib.records import InputError, Problem
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.problems.arithmetic import check_equations, evaluate_arithmetic
+from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
+from tokenskip_lib.problems.sets import load_problem_set, load_problems, read_problems, refuse_shared_questions
 
 SIZE = 15
 

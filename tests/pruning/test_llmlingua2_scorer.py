@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from classifiers import NAMES, write_classifier
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
@@ -19,16 +18,17 @@ from transformers import (
     DistilBertForTokenClassification,
 )
 
-from tokenskip_lib.llmlingua2 import (
+from tests.classifiers import NAMES, write_classifier
+from tokenskip_lib.core.records import ChainText, InputError
+from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
+from tokenskip_lib.pruning.llmlingua2_scorer import (
     LLMLingua2Scorer,
     check_classifier,
     keep_probabilities,
     load_classifier,
     sentence_chunks,
 )
-from tokenskip_lib.records import ChainText, InputError
-from tokenskip_lib.settings import ImportanceSettings, TargetSettings
-from tokenskip_lib.spans import segment
+from tokenskip_lib.pruning.spans import segment
 
 CORPUS = [
     "Step 1: Tom has 3 apples and buys 4 more, so he has 3 + 4 = 7 apples. Each costs $2.50, so he pays 17.5 dollars.",

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from classifiers import NAMES, place_gpt_vocabulary, write_classifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from tokenskip_lib import llmlingua_mode
-from tokenskip_lib.llmlingua2 import LLMLingua2Scorer
-from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
-from tokenskip_lib.pruning import prune
-from tokenskip_lib.records import ChainText, InputError
-from tokenskip_lib.spans import segment
+from tests.classifiers import NAMES, place_gpt_vocabulary, write_classifier
+from tokenskip_lib.core.records import ChainText, InputError
+from tokenskip_lib.pruning import llmlingua_mode
+from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer
+from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
+from tokenskip_lib.pruning.prune import prune
+from tokenskip_lib.pruning.spans import segment
 
 bpe_openai = pytest.importorskip("bpe_openai", reason="bpe_openai, which counts llmlingua's tokens, is not installed")
 

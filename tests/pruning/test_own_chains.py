@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from classifiers import write_classifier
 
-from tokenskip_lib import importance, own_chains
-from tokenskip_lib.importance import build_scorer
-from tokenskip_lib.models import Target, batch_token_counter
-from tokenskip_lib.own_chains import prune_file, read_chains, score_file
-from tokenskip_lib.pruning import prune_many
-from tokenskip_lib.records import ChainText, InputError, PrunedChain, ScoredChain, read_jsonl
+from tests.classifiers import write_classifier
+from tokenskip_lib.core import store, windows
+from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, ScoredChain
+from tokenskip_lib.core.store import read_jsonl
+from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.pruning import controls
+from tokenskip_lib.pruning.own_chains import prune_file, read_chains, score_file
+from tokenskip_lib.pruning.prune import prune_many
+from tokenskip_lib.pruning.registry import build_scorer
 
 
 def _with(profile, **sections):
@@ -39,7 +42,7 @@ def source(rows, tmp_path) -> str:
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch):
-    monkeypatch.setattr(importance, "WINDOW", 2)
+    monkeypatch.setattr(windows, "WINDOW", 2)
 
 
 def test_own_chains_are_read_one_by_one_and_other_fields_are_left_alone(source, rows):
@@ -110,9 +113,9 @@ def test_a_killed_file_goes_on_to_the_same_bytes_and_scores_nothing_twice(tiny_p
     whole = output.read_bytes()
     output.write_bytes(whole[: whole.index(b'"p3"') + 30])  # torn in the second window
     seen = []
-    score = importance.RandomScorer.score
+    score = controls.RandomScorer.score
     monkeypatch.setattr(
-        importance.RandomScorer, "score", lambda self, window: seen.extend(c.id for c in window) or score(self, window)
+        controls.RandomScorer, "score", lambda self, window: seen.extend(c.id for c in window) or score(self, window)
     )
     prune_file(source, str(output), profile)
     assert output.read_bytes() == whole and seen == ["p2", "p3", "p4"]
@@ -227,10 +230,10 @@ def test_llmlingua_mode_says_what_it_cut_off(tiny_profile, tmp_path, capsys):
 
 def test_every_ratio_comes_from_one_scoring(tiny_profile, source, tmp_path, monkeypatch):
     calls = []
-    score = importance.RandomScorer.score
-    monkeypatch.setattr(importance.RandomScorer, "score", lambda self, w: calls.append(len(w)) or score(self, w))
+    score = controls.RandomScorer.score
+    monkeypatch.setattr(controls.RandomScorer, "score", lambda self, w: calls.append(len(w)) or score(self, w))
     prune_file(source, str(tmp_path / "out.jsonl"), _with(tiny_profile, importance={"scorer": "random"}))
-    assert calls == [2, 2, 1] and own_chains.PIPE == "-"
+    assert calls == [2, 2, 1] and store.PIPE == "-"
 
 
 def test_chain_texts_may_lack_question_and_answer():

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenskip_lib.models import batch_token_counter
-from tokenskip_lib.pruning import Layout, prune, prune_many
-from tokenskip_lib.records import ScoredChain
-from tokenskip_lib.settings import KeepSettings
-from tokenskip_lib.spans import segment, span_kind
+from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.core.settings import KeepSettings
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.pruning.prune import Layout, prune, prune_many
+from tokenskip_lib.pruning.spans import segment, span_kind
 
 LONG = (
     "First, Tom has 88 apples and gives half of them away, so he gives 88/2 = 44 apples.\n"

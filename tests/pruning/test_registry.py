@@ -5,23 +5,15 @@ from itertools import count, islice
 
 import numpy as np
 import pytest
-from classifiers import write_classifier
 
-from tokenskip_lib.importance import (
-    SCORERS,
-    WINDOW,
-    FunctionScorer,
-    RandomScorer,
-    build_scorer,
-    check_scorers,
-    keep_first,
-    register_scorer,
-    windows,
-)
-from tokenskip_lib.models import Target
-from tokenskip_lib.pruning import prune
-from tokenskip_lib.records import ChainText, InputError
-from tokenskip_lib.spans import segment
+from tests.classifiers import write_classifier
+from tokenskip_lib.core.records import ChainText, InputError
+from tokenskip_lib.core.windows import WINDOW, windows
+from tokenskip_lib.models.loading import Target
+from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
+from tokenskip_lib.pruning.prune import prune
+from tokenskip_lib.pruning.registry import SCORERS, build_scorer, check_scorers, register_scorer
+from tokenskip_lib.pruning.spans import segment
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenskip_lib.records import ChainText
-from tokenskip_lib.spans import average_over_spans, scored_chain, segment, span_kind
+from tokenskip_lib.core.records import ChainText
+from tokenskip_lib.pruning.spans import average_over_spans, scored_chain, segment, span_kind
 
 any_text = st.text(max_size=60) | st.text(alphabet="ab1 2.,'’\n\\${}=+-*_²½éÜß漢\t×\u0301", max_size=60)
 latex_part = st.sampled_from(

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from tokenskip_lib.prompts import answer_tail, build_prompt
-from tokenskip_lib.records import ChainText, InputError
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.spans import segment
-from tokenskip_lib.target_scores import (
+from tokenskip_lib.core.records import ChainText, InputError
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import answer_tail, build_prompt
+from tokenskip_lib.pruning.spans import segment
+from tokenskip_lib.pruning.target_scorers import (
     CTSScorer,
     GoGIScorer,
     MISTScorer,

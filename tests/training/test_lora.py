@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tokenskip_lib import finetuning
-from tokenskip_lib.finetuning import train_adapter, training_arguments
-from tokenskip_lib.packing import IGNORED, encode_rows
-from tokenskip_lib.records import InputError, PrunedChain
-from tokenskip_lib.settings import PromptSettings, TrainingSettings
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.core.records import InputError, PrunedChain
+from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
+from tokenskip_lib.training import lora
+from tokenskip_lib.training.lora import train_adapter, training_arguments
+from tokenskip_lib.training.packing import IGNORED, encode_rows
+from tokenskip_lib.training.rows import build_sft_rows
 
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -102,17 +102,17 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
         return train_adapter(model, tiny_tokenizer, rows, settings, tmp_path / name, base_name="tiny", seed=0)
 
     whole = train("whole")
-    step_end = finetuning._LogWriter.on_step_end
+    step_end = lora._LogWriter.on_step_end
 
     def killed(self, args, state, control, **kwargs):
         step_end(self, args, state, control, **kwargs)
         if state.global_step == 4:  # its losses are logged, its checkpoint is not written yet
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetuning._LogWriter, "on_step_end", killed)
+    monkeypatch.setattr(lora._LogWriter, "on_step_end", killed)
     with pytest.raises(KeyboardInterrupt):
         train("killed")
-    monkeypatch.setattr(finetuning._LogWriter, "on_step_end", step_end)
+    monkeypatch.setattr(lora._LogWriter, "on_step_end", step_end)
     assert not (tmp_path / "killed" / "summary.json").exists()
     last = tmp_path / "killed" / "checkpoints" / "checkpoint-3"
     shutil.copytree(last, last.with_name("checkpoint-4"))  # and a kill while it is saved: its state comes last

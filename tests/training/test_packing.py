@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from tokenskip_lib.packing import (
+from tokenskip_lib.core.records import InputError, PrunedChain
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import encode_prompt
+from tokenskip_lib.training.packing import (
     IGNORED,
     EncodedRow,
     attend_in_rows,
@@ -16,10 +19,7 @@ from tokenskip_lib.packing import (
     response_loss,
     training_order,
 )
-from tokenskip_lib.prompts import encode_prompt
-from tokenskip_lib.records import InputError, PrunedChain
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.training.rows import build_sft_rows
 
 RATIOS = (0.5, 0.7, 1.0)
 

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from tokenskip_lib.grading import split_output
-from tokenskip_lib.prompts import answer_tail, build_prompt
-from tokenskip_lib.records import InputError, PrunedChain, SFTRow
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows
+from tokenskip_lib.core.records import InputError, PrunedChain, SFTRow
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import answer_tail, build_prompt
+from tokenskip_lib.problems.grading import split_output
+from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, export_rows
 
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 

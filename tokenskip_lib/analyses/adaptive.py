@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tokenskip_lib.evaluation import interval, pool_answers, resample
-from tokenskip_lib.problems import numbers_in
-from tokenskip_lib.records import InputError, Prediction, Problem
+from tokenskip_lib.core.records import InputError, Prediction, Problem
+from tokenskip_lib.evaluation.comparison import pool_answers
+from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.problems.arithmetic import numbers_in
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
+
 
 FEATURES = ["words", "sentences", "numbers", "largest_number", "fractions", "compared"]
 POLICY_COLUMNS = ["ratio", "tokens", "accuracy", "fixed_accuracy", "difference", "difference_low", "difference_high"]

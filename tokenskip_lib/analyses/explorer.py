@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tokenskip_lib.importance_plots import rank_colours
-from tokenskip_lib.models import Target, batch_token_counter
-from tokenskip_lib.pruning import CountTokens, prune
-from tokenskip_lib.records import Chain, ScoredChain
-from tokenskip_lib.runs import Run
-from tokenskip_lib.settings import KeepSettings
-from tokenskip_lib.span_tables import importance_ranks
-from tokenskip_lib.stages import CHAINS, SCORED
+from tokenskip_lib.core.records import Chain, ScoredChain
+from tokenskip_lib.core.settings import KeepSettings
+from tokenskip_lib.evaluation.importance_tables import importance_ranks
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import CHAINS, SCORED
+from tokenskip_lib.figures.importance import rank_colours
+from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
+from tokenskip_lib.pruning.prune import prune
 
 if TYPE_CHECKING:
     import ipywidgets
+
 
 LABEL_CHARACTERS = 70  # of a question, in the list of examples
 _CHAIN_STYLE = "white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.7; font-size: 14px"

@@ -5,33 +5,23 @@ If it can, the skipped tokens carried little that the kept ones do not imply.
 Source: TokenSkip (arXiv:2502.12067), figure 3.
 """
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-from tokenskip_lib.answering import build_engine
-from tokenskip_lib.evaluation import interval, resample
-from tokenskip_lib.generation import Request
-from tokenskip_lib.grading import split_output
-from tokenskip_lib.models import load_tokenizer
-from tokenskip_lib.prompts import build_recovery_prompt
-from tokenskip_lib.records import Chain, InputError, Problem, PrunedChain
-from tokenskip_lib.runs import CHAINS, PRUNED, TRAIN_PROBLEMS, Run
+from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain
+from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import CHAINS, PRUNED, TRAIN_PROBLEMS
+from tokenskip_lib.inference.build import build_engine
+from tokenskip_lib.inference.engine import Request
+from tokenskip_lib.models.loading import load_tokenizer
+from tokenskip_lib.models.prompts import build_recovery_prompt
+from tokenskip_lib.problems.arithmetic import equations, found, numbers
+from tokenskip_lib.problems.grading import split_output
 
 RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "numbers_recovered"]
 RECOVERY_COLUMNS += ["equations_pruned", "equations_recovered"]
-# LaTeX's signs of arithmetic, as plain text has them.
-_LATEX = {
-    r"\{,\}": ",",
-    r"\\times|\\cdot": "×",
-    r"\\div": "÷",
-    r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"\1/\2",
-    r"\\[,!;()\[\]]|\\(?=[$%])": "",
-}
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_EQUATION = re.compile(r"[\d(][\d., +\-*/×÷()$€£¥%]*+= *[$€£¥]?\d+(?:[.,]\d+)*")
 
 
 def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
@@ -90,23 +80,3 @@ def summarise_recovery(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             draws = resample(len(shares), seed) @ shares / len(shares)
             rows.append([part, ratio, len(shares), shares.mean(), *interval(draws)])
     return pd.DataFrame(rows, columns=["part", "ratio", "n", "value", "low", "high"])
-
-
-def numbers(text: str) -> list[str]:
-    """The numbers of a text, thousands without their commas."""
-    return [re.sub(r",(?=\d{3})", "", match) for match in _NUMBER.findall(text.replace("{,}", ","))]
-
-
-def equations(text: str) -> list[str]:
-    """The arithmetic equations of a text, plain or LaTeX, without spaces, currency signs and commas of thousands."""
-    for latex, plain in _LATEX.items():
-        text = re.sub(latex, plain, text)
-    found = [re.sub(r"[ $€£¥]|,(?=\d{3})", "", match) for match in _EQUATION.findall(text)]
-    return [equation for equation in found if re.search(r"[+\-*/×÷].*=", equation)]
-
-
-def found(wanted: Sequence[str], given: Sequence[str]) -> float | None:
-    """The share of `wanted` that is among `given`, each as often as it is there; None where nothing is wanted."""
-    if not wanted:
-        return None
-    return sum((Counter(wanted) & Counter(given)).values()) / len(wanted)

@@ -14,14 +14,13 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.answering import find_trained
-from tokenskip_lib.evaluation import interval, resample
-from tokenskip_lib.generation import Generation, Request, TransformersEngine
-from tokenskip_lib.methods import answer_budget, build_requests
-from tokenskip_lib.models import describe_device, load_model, load_tokenizer
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.records import InputError
-from tokenskip_lib.runs import Run
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.evaluation.methods import answer_budget, build_requests
+from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.inference.engine import Generation, Request, TransformersEngine
+from tokenskip_lib.models.loading import describe_device, load_model, load_tokenizer
+from tokenskip_lib.problems.sets import load_problems
 
 WARM_UP = 2  # batches answered before the clock starts: kernels are chosen and compiled then
 TIMING_COLUMNS = ["batch_size", "method", "ratio", "n", "tokens", "seconds_per_problem", "tokens_per_second"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenskip_lib.records import R, RecordStore
+from tokenskip_lib.core.store import R, RecordStore
 
 
 def rank() -> int:

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from tokenskip_lib.records import InputError, Record, first_error
-from tokenskip_lib.settings import (
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.records import InputError, Record, first_error
+from tokenskip_lib.core.settings import (
     ChainSettings,
     EvaluationSettings,
     ImportanceSettings,
@@ -26,27 +27,6 @@ from tokenskip_lib.settings import (
     TargetTrainingSettings,
     TrainingSettings,
 )
-
-STAGES = ("generate", "score", "prune", "train", "evaluate")
-STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only where a profile has studies
-# The first stage that a change in each section makes stale.
-STAGE_OF_SECTION = {
-    "seed": 1,
-    "target": 1,
-    "prompts": 1,
-    "problems": 1,
-    "chains": 1,
-    "importance": 2,
-    "pruning": 3,
-    "training": 3,  # training.held_out marks rows there
-    "evaluation": 5,
-    "prompts.baseline_place": 5,
-    "prompts.marker": 3,  # a field that is read later than its section
-    "problems.test": 5,
-    "problems.test_size": 5,
-    "problems.validation": 5,
-    "problems.validation_size": 5,
-}
 
 
 class Profile(Settings):
@@ -89,23 +69,6 @@ class Profile(Settings):
         return resolve_path(self.run_dir) / name
 
 
-def project_root() -> Path:
-    """The nearest folder, from the working directory up, that holds notebooks/ and tokenskip_lib/.
-
-    Without one (the library installed elsewhere) the working directory itself.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "tokenskip_lib").is_dir():
-            return folder
-    return here
-
-
-def resolve_path(path: str) -> Path:
-    """An absolute path as it is, `~` expanded; a relative one under the project's root."""
-    return project_root() / Path(path).expanduser()
-
-
 def profile_names() -> list[str]:
     folder = resources.files("tokenskip_lib") / "profiles"
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
@@ -142,12 +105,6 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -> Profile:
     """The profile with some settings changed; `where` says whose overrides they are, should they be wrong."""
     return _validated(profile.model_dump(), overrides, where=where)
-
-
-def stage_of(key: str) -> int:
-    """The first stage that a change of this setting, by its dotted key, makes stale."""
-    names = [key, key.partition(".")[0]]
-    return next((STAGE_OF_SECTION[name] for name in names if name in STAGE_OF_SECTION), len(STAGES) + 1)
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:

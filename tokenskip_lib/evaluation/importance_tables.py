@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from tokenskip_lib.pruning import CountTokens, prune_many
-from tokenskip_lib.records import ScoredChain
-from tokenskip_lib.spans import span_kind
+from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.models.tokens import CountTokens
+from tokenskip_lib.pruning.prune import prune_many
+from tokenskip_lib.pruning.spans import span_kind
 
 
 def importance_ranks(chain: ScoredChain) -> np.ndarray:

@@ -10,17 +10,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tokenskip_lib.config import nearest
-from tokenskip_lib.generation import Engine, Generation, Request
-from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.models import batch_token_counter
-from tokenskip_lib.prompts import BASELINE_PROMPTS, build_prompt
-from tokenskip_lib.pruning import CountTokens
-from tokenskip_lib.records import InputError, Prediction, Problem
-from tokenskip_lib.settings import EvaluationSettings, PromptSettings
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError, Prediction, Problem
+from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
+from tokenskip_lib.inference.engine import Engine, Generation, Request
+from tokenskip_lib.models.prompts import BASELINE_PROMPTS, build_prompt
+from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
+from tokenskip_lib.problems.grading import is_correct, split_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 METHODS = ["original", "tokenskip", "truncation", *BASELINE_PROMPTS]
 # These read a ratio; the others give one row.

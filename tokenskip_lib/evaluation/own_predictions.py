@@ -9,9 +9,10 @@ from typing import TextIO, get_args
 
 from tqdm import tqdm
 
-from tokenskip_lib.grading import is_correct, is_correct_by_reference, split_output
-from tokenskip_lib.records import PIPE, InputError, output_path, read_json_rows
-from tokenskip_lib.settings import OutputLayout
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import OutputLayout
+from tokenskip_lib.core.store import PIPE, output_path, read_json_rows
+from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
 
 def grade_file(source: str, output: str, layout: str = "answer") -> Counter:

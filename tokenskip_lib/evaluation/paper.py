@@ -1,13 +1,15 @@
 """The paper's own numbers beside a run's: every published row, with where it was published.
 
-Source: TokenSkip (arXiv:2502.12067); data/paper_results.csv.
+Source: TokenSkip (arXiv:2502.12067); tokenskip_lib/evaluation/paper_results.csv.
 """
+
+from importlib import resources
 
 import numpy as np
 import pandas as pd
 
-from tokenskip_lib.config import Profile, project_root
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.records import InputError
 
 # How many problems the paper's accuracies are of; its tables do not say how certain they are.
 PROBLEMS = {"gsm8k": 1319, "math500": 500, "mmlu-stem": 3018, "commonsense-qa": 1221}
@@ -68,7 +70,7 @@ def beside_the_paper(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataF
 
 
 def _read_results() -> pd.DataFrame:
-    file = project_root() / "data" / "paper_results.csv"
+    file = resources.files("tokenskip_lib.evaluation") / "paper_results.csv"
     if not file.is_file():
         raise InputError(f"{file}: the paper's results are missing; restore them from the repository")
     return pd.read_csv(file, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})

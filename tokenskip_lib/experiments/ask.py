@@ -8,49 +8,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tokenskip_lib.config import Profile
-from tokenskip_lib.generation import Engine, TransformersEngine
-from tokenskip_lib.methods import answer, answer_budget
-from tokenskip_lib.models import attach_adapters, load_model, load_tokenizer
-from tokenskip_lib.records import Chain, InputError, Problem, SFTRow
-from tokenskip_lib.runs import ADAPTER, CHAINS, SFT_ROWS, Run
-from tokenskip_lib.server import ServerEngine
+from tokenskip_lib.core.records import Chain, Problem, SFTRow
+from tokenskip_lib.evaluation.methods import answer, answer_budget
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
+from tokenskip_lib.inference.engine import TransformersEngine
+from tokenskip_lib.models.loading import load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-def build_engine(
-    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
-) -> Engine:
-    """What answers: the profile's server, or the model in this process."""
-    if profile.server is not None:
-        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
-    if adapter is not None and profile.evaluation.attach:
-        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
-    else:
-        model = load_model(profile.target, adapter=adapter)
-    settings = profile.target
-    return TransformersEngine(
-        model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
-    )
-
-
-def find_trained(run: Run) -> Path | str:
-    """The adapter that answers for tokenskip: the run's own, or the finished one that the profile names.
-
-    Raises:
-        InputError: it would be the run's own, and that is not trained yet.
-    """
-    if run.profile.evaluation.adapter is not None:
-        return run.profile.evaluation.adapter
-    folder = run.folder / ADAPTER
-    if not (folder / "summary.json").exists():
-        raise InputError(
-            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first, "
-            "with the same --set"
-        )
-    return folder
+    pass
 
 
 def ask(

@@ -12,11 +12,11 @@ from difflib import SequenceMatcher
 import torch
 from transformers import PreTrainedConfig
 
-from tokenskip_lib.config import nearest
-from tokenskip_lib.finetuning import lora_config
-from tokenskip_lib.models import pick_dtype
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import TrainingSettings
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.models.loading import pick_dtype
+from tokenskip_lib.training.lora import lora_config
 
 COMPUTE_SHARE = 0.4  # of the peak FLOP/s that matrix products reach: an assumption
 BANDWIDTH_SHARE = 0.6  # of the memory bandwidth that a decoding step reaches: an assumption

@@ -5,12 +5,15 @@ import sys
 import time
 from pathlib import Path
 
-from tokenskip_lib.config import STAGES, STEPS, Profile, load_profile, project_root
-from tokenskip_lib.evaluation import markdown_table
-from tokenskip_lib.records import InputError
-from tokenskip_lib.runs import Run, finished_at, relative
-from tokenskip_lib.stages import check_names
-from tokenskip_lib.studies import check_studies
+from tokenskip_lib.core.paths import project_root, relative
+from tokenskip_lib.core.profiles import Profile, load_profile
+from tokenskip_lib.core.provenance import finished_at
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.evaluation.metrics import markdown_table
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.stages import check_names
+from tokenskip_lib.experiments.steps import STAGES, STEPS
+from tokenskip_lib.experiments.studies import check_studies
 
 NOTEBOOKS = dict(
     zip(

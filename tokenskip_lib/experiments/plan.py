@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
-from tokenskip_lib import costs
-from tokenskip_lib.config import Profile
-from tokenskip_lib.costs import Card, Shape
-from tokenskip_lib.models import from_pretrained
-from tokenskip_lib.stages import check_names
-from tokenskip_lib.workload import Work, stage_work
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.experiments import costs
+from tokenskip_lib.experiments.costs import Card, Shape
+from tokenskip_lib.experiments.stages import check_names
+from tokenskip_lib.experiments.workload import Work, stage_work
+from tokenskip_lib.models.loading import from_pretrained
 
 RECORD_BYTES = 12  # of each token in any record, with the fields around it: measured on the demo's run
 ADAPTER_BYTES = 2  # of a trained parameter where it is saved

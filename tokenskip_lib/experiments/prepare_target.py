@@ -7,15 +7,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.evaluation import compute_metrics
-from tokenskip_lib.finetuning import train_adapter
-from tokenskip_lib.generation import TransformersEngine
-from tokenskip_lib.methods import answer
-from tokenskip_lib.models import load_model, load_tokenizer, token_counter
-from tokenskip_lib.problems import load_problems, refuse_shared_questions
-from tokenskip_lib.records import InputError, Problem, PrunedChain, write_json
-from tokenskip_lib.sft_rows import build_sft_rows
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.records import InputError, Problem, PrunedChain
+from tokenskip_lib.core.store import write_json
+from tokenskip_lib.evaluation.methods import answer
+from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.inference.engine import TransformersEngine
+from tokenskip_lib.models.loading import load_model, load_tokenizer
+from tokenskip_lib.models.tokens import token_counter
+from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
+from tokenskip_lib.training.lora import train_adapter
+from tokenskip_lib.training.rows import build_sft_rows
 
 
 def prepare_target(profile: Profile) -> dict:

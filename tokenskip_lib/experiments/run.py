@@ -3,27 +3,29 @@
 Every stage's files begin with its number, so that redoing a stage can remove it and all after it.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
-import platform
-import re
 import shutil
-import subprocess
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tokenskip_lib.config import STAGE_OF_SECTION, STAGES, STEPS, Profile, project_root
-from tokenskip_lib.processes import rank
-from tokenskip_lib.records import InputError, Problem, R, RecordStore, write_json
+from tokenskip_lib.core.paths import relative, resolve_path
+from tokenskip_lib.core.processes import rank
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.provenance import commit, versions
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.store import R, RecordStore, write_json
+from tokenskip_lib.experiments.steps import ADAPTER, STAGE_OF_SECTION, STAGES, STEPS, TRAIN_PROBLEMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STATE, STUDIES = "profile.json", "studies"
-CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
-SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
-TRAIN_PROBLEMS, TEST_PROBLEMS = "01_train_problems.jsonl", "05_test_problems.jsonl"
-PACKAGES = ("torch", "transformers", "peft", "reasoning-gym", "math-verify", "pandas", "numpy", "papermill")
 
 
 class Run:
@@ -93,6 +95,33 @@ class Run:
         self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
         self._write()
 
+    def save_figure(self, figure: Figure, name: str, source: Path) -> Path:
+        """Write figures/<profile>_<name>.png and .svg, and beside them a .json that says where they come from.
+
+        Args:
+            source: the file of records or metrics that was drawn; its sha256 is noted.
+        """
+        import matplotlib.pyplot as plt
+
+        from tokenskip_lib.figures.style import STYLE
+
+        folder = resolve_path(self.profile.figures_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.profile.name}_{name}.png"
+        with plt.style.context(STYLE):
+            figure.savefig(path)
+            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        plt.close(figure)  # a notebook would show an open figure a second time
+        origin = {
+            "profile": self.profile.name,
+            "seed": self.profile.seed,
+            "commit": self.state["commit"],
+            "source": relative(source),
+            "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        }
+        path.with_suffix(".json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        return path
+
     def timings(self) -> dict[str, float]:
         """Seconds of each finished step's notebook, where the pipeline ran it."""
         stages = self.state["stages"]
@@ -136,6 +165,23 @@ class Run:
                 _delete(stale)
 
 
+def find_trained(run: Run) -> Path | str:
+    """The adapter that answers for tokenskip: the run's own, or the finished one that the profile names.
+
+    Raises:
+        InputError: it would be the run's own, and that is not trained yet.
+    """
+    if run.profile.evaluation.adapter is not None:
+        return run.profile.evaluation.adapter
+    folder = run.folder / ADAPTER
+    if not (folder / "summary.json").exists():
+        raise InputError(
+            f"{folder}: no adapter yet; run `python -m tokenskip_lib train --profile {run.profile.name}` first, "
+            "with the same --set"
+        )
+    return folder
+
+
 def _delete(paths: Iterable[Path]) -> None:
     for path in paths:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -161,46 +207,3 @@ def read_state(folder: Path) -> dict | None:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         raise InputError(f"{file}: not JSON; remove the folder, or put the file back") from None
-
-
-def stage_number(text: str) -> int:
-    """`03`, `3`, `prune` or `03_pruning` -> 3."""
-    match = re.match(r"0*([1-9]\d*)", text)
-    number = STEPS.index(text) + 1 if text in STEPS else int(match.group(1)) if match else 0
-    if not 1 <= number <= len(STEPS):
-        raise InputError(f"no stage '{text}' (01 to {len(STEPS):02}, or {', '.join(STEPS)})")
-    return number
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python, this library and what the results depend on."""
-    found = {"python": platform.python_version(), "tokenskip": metadata.version("tokenskip")}
-    installed = {distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()}
-    return found | {name: metadata.version(name) for name in PACKAGES if name in installed}
-
-
-def commit() -> str | None:
-    """The commit this code is at, `+changes` where the tree differs; None outside a checkout of it."""
-    package = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy inside another repository is none
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":/notebooks")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def relative(path: Path) -> str:
-    """A path for people and for figure sources: relative to the project's root where it lies below."""
-    root = project_root()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def finished_at() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,38 +6,47 @@ Notebooks, the command line and any launcher call the same functions.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from tokenskip_lib.answering import build_engine, find_trained
-from tokenskip_lib.config import STAGES, Profile, resolve_path
-from tokenskip_lib.evaluation import compute_metrics
-from tokenskip_lib.finetuning import train_adapter
-from tokenskip_lib.generation import Generation
-from tokenskip_lib.grading import is_correct, split_output
-from tokenskip_lib.importance import build_scorer, check_scorers, write_windows
-from tokenskip_lib.llmlingua2 import load_classifier
-from tokenskip_lib.llmlingua_mode import LLMLinguaPruner
-from tokenskip_lib.methods import METHODS, answer, answer_budget, build_requests, method_ratios, truncation_budget
-from tokenskip_lib.models import Target, batch_token_counter, load_model, load_tokenizer, token_counter
-from tokenskip_lib.problems import HUB_SETS, leave_out, load_problems, refuse_shared_questions
-from tokenskip_lib.processes import rank, shared_store
-from tokenskip_lib.pruning import prune_many
-from tokenskip_lib.records import Chain, InputError, Prediction, Problem, PrunedChain, RecordStore, ScoredChain, SFTRow
-from tokenskip_lib.runs import (
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.processes import rank, shared_store
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.evaluation.methods import (
+    METHODS,
+    answer,
+    answer_budget,
+    build_requests,
+    method_ratios,
+    truncation_budget,
+)
+from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.experiments.steps import (
     ADAPTER,
     CHAINS,
     PREDICTIONS,
     PRUNED,
     SCORED,
     SFT_ROWS,
+    STAGES,
     TEST_PROBLEMS,
     TRAIN_PROBLEMS,
-    Run,
 )
-from tokenskip_lib.sft_rows import build_sft_rows, draw_ratios, export_rows, own_tails
+from tokenskip_lib.inference.build import build_engine
+from tokenskip_lib.inference.engine import Generation
+from tokenskip_lib.models.loading import Target, load_model, load_tokenizer
+from tokenskip_lib.models.tokens import token_counter
+from tokenskip_lib.problems.grading import is_correct, split_output
+from tokenskip_lib.problems.sets import HUB_SETS, leave_out, load_problems, refuse_shared_questions
+from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
+from tokenskip_lib.training.lora import train_adapter
+from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, export_rows, own_tails
 
 
 def check_names(profile: Profile) -> None:
@@ -139,25 +148,6 @@ def export(run: Run, style: str, folder: Path) -> list[Path]:
     rows = run.need(SFT_ROWS, SFTRow, "prune")
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
-
-
-def build_pruner(target: Target, profile: Profile) -> Callable[[Sequence], list[PrunedChain]]:
-    """What prunes one window at all of a profile's ratios: scored chains, or in `llmlingua` mode chains it scores."""
-    settings, count = profile.pruning, batch_token_counter(target.tokenizer)
-    if settings.mode == "spans":
-        return lambda scored: prune_many(scored, settings.ratios, count_tokens=count, keep=settings)
-    dtype = profile.importance.classifier_dtype
-    # llmlingua's own precision, unless the profile insists: in bfloat16 the bytes differ.
-    model, tokenizer = load_classifier(profile.importance, profile.target, "float32" if dtype == "auto" else dtype)
-    pruner = LLMLinguaPruner(
-        model,
-        tokenizer,
-        force_tokens=settings.keep_tokens,
-        force_reserve_digit=settings.keep_digits,
-        drop_consecutive=settings.drop_consecutive,
-        batch_tokens=profile.importance.batch_tokens,
-    )
-    return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count)
 
 
 def train(run: Run) -> dict:

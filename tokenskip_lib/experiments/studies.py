@@ -14,10 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from tokenskip_lib import stages
-from tokenskip_lib.config import STAGES, Profile, nearest, resolve_path, stage_of, with_overrides
-from tokenskip_lib.records import InputError, Prediction
-from tokenskip_lib.runs import PREDICTIONS, STUDIES, Run
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.profiles import Profile, nearest, with_overrides
+from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.run import STUDIES, Run
+from tokenskip_lib.experiments.steps import PREDICTIONS, STAGES, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:

@@ -11,17 +11,20 @@ from io import BytesIO
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.config import Profile, resolve_path
-from tokenskip_lib.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
-from tokenskip_lib.methods import answer_budget, method_ratios
-from tokenskip_lib.models import batch_token_counter, load_tokenizer
-from tokenskip_lib.packing import encode_rows
-from tokenskip_lib.problems import load_problems
-from tokenskip_lib.prompts import answer_tail, build_prompt
-from tokenskip_lib.records import Chain, Prediction, Problem, R, SFTRow, parse_record, read_json_rows
-from tokenskip_lib.runs import read_state
-from tokenskip_lib.sft_rows import draw_ratios
-from tokenskip_lib.stages import CHAINS, PREDICTIONS, SFT_ROWS
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.records import Chain, Prediction, Problem, SFTRow
+from tokenskip_lib.core.store import R, parse_record, read_json_rows
+from tokenskip_lib.evaluation.methods import answer_budget, method_ratios
+from tokenskip_lib.experiments.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
+from tokenskip_lib.experiments.run import read_state
+from tokenskip_lib.experiments.steps import CHAINS, PREDICTIONS, SFT_ROWS
+from tokenskip_lib.models.loading import load_tokenizer
+from tokenskip_lib.models.prompts import answer_tail, build_prompt
+from tokenskip_lib.models.tokens import batch_token_counter
+from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.training.packing import encode_rows
+from tokenskip_lib.training.rows import draw_ratios
 
 EVALUATIONS = 9  # of the held-out rows in one training: after every eighth of its steps, and at the end
 # What a chain costs the target model, in forward passes; a backward pass to the inputs counts as one more.

@@ -14,9 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tokenskip_lib.plots import PALETTE, STYLE
-from tokenskip_lib.records import ScoredChain
-from tokenskip_lib.span_tables import importance_ranks
+from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.evaluation.importance_tables import importance_ranks
+from tokenskip_lib.figures.style import PALETTE, STYLE
 
 STRIP_COLUMNS = 92  # characters a line
 _MONOSPACE_WIDTH = 0.602  # of the font size: DejaVu Sans Mono

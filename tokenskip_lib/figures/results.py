@@ -3,11 +3,6 @@
 Text of models and problems is drawn as it is (no mathtext), so `$18` stays `$18`.
 """
 
-import hashlib
-import json
-from importlib import resources
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,45 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tokenskip_lib.config import resolve_path
-from tokenskip_lib.runs import Run, relative
-
-PALETTE = sns.color_palette("colorblind")
-METHOD_STYLE = {  # colour, marker
-    "original": ("black", "*"),
-    "tokenskip": (PALETTE[0], "o"),
-    "random pruning": (PALETTE[7], "v"),
-    "truncation": (PALETTE[3], "s"),
-    "lc_prompt": (PALETTE[2], "^"),
-    "be_concise": (PALETTE[1], "D"),
-    "only_numbers": (PALETTE[4], "P"),
-    "abbre_words": (PALETTE[5], "X"),
-}
-STYLE = str(resources.files("tokenskip_lib") / "figures.mplstyle")
-
-
-def save_figure(figure: Figure, name: str, run: Run, source: Path) -> Path:
-    """Write figures/<profile>_<name>.png and .svg, and beside them a .json that says where they come from.
-
-    Args:
-        source: the file of records or metrics that was drawn; its sha256 is noted.
-    """
-    folder = resolve_path(run.profile.figures_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run.profile.name}_{name}.png"
-    with plt.style.context(STYLE):
-        figure.savefig(path)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    plt.close(figure)  # a notebook would show an open figure a second time
-    origin = {
-        "profile": run.profile.name,
-        "seed": run.profile.seed,
-        "commit": run.state["commit"],
-        "source": relative(source),
-        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-    }
-    path.with_suffix(".json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    return path
+from tokenskip_lib.figures.style import METHOD_STYLE, PALETTE, STYLE, name_curves
 
 
 def chain_length_figure(chains: pd.DataFrame) -> Figure:
@@ -271,35 +228,4 @@ def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
             annotation_clip=True,
             xytext=(4, -11),
             textcoords="offset points",
-        )
-
-
-def name_curves(axes: Axes, names: list[tuple]) -> None:
-    """Names in a column right of the axes, in the order of the curves' ends, each tied to its own.
-
-    Args:
-        axes: with its final limits.
-        names: (height of the curve's end, name, colour, where the curve ends on the right) of each.
-    """
-    low, high = axes.get_ylim()
-    names = sorted(names, key=lambda name: name[0])
-    gap = (high - low) / 18
-    heights = np.clip([name[0] for name in names], low + gap / 2, high - gap / 2)
-    for _ in range(200):  # neighbours that are too close push each other apart
-        short = np.clip(gap - np.diff(heights), 0, None) / 2
-        if not short.any():
-            break
-        heights[:-1] -= short
-        heights[1:] += short
-        heights = np.minimum(heights, high - gap / 2)
-    for (end, name, colour, right), height in zip(names, heights, strict=True):
-        axes.annotate(
-            name,
-            (right, end),
-            xytext=(1.03, (height - low) / (high - low)),
-            textcoords=axes.transAxes,
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
         )

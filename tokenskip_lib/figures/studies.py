@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tokenskip_lib.plots import PALETTE, STYLE, name_curves
+from tokenskip_lib.figures.style import PALETTE, STYLE, name_curves
 
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:

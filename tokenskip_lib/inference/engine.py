@@ -15,10 +15,10 @@ from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import StaticLayer
 
-from tokenskip_lib.batching import shared_length
-from tokenskip_lib.caches import fixed_size, new_cache
-from tokenskip_lib.prompts import encode_prompt
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.inference.kv_cache import fixed_size, new_cache
+from tokenskip_lib.models.batching import shared_length
+from tokenskip_lib.models.prompts import encode_prompt
 
 LIVE_SHARE = 0.9  # below this share of unfinished rows, the finished ones leave the batch
 MIN_SHARED = 16  # tokens that all prompts of a batch must share to be fed once

@@ -4,7 +4,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.records import InputError
 
 
 class GrowingLayer(DynamicLayer):

@@ -12,11 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.config import nearest
-from tokenskip_lib.generation import Generation, Request
-from tokenskip_lib.prompts import encode_prompt
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import ServerSettings
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import ServerSettings
+from tokenskip_lib.inference.engine import Generation, Request
+from tokenskip_lib.models.prompts import encode_prompt
 
 
 class ServerEngine:

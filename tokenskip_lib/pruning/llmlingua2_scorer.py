@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.batching import TokenBatches
-from tokenskip_lib.models import from_pretrained, pick_device, pick_dtype
-from tokenskip_lib.records import ChainText, InputError, ScoredChain
-from tokenskip_lib.settings import ImportanceSettings, TargetSettings
-from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
+from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
+from tokenskip_lib.models.batching import TokenBatches
+from tokenskip_lib.models.loading import from_pretrained, pick_device, pick_dtype
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
 
 FAMILIES = {"xlm-roberta": "XLM-R", "bert": "mBERT"}  # config.model_type -> what the checkpoints are called
 MAX_TOKENS = 512  # of one forward pass, two of them special: what the checkpoints were trained with

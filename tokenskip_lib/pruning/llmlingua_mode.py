@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.batching import TokenBatches
-from tokenskip_lib.llmlingua2 import MAX_TOKENS, check_classifier, keep_probabilities
-from tokenskip_lib.pruning import CountTokens
-from tokenskip_lib.records import ChainText, InputError, PrunedChain
+from tokenskip_lib.core.records import ChainText, InputError, PrunedChain
+from tokenskip_lib.models.batching import TokenBatches
+from tokenskip_lib.models.tokens import CountTokens
+from tokenskip_lib.pruning.llmlingua2_scorer import MAX_TOKENS, check_classifier, keep_probabilities
 
 START, STOP, PAD = "[CLS]", "[SEP]", "[PAD]"  # of BERT, for both families
 MAX_FORCE_TOKENS = 100

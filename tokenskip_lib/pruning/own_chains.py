@@ -10,25 +10,15 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tokenskip_lib.config import Profile
-from tokenskip_lib.importance import build_scorer, write_windows
-from tokenskip_lib.models import Target
-from tokenskip_lib.processes import processes
-from tokenskip_lib.records import (
-    PIPE,
-    ChainText,
-    InputError,
-    PrunedChain,
-    Record,
-    RecordLog,
-    ScoredChain,
-    output_path,
-    read_json_rows,
-    write_json,
-)
-from tokenskip_lib.runs import commit, versions
-from tokenskip_lib.settings import KeepSettings
-from tokenskip_lib.stages import build_pruner
+from tokenskip_lib.core.processes import processes
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.provenance import commit, versions
+from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, Record, ScoredChain
+from tokenskip_lib.core.settings import KeepSettings
+from tokenskip_lib.core.store import PIPE, RecordLog, output_path, read_json_rows, write_json
+from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.models.loading import Target
+from tokenskip_lib.pruning.registry import build_pruner, build_scorer
 
 # The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
 _SCORING = [

@@ -4,16 +4,15 @@ Knows scores, spans and a token counter; does not know where the scores came fro
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tokenskip_lib.records import PrunedChain, ScoredChain
-from tokenskip_lib.settings import KeepSettings
-from tokenskip_lib.spans import span_kind
-
-CountTokens = Callable[[Sequence[str]], Sequence[int]]  # texts -> the target model's tokens in each
+from tokenskip_lib.core.records import PrunedChain, ScoredChain
+from tokenskip_lib.core.settings import KeepSettings
+from tokenskip_lib.models.tokens import CountTokens
+from tokenskip_lib.pruning.spans import span_kind
 
 _NUMBER = re.compile(r"\d[\d.,]*")
 _FILLERS = 4  # spans tried at a time where a long one is in the way

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import regex
 
-from tokenskip_lib.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 
 Spans = list[tuple[int, int]]
 Segmenter = Callable[[str], Spans]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.batching import TokenBatches
-from tokenskip_lib.prompts import answer_tail, build_prompt, encode_prompt
-from tokenskip_lib.records import ChainText, InputError, ScoredChain
-from tokenskip_lib.settings import PromptSettings
-from tokenskip_lib.spans import Segmenter, average_over_spans, scored_chain, segment
+from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.batching import TokenBatches
+from tokenskip_lib.models.prompts import answer_tail, build_prompt, encode_prompt
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
 
 _COLUMNS = 512  # positions whose log-probabilities over the vocabulary are held at once, in float32
 

@@ -25,7 +25,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from tokenskip_lib.packing import (
+from tokenskip_lib.core.processes import processes
+from tokenskip_lib.core.records import InputError, SFTRow
+from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.core.store import write_json
+from tokenskip_lib.training.packing import (
     IGNORED,
     attend_in_rows,
     encode_rows,
@@ -34,9 +38,6 @@ from tokenskip_lib.packing import (
     response_loss,
     training_order,
 )
-from tokenskip_lib.processes import processes
-from tokenskip_lib.records import InputError, SFTRow, write_json
-from tokenskip_lib.settings import TrainingSettings
 
 
 def train_adapter(

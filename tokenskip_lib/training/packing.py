@@ -16,9 +16,9 @@ from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenize
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from tokenskip_lib.batching import shared_length
-from tokenskip_lib.prompts import encode_completion, encode_prompt
-from tokenskip_lib.records import InputError, SFTRow
+from tokenskip_lib.core.records import InputError, SFTRow
+from tokenskip_lib.models.batching import shared_length
+from tokenskip_lib.models.prompts import encode_completion, encode_prompt
 
 IGNORED = -100  # the label of a position whose prediction is no part of the loss
 SHORT = 256  # tokens of a row: a CPU's fused attention is four times slower than plain matrix products, in training

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.config import nearest
-from tokenskip_lib.prompts import answer_tail, build_completion, build_prompt, user_message
-from tokenskip_lib.records import Chain, InputError, Problem, PrunedChain, SFTRow
-from tokenskip_lib.settings import PromptSettings
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain, SFTRow
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import answer_tail, build_completion, build_prompt, user_message
 
 EXPORT_STYLES = ("trl", "llamafactory")
 

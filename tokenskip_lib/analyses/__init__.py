@@ -1,0 +1,1 @@
+"""Questions beyond the main experiment: recovery, adaptive ratios, timing, the explorer."""

@@ -1,0 +1,1 @@
+"""Records, settings, profiles and files: what passes between stages."""

@@ -1,0 +1,1 @@
+"""Runs: stages, studies, notebooks and plans."""

@@ -1,0 +1,1 @@
+"""Greedy decoding: CUDA, CPU, or a server."""

@@ -1,0 +1,30 @@
+"""The engine that answers for a profile: the model in this process, or a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.inference.engine import Engine, TransformersEngine
+from tokenskip_lib.inference.server import ServerEngine
+from tokenskip_lib.models.loading import attach_adapters, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build_engine(
+    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
+) -> Engine:
+    """What answers: the profile's server, or the model in this process."""
+    if profile.server is not None:
+        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
+    if adapter is not None and profile.evaluation.attach:
+        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
+    else:
+        model = load_model(profile.target, adapter=adapter)
+    settings = profile.target
+    return TransformersEngine(
+        model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
+    )

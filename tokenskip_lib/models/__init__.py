@@ -1,0 +1,1 @@
+"""The target model, its tokenizer, and what it is sent."""

@@ -1,0 +1,1 @@
+"""Questions, and when an answer is right."""

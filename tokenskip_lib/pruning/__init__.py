@@ -1,0 +1,1 @@
+"""Importance scores, and what is kept of a chain at a ratio."""
