@@ -24,7 +24,7 @@ from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.evaluation.methods import build_requests
 from tokenskip_lib.inference.engine import Engine, Request, TransformersEngine
 from tokenskip_lib.inference.server import ServerEngine
-from tokenskip_lib.models.loading import Target, describe
+from tokenskip_lib.models.loading import TargetModel, describe
 from tokenskip_lib.problems.grading import is_correct, split_output
 from tokenskip_lib.problems.sets import load_problems
 
@@ -36,7 +36,7 @@ SERVER_CONCURRENCY = 128  # what vLLM is told to hold at most (max_num_seqs): th
 
 
 @torch.inference_mode()
-def reference(target: Target, requests: list[Request]) -> dict:
+def reference(target: TargetModel, requests: list[Request]) -> dict:
     """id -> text and number of new tokens, by `generate` in input order."""
     tokenizer, answers = target.tokenizer, {}
     for start in range(0, len(requests), REFERENCE_BATCH):
@@ -49,12 +49,12 @@ def reference(target: Target, requests: list[Request]) -> dict:
         )
         for request, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             new = ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
-            answers[request.id] = tokenizer.decode(new, skip_special_tokens=True), len(new)
+            answers[request.key] = tokenizer.decode(new, skip_special_tokens=True), len(new)
     return answers
 
 
 def by_engine(engine: Engine, requests: list[Request], name: str) -> dict:
-    return {g.id: (g.text, g.tokens) for batch in engine.generate(requests, label=name) for g in batch}
+    return {g.key: (g.text, g.tokens) for batch in engine.generate(requests, label=name) for g in batch}
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     if (options.server is None) != (options.server_model is None):
         parser.error("--server and --server-model go together")
     quick, profile = options.quick, load_profile("demo")
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     problems = load_problems(profile, "train").problems[: 4 if quick else 128]
     gold = {problem.id: problem.answer for problem in problems}
     engine = TransformersEngine(target.model, target.tokenizer, profile.evaluation.batch_size)

@@ -28,7 +28,7 @@ from tests.classifiers import place_gpt_vocabulary, write_classifier
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText
 from tokenskip_lib.core.windows import WINDOW, windows
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.grading import split_output
 from tokenskip_lib.problems.sets import load_problems
@@ -180,7 +180,7 @@ def scaling(chains: Sequence[ChainText], folder: Path, small: int) -> None:
 
 def prune_scored(chains: Sequence[ChainText], number: int) -> None:
     """The default mode without any model: scored chains to five ratios each, ratios counted in target tokens."""
-    count_tokens = batch_token_counter(Target(load_profile("demo").target).tokenizer)
+    count_tokens = batch_token_counter(TargetModel(load_profile("demo").target).tokenizer)
     many = [ChainText(id=str(i), chain=chains[i % len(chains)].chain) for i in range(number)]
     scored = RandomScorer(0).score(many)
     start = time.perf_counter()

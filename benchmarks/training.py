@@ -27,7 +27,7 @@ from benchmarks.pruning import peak
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
-from tokenskip_lib.models.loading import Target, describe, load_model
+from tokenskip_lib.models.loading import TargetModel, describe, load_model
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
 from tokenskip_lib.pruning.controls import RandomScorer
@@ -51,7 +51,7 @@ SEED = 0
 SAME = 0.02  # nats a response token: what bfloat16 may move a step's loss by
 
 
-def training_rows(problems: list[Problem], target: Target, prompts, *, every: bool) -> list[SFTRow]:
+def training_rows(problems: list[Problem], target: TargetModel, prompts, *, every: bool) -> list[SFTRow]:
     """Worked solutions pruned by chance, which costs no model: all ratios of a problem, or one each."""
     chains = [ChainText(id=problem.id, chain=problem.solution) for problem in problems]
     count_tokens = batch_token_counter(target.tokenizer)
@@ -145,7 +145,7 @@ def where_time_goes(model: PreTrainedModel, settings: TrainingSettings, batch: d
 def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) -> str:
     """Print one comparison; returns its summary line."""
     profile = load_profile("demo")
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     settings = profile.training.model_copy(
         update={"epochs": 1, "batch_size": STEP_ROWS, "accumulation": 1, "log_every": 1}
     )

@@ -182,7 +182,7 @@ def export(
     from tokenskip_lib.experiments import stages
     from tokenskip_lib.experiments.run import Run
 
-    for path in stages.export(Run(_load(profile, assignments)), style, Path(output)):
+    for path in stages.export(Run.create(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
 
 
@@ -210,7 +210,7 @@ def study(
 
     loaded = _load(profile, assignments)
     studies.check_studies(loaded)
-    print(studies.run_study(Run(loaded), name).to_string(index=False))
+    print(studies.run_study(Run.create(loaded), name).to_string(index=False))
 
 
 @app.command()
@@ -227,7 +227,7 @@ def timing(
     from tokenskip_lib.analyses.timing import time_run
     from tokenskip_lib.experiments.run import Run
 
-    print(time_run(Run(loaded), problems, [int(size) for size in batches.split(",")]).to_string(index=False))
+    print(time_run(Run.create(loaded), problems, [int(size) for size in batches.split(",")]).to_string(index=False))
 
 
 @app.command()
@@ -292,7 +292,7 @@ def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     if processes() > 1 and name in ("generate", "evaluate"):
         raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
     stages.check_names(loaded)
-    opened = Run(loaded)
+    opened = Run.create(loaded)
     stages.STAGE_FUNCTIONS[name](opened)
     if rank() == 0:
         counts = {key: value for key, value in opened.state["stages"][name].items() if key != "finished_by"}

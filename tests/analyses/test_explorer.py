@@ -27,7 +27,7 @@ from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
 from tokenskip_lib.pruning.prune import prune
-from tokenskip_lib.pruning.spans import scored_chain, segment
+from tokenskip_lib.pruning.spans import build_scored_chain, segment
 
 TEXT = 'Each pen costs $18 & "two" cost $36, if a < b.\nA <b>bold</b> claim:  it\'s 18 + 18 = 36, so $36 it is.'
 WAIT_S = 60
@@ -46,13 +46,13 @@ def block(page: str, name: str) -> str:
 
 def scored(text: str, importance: list[float] | None = None) -> ScoredChain:
     spans = segment(text)
-    return scored_chain(ChainText(id="c", chain=text), "own", spans, importance or list(range(len(spans), 0, -1)))
+    return build_scored_chain(ChainText(id="c", chain=text), "own", spans, importance or list(range(len(spans), 0, -1)))
 
 
 @pytest.fixture
 def run(tiny_profile, problems, chain_of) -> Run:
     """A run with two scored chains by two scorers; the second chain has lost its question."""
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     chains = [chain_of(problems[0], TEXT), chain_of(problems[1])]
     run.store(CHAINS, Chain).append(chains[:1])
     for scorer in (FunctionScorer("position", keep_first), RandomScorer(0)):
@@ -191,7 +191,7 @@ def test_switches_start_as_the_profile_has_them(run):
 
 def test_a_run_without_scores_names_the_stage_that_makes_them(tiny_profile):
     with pytest.raises(InputError, match="tokenskip_lib score"):
-        explore(Run(tiny_profile))
+        explore(Run.create(tiny_profile))
 
 
 # The browser.

@@ -52,11 +52,11 @@ def test_the_model_is_asked_in_the_papers_words(tiny_tokenizer):
 
 
 def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, chain_of):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
     run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
     stages.score(run)
-    stages.prune_chains(run)
+    stages.prune(run)
     table = recover(run, [1.0, 0.5], 2)
     assert list(table.columns) == RECOVERY_COLUMNS
     with pytest.raises(InputError, match=r"no chains at 0\.65; pruned were \[0\.5, 0\.7, 1\.0\]"):

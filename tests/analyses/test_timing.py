@@ -14,7 +14,7 @@ from tokenskip_lib.experiments.run import Run
 def run(tiny_profile, make_adapter):
     methods = {"original": [], "tokenskip": [0.5, 1.0], "be_concise": []}
     settings = tiny_profile.evaluation.model_copy(update={"adapter": str(make_adapter(0)), "methods": methods})
-    return Run(tiny_profile.model_copy(update={"evaluation": settings}))
+    return Run.create(tiny_profile.model_copy(update={"evaluation": settings}))
 
 
 def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
@@ -42,4 +42,4 @@ def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
 def test_a_servers_profile_is_refused(run):
     server = ServerSettings(url="http://127.0.0.1:9/v1", model="base")
     with pytest.raises(InputError, match="server=null"):
-        time_run(Run(run.profile.model_copy(update={"server": server})), 2, [1])
+        time_run(Run.create(run.profile.model_copy(update={"server": server})), 2, [1])

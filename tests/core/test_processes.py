@@ -23,7 +23,7 @@ def score(tiny_profile, monkeypatch):
     def run(rank: int, count: int, make=scorer.score) -> Run:
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(count))
-        made = Run(tiny_profile)
+        made = Run.create(tiny_profile)
         with processes.shared_store(made.folder / steps.SCORED, ScoredChain, KEYS) as store:
             write_windows(CHAINS, store, make, lambda c: [(c.id, "random")], total=len(CHAINS), label="test")
         return made

@@ -12,8 +12,8 @@ from tokenskip_lib.evaluation.methods import (
     METHODS,
     RATIO_METHODS,
     build_requests,
+    grade_generation,
     method_ratios,
-    predict,
     truncation_budget,
 )
 from tokenskip_lib.inference.engine import Generation
@@ -81,7 +81,7 @@ def test_a_method_that_reads_no_ratio_takes_none(method):
 def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_tokenizer):
     for method, ratio in (("original", 1.0), ("tokenskip", 0.5), ("truncation", 0.5), ("lc_prompt", 0.7)):
         made = build_requests(problems, tiny_tokenizer, PromptSettings(), method=method, ratio=ratio, max_new_tokens=33)
-        assert [(r.id, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
+        assert [(r.key, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
         assert [r.prompt for r in made] == [
             build_prompt(tiny_tokenizer, p.question, PromptSettings(), method=method, ratio=ratio) for p in problems
         ]
@@ -89,8 +89,8 @@ def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_to
 
 def test_a_prediction_counts_chain_and_answer_apart(problems):
     text = "3 + 4 = 7 apples.\n\nThe final answer is: $\\boxed{7}$"
-    generation = Generation(id=("p0", "tokenskip", 0.5), text=text, tokens=15, cut_off=False, seconds=0.123456)
-    made = predict(
+    generation = Generation(key=("p0", "tokenskip", 0.5), text=text, tokens=15, cut_off=False, seconds=0.123456)
+    made = grade_generation(
         problems[0], generation, max_new_tokens=64, count_tokens=lambda texts: [len(t.split()) for t in texts]
     )
     assert (made.id, made.method, made.ratio, made.answer, made.output) == ("p0", "tokenskip", 0.5, "7", text)
@@ -100,8 +100,8 @@ def test_a_prediction_counts_chain_and_answer_apart(problems):
 
 
 def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
-    generation = Generation(id=("p0", "truncation", 0.5), text="He has 3 + 4 = 7", tokens=7, cut_off=True, seconds=0.1)
-    made = predict(
+    generation = Generation(key=("p0", "truncation", 0.5), text="He has 3 + 4 = 7", tokens=7, cut_off=True, seconds=0.1)
+    made = grade_generation(
         problems[0], generation, max_new_tokens=7, count_tokens=lambda texts: [len(t.split()) for t in texts],
     )  # fmt: skip
     assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (7, 0, None, False)

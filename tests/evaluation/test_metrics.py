@@ -16,7 +16,7 @@ from tokenskip_lib.evaluation.comparison import (
     LOSS_COLUMNS,
     compare_methods,
     explain_losses,
-    pool_answers,
+    pair_outcomes,
     summarise_curves,
 )
 from tokenskip_lib.evaluation.metrics import (
@@ -85,7 +85,7 @@ def test_metrics_do_not_depend_on_the_order_of_predictions_within_a_method():
     shorter = [_prediction(f"p{i}", "tokenskip", 0.5, tokens=5 + i * i) for i in range(6)]
     forward, backward = (compute_metrics([*original[::step], *shorter[::-step]], scorer="", seed=3) for step in (1, -1))
     assert forward.equals(backward)
-    [compared] = compare_methods(pool_answers([original + shorter]), seed=3).to_dict("records")
+    [compared] = compare_methods(pair_outcomes([original + shorter]), seed=3).to_dict("records")
     row = forward.iloc[1]
     for end in ("actual_ratio_low", "actual_ratio_high"):
         assert row[end] == round(compared[end], 4) != row["actual_ratio"]
@@ -147,7 +147,7 @@ def two_methods() -> list[Prediction]:
 def test_mcnemar_is_statsmodels(two_methods):
     from statsmodels.stats.contingency_tables import mcnemar
 
-    [row] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    [row] = compare_methods(pair_outcomes([two_methods])).to_dict("records")
     right = {key: [p.is_correct for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
     table = pd.crosstab(pd.Series(right[ORIGINAL]), pd.Series(right[HALF])).to_numpy()
     assert list(row) == COMPARISON_COLUMNS
@@ -159,7 +159,7 @@ def test_mcnemar_is_statsmodels(two_methods):
 def test_the_paired_bootstrap_is_scipys_to_its_own_noise(two_methods):
     from scipy.stats import bootstrap
 
-    [row] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    [row] = compare_methods(pair_outcomes([two_methods])).to_dict("records")
     right = {key: [p.is_correct for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
     tokens = {key: [p.chain_tokens for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
 
@@ -187,19 +187,19 @@ def test_the_interval_is_wilsons_by_statsmodels_too():
 
 def test_equal_answers_are_no_difference():
     same = [1, 0, 1, 1]
-    [row] = compare_methods(pool_answers([_answers({ORIGINAL: same, HALF: same})])).to_dict("records")
+    [row] = compare_methods(pair_outcomes([_answers({ORIGINAL: same, HALF: same})])).to_dict("records")
     assert (row["difference"], row["difference_low"], row["difference_high"], row["p_value"]) == (0, 0, 0, 1)
 
 
 def test_methods_can_be_compared_with_another_than_the_original(two_methods):
-    [row] = compare_methods(pool_answers([two_methods]), against=HALF).to_dict("records")
-    [back] = compare_methods(pool_answers([two_methods])).to_dict("records")
+    [row] = compare_methods(pair_outcomes([two_methods]), against=HALF).to_dict("records")
+    [back] = compare_methods(pair_outcomes([two_methods])).to_dict("records")
     assert (row["method"], row["difference"]) == ("original", pytest.approx(-back["difference"]))
     assert (row["gained"], row["lost"], row["actual_ratio"]) == (back["lost"], back["gained"], 1.0)
 
 
 def test_seeds_are_means_of_a_problem_and_asking_again_narrows_no_interval(two_methods):
-    one, three = pool_answers([two_methods]), pool_answers([two_methods] * 3)
+    one, three = pair_outcomes([two_methods]), pair_outcomes([two_methods] * 3)
     [single], [pooled] = (compare_methods(a).to_dict("records") for a in (one, three))
     assert three.seeds == 3 and len(three.correct) == 200 and math.isnan(float(pooled["p_value"] or "nan"))
     for name in ("difference", "difference_low", "difference_high", "actual_ratio", "actual_ratio_low"):
@@ -208,16 +208,16 @@ def test_seeds_are_means_of_a_problem_and_asking_again_narrows_no_interval(two_m
 
 def test_different_seeds_are_averaged():
     seeds = [_answers({ORIGINAL: [1, 1], HALF: half}) for half in ([1, 0], [0, 0])]
-    assert pool_answers(seeds).correct[HALF].tolist() == [0.5, 0.0]
+    assert pair_outcomes(seeds).correct[HALF].tolist() == [0.5, 0.0]
 
 
 def test_a_problem_that_somebody_did_not_answer_is_refused_by_name(two_methods):
     with pytest.raises(InputError, match="problem 'p7'"):
-        pool_answers([[p for p in two_methods if p.key != ("p7", *HALF)]])
+        pair_outcomes([[p for p in two_methods if p.key != ("p7", *HALF)]])
     with pytest.raises(InputError, match="problem 'p7'"):
-        pool_answers([two_methods, [p for p in two_methods if p.key != ("p7", *HALF)]])
+        pair_outcomes([two_methods, [p for p in two_methods if p.key != ("p7", *HALF)]])
     with pytest.raises(InputError, match="original"):
-        pool_answers([[p for p in two_methods if p.method != "original"]])
+        pair_outcomes([[p for p in two_methods if p.method != "original"]])
 
 
 def _curve(points: dict[float, float]) -> pd.Series:
@@ -229,7 +229,7 @@ def _curve(points: dict[float, float]) -> pd.Series:
     }
     right[ORIGINAL] = [i < 100 * points[1.0] for i in range(100)]
     tokens = {key: [round(1000 * key[1])] * 100 for key in right}
-    return summarise_curves(pool_answers([_answers(right, tokens)])).set_index("method").loc["tokenskip"]
+    return summarise_curves(pair_outcomes([_answers(right, tokens)])).set_index("method").loc["tokenskip"]
 
 
 def test_the_area_is_that_of_the_best_point_at_each_budget():
@@ -271,7 +271,7 @@ def test_an_interval_ends_at_a_whole_problem_exactly(seed):
     problems = [(1, 1)] * 70 + [(1, 0)] * 2 + [(0, 1)] * 9 + [(0, 0)] * 39
     random.Random(seed).shuffle(problems)
     ours, theirs = map(list, zip(*problems, strict=True))
-    [row] = compare_methods(pool_answers([_answers({ORIGINAL: theirs, ("tokenskip", 0.5): ours})]), seed=seed).to_dict(
+    [row] = compare_methods(pair_outcomes([_answers({ORIGINAL: theirs, ("tokenskip", 0.5): ours})]), seed=seed).to_dict(
         "records"
     )
     assert row["difference_high"] == -1 / 120
@@ -279,7 +279,7 @@ def test_an_interval_ends_at_a_whole_problem_exactly(seed):
 
 def test_a_method_of_no_shorter_answers_has_no_area():
     right = {ORIGINAL: [1, 0, 1], ("be_concise", 1.0): [1, 1, 1]}
-    [row] = summarise_curves(pool_answers([_answers(right)])).to_dict("records")
+    [row] = summarise_curves(pair_outcomes([_answers(right)])).to_dict("records")
     assert list(row) == CURVE_COLUMNS and row["method"] == "be_concise"
     assert math.isnan(row["area"]) and math.isnan(row["area_low"]) and row["within_a_point"] == 1
 

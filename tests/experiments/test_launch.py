@@ -45,7 +45,7 @@ def profile_file(tiny_profile, problems, tiny_tokenizer, tmp_path):
         )
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(made.model_dump()))
-        Run(load_profile(str(file))).store(steps.SFT_ROWS, SFTRow).append(rows)
+        Run.create(load_profile(str(file))).store(steps.SFT_ROWS, SFTRow).append(rows)
         return file
 
     return make
@@ -101,7 +101,7 @@ def test_two_processes_score_and_prune_as_one_does(root, tiny_profile, problems,
         made = tiny_profile.model_copy(update={"run_dir": str(tmp_path / name)})
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(made.model_dump()))
-        run = Run(load_profile(str(file)))
+        run = Run.create(load_profile(str(file)))
         run.store(steps.TRAIN_PROBLEMS, Problem).append(many)
         run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in many)
         for stage in ("score", "prune"):

@@ -39,7 +39,7 @@ def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
 def test_an_unfinished_run_is_not_published(tiny_profile, root):
     before = (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes()
     profile = tiny_profile.model_copy(update={"name": "demo", "studies": {}})
-    run = Run(profile)
+    run = Run.create(profile)
     for stage in ("generate", "score", "train", "evaluate"):
         run.note(stage, notebook_seconds=1.0)
     with pytest.raises(InputError, match="03_pruning has not been run"):
@@ -49,7 +49,7 @@ def test_an_unfinished_run_is_not_published(tiny_profile, root):
 
 @pytest.mark.parametrize("only", [None, 6])
 def test_a_run_is_published_where_the_notebook_opens_with_its_profile(tiny_profile, only):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     for stage in STEPS:
         run.note(stage, notebook_seconds=1.0)
     with pytest.raises(InputError, match="opens with profile 'demo"):

@@ -48,7 +48,7 @@ def tiny_shape(tiny_target, tiny_profile):
 
 @pytest.fixture
 def run(tiny_profile):
-    return Run(tiny_profile)
+    return Run.create(tiny_profile)
 
 
 def _work(profile) -> dict:
@@ -137,7 +137,7 @@ def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_
     (run.folder / steps.CHAINS).unlink()
     run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
     stages.score(run)
-    rows = stages.prune_chains(run)
+    rows = stages.prune(run)
     assert len(rows) == 3
     summary = stages.train(run)
     assert _work(tiny_profile)["train", "epochs: 1"].read == summary["tokens_an_epoch"]

@@ -42,7 +42,7 @@ CHANGES = {
 @pytest.fixture
 def finished(tiny_profile):
     """A run whose folder has a file of every stage."""
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     for name in STAGE_FILES:
         (run.folder / name).parent.mkdir(exist_ok=True)
         (run.folder / name).write_text("{}\n")
@@ -73,7 +73,7 @@ def _files(run) -> list[str]:
 
 
 def test_opening_a_run_writes_what_it_was_made_with(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     state = json.loads((run.folder / "profile.json").read_text())
     assert set(state) >= {"profile", "seed", "versions", "commit", "stages"}
     assert state["profile"] == tiny_profile.model_dump(mode="json") and state["seed"] == tiny_profile.seed
@@ -83,27 +83,27 @@ def test_opening_a_run_writes_what_it_was_made_with(tiny_profile):
 
 
 def test_the_same_settings_open_again_and_keep_their_notes(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     run.note("generate", chains=3)
     run.note("generate", notebook_seconds=2.5)
     run.note("score", chains=2)
-    again = Run(tiny_profile)
+    again = Run.create(tiny_profile)
     assert _counts(again) == {"generate": {"chains": 3, "notebook_seconds": 2.5}, "score": {"chains": 2}}
     assert again.timings() == {"generate": 2.5}
 
 
 def test_a_note_keeps_what_another_process_wrote_meanwhile(tiny_profile):
-    one, other = Run(tiny_profile), Run(tiny_profile)
+    one, other = Run.create(tiny_profile), Run.create(tiny_profile)
     one.note("generate", chains=3)
     other.note("score", chains=2)
-    assert _counts(Run(tiny_profile)) == {"generate": {"chains": 3}, "score": {"chains": 2}}
+    assert _counts(Run.create(tiny_profile)) == {"generate": {"chains": 3}, "score": {"chains": 2}}
 
 
 def test_a_stage_names_the_code_that_finished_it_whoever_reads_it_later(tiny_profile, monkeypatch):
     monkeypatch.setattr(run_module, "commit", lambda: "early")
-    Run(tiny_profile).note("generate", chains=3)
+    Run.create(tiny_profile).note("generate", chains=3)
     monkeypatch.setattr(run_module, "commit", lambda: "late")
-    reader = Run(tiny_profile)
+    reader = Run.create(tiny_profile)
     reader.note("generate", accuracy=0.5)
     reader.note("score", chains=3)
     assert [reader.state["stages"][stage]["finished_by"]["commit"] for stage in ("generate", "score")] == [
@@ -117,7 +117,7 @@ def test_a_stage_names_the_code_that_finished_it_whoever_reads_it_later(tiny_pro
 def test_other_settings_are_refused_with_their_section_and_the_stage_to_redo(finished, tiny_profile, section):
     files = _files(finished)
     with pytest.raises(InputError) as caught:
-        Run(_changed(tiny_profile, *CHANGES[section]))
+        Run.create(_changed(tiny_profile, *CHANGES[section]))
     message = str(caught.value)
     assert f"'{section}'" in message and f"--from {STAGE_OF_SECTION[section]:02}" in message and "\n" not in message
     assert _files(finished) == files
@@ -129,37 +129,37 @@ def test_other_settings_are_taken_where_their_stage_is_redone(finished, tiny_pro
     changed, stage = _changed(tiny_profile, *CHANGES[section]), STAGE_OF_SECTION[section]
     if stage < len(STAGES):
         with pytest.raises(InputError, match=f"'{section}'"):
-            Run(changed, redo_from=stage + 1)
-    Run(changed, redo_from=stage)
+            Run.create(changed, redo_from=stage + 1)
+    Run.create(changed, redo_from=stage)
     assert json.loads((finished.folder / "profile.json").read_text())["profile"] == changed.model_dump(mode="json")
-    Run(changed)
+    Run.create(changed)
 
 
 def test_settings_of_stages_that_have_not_begun_may_change(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     (run.folder / "01_chains.jsonl").write_text("{}\n")
-    Run(_changed(tiny_profile, *CHANGES["importance"]))
+    Run.create(_changed(tiny_profile, *CHANGES["importance"]))
     with pytest.raises(InputError, match="'chains'"):
-        Run(_changed(tiny_profile, *CHANGES["chains"]))
+        Run.create(_changed(tiny_profile, *CHANGES["chains"]))
 
 
 def test_the_held_out_share_is_part_of_the_rows_that_stage_3_wrote(finished, tiny_profile):
     # Rows say whether they are held out: with another share they have to be made again, from stage 03.
     changed = _changed(tiny_profile, "training.held_out", 0.5)
     with pytest.raises(InputError, match="--from 03"):
-        Run(changed)
+        Run.create(changed)
     with pytest.raises(InputError, match="--from 03"):
-        Run(changed, redo_from=4)
+        Run.create(changed, redo_from=4)
 
 
 def test_where_a_run_writes_its_figures_is_no_reason_to_redo_it(finished, tiny_profile, tmp_path):
-    Run(tiny_profile.model_copy(update={"figures_dir": str(tmp_path / "other"), "description": "another"}))
+    Run.create(tiny_profile.model_copy(update={"figures_dir": str(tmp_path / "other"), "description": "another"}))
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
 def test_redoing_a_stage_removes_its_files_and_later_ones_only(finished, tiny_profile, stage):
     (finished.folder / "metrics.csv").write_text("kept")
-    run = Run(tiny_profile, redo_from=stage)
+    run = Run.create(tiny_profile, redo_from=stage)
     left = [name for name in STAGE_FILES if (run.folder / name).exists()]
     assert left == [name for name in STAGE_FILES if int(name[:2]) < stage]
     assert list(run.timings()) == list(STAGES[: stage - 1])
@@ -177,13 +177,13 @@ def test_a_run_that_is_killed_while_files_are_removed_does_not_say_that_they_are
 
     monkeypatch.setattr(Run, "_remove", killed)
     with pytest.raises(KeyboardInterrupt):
-        Run(_changed(tiny_profile, "training.rank", 3), redo_from=3)
+        Run.create(_changed(tiny_profile, "training.rank", 3), redo_from=3)
     state = json.loads((finished.folder / "profile.json").read_text())
     assert list(state["stages"]) == list(STAGES[:2]) and state["profile"] == finished.state["profile"]
 
 
 def test_a_stage_whose_input_is_missing_names_the_stage_to_run_first(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     with pytest.raises(InputError, match="tokenskip_lib generate --profile smoke"):
         run.need("01_chains.jsonl", Problem, "generate")
     assert not (run.folder / "01_chains.jsonl").exists()
@@ -192,7 +192,7 @@ def test_a_stage_whose_input_is_missing_names_the_stage_to_run_first(tiny_profil
 def test_a_damaged_profile_json_is_refused_by_name(finished, tiny_profile):
     (finished.folder / "profile.json").write_text('{"profile": ')
     with pytest.raises(InputError, match=r"profile\.json"):
-        Run(tiny_profile)
+        Run.create(tiny_profile)
 
 
 @pytest.mark.parametrize(
@@ -215,19 +215,19 @@ def test_paths_are_told_relative_to_the_root_where_they_lie_below_it(root, monke
 
 
 def test_another_test_set_concerns_the_evaluation_alone(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     (run.folder / "01_chains.jsonl").write_text("")
     smaller = tiny_profile.model_copy(update={"problems": tiny_profile.problems.model_copy(update={"test_size": 1})})
-    Run(smaller)
+    Run.create(smaller)
     (run.folder / "05_predictions.jsonl").write_text("")
     with pytest.raises(InputError, match=r"'problems.test_size' setting.*--from 05"):
-        Run(tiny_profile)
+        Run.create(tiny_profile)
 
 
 def test_settings_that_are_newer_than_the_run_are_no_other_settings(tiny_profile):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     (run.folder / "01_chains.jsonl").write_text("")
     state = json.loads((run.folder / "profile.json").read_text())
     del state["profile"]["target"]["compile"], state["profile"]["prompts"]["layout"]
     (run.folder / "profile.json").write_text(json.dumps(state))
-    Run(tiny_profile)
+    Run.create(tiny_profile)

@@ -21,7 +21,7 @@ from tokenskip_lib.training.rows import draw_ratios
 
 @pytest.fixture
 def run(tiny_profile):
-    return Run(tiny_profile)
+    return Run.create(tiny_profile)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_generating_grades_every_problem_and_says_why_a_chain_is_dropped(run, pr
     ],
 )
 def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, output, cut_off, dropped):
-    generation = engine.Generation(id="p0", text=output, tokens=9, cut_off=cut_off, seconds=0.1)
+    generation = engine.Generation(key=("p0",), text=output, tokens=9, cut_off=cut_off, seconds=0.1)
 
     def chain_within(limit):
         settings = tiny_profile.chains.model_copy(update={"max_chain_tokens": limit})
@@ -81,19 +81,19 @@ def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, ou
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):
     stages.generate(run)
     whole = _tear(run.folder / steps.CHAINS)
-    stages.generate(Run(run.profile))
+    stages.generate(Run.create(run.profile))
     assert (run.folder / steps.CHAINS).read_bytes() == whole
 
 
 def test_a_finished_generation_loads_no_model(run, monkeypatch):
     before = stages.generate(run)
     monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
-    assert stages.generate(Run(run.profile)) == before
+    assert stages.generate(Run.create(run.profile)) == before
 
 
 def test_a_training_question_in_the_test_set_stops_the_first_stage(tiny_profile, problems, tmp_path):
     RecordStore(tmp_path / "test.jsonl", Problem).append([problems[0].model_copy(update={"id": "twin"})])
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     with pytest.raises(InputError, match="'twin'"):
         stages.generate(run)
     assert not list(run.folder.glob("01_*"))
@@ -105,14 +105,14 @@ def test_scoring_scores_the_kept_chains_by_every_scorer(answered):
     assert len(names) > 3
     assert [(s.id, s.scorer) for s in scored] == [(chain, name) for name in names for chain in ("p0", "p1")]
     whole = _tear(answered.folder / steps.SCORED)
-    stages.score(Run(answered.profile))
+    stages.score(Run.create(answered.profile))
     assert (answered.folder / steps.SCORED).read_bytes() == whole
 
 
 def test_random_scores_need_no_model(answered, monkeypatch):
     settings = answered.profile.importance.model_copy(update={"scorer": "random", "compare_with": []})
     monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    scored = stages.score(Run(answered.profile.model_copy(update={"importance": settings})))
+    scored = stages.score(Run.create(answered.profile.model_copy(update={"importance": settings})))
     assert {s.scorer for s in scored} == {"random"}
 
 
@@ -127,7 +127,7 @@ def test_scoring_refuses_a_run_without_a_kept_chain(run, problems, chain_of):
 
 def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answered, problems):
     stages.score(answered)
-    rows = stages.prune_chains(answered)
+    rows = stages.prune(answered)
     ratios = answered.profile.pruning.ratios
     pruned = {record.key: record for record in answered.store(steps.PRUNED, PrunedChain)}
     assert set(pruned) == {(name, "selective_context", ratio) for name in ("p0", "p1") for ratio in ratios}
@@ -139,7 +139,7 @@ def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answe
     whole = _tear(answered.folder / steps.PRUNED)
     rows_whole = (answered.folder / steps.SFT_ROWS).read_bytes()
     (answered.folder / steps.SFT_ROWS).unlink()
-    stages.prune_chains(Run(answered.profile))
+    stages.prune(Run.create(answered.profile))
     assert (answered.folder / steps.PRUNED).read_bytes() == whole
     assert (answered.folder / steps.SFT_ROWS).read_bytes() == rows_whole
 
@@ -147,7 +147,7 @@ def test_pruning_writes_every_ratio_and_one_row_a_problem_at_the_drawn_one(answe
 def test_rows_are_the_first_so_many_whatever_ratios_a_problem_has(answered):
     stages.score(answered)
     training = answered.profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 4, "seed": 3})
-    rows = stages.prune_chains(Run(answered.profile.model_copy(update={"training": training})))
+    rows = stages.prune(Run.create(answered.profile.model_copy(update={"training": training})))
     assert [(row.id, row.ratio) for row in rows] == [("p0", 0.5), ("p0", 0.7), ("p0", 1.0), ("p1", 0.5)]
 
 
@@ -157,14 +157,14 @@ def test_rows_and_compared_chains_are_taken_in_the_problems_order_whatever_the_f
     answered.store(steps.CHAINS, Chain).append(chains[::-1])
     importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
     training = answered.profile.training.model_copy(update={"ratios_a_problem": "all", "rows": 1})
-    run = Run(answered.profile.model_copy(update={"importance": importance, "training": training}))
+    run = Run.create(answered.profile.model_copy(update={"importance": importance, "training": training}))
     assert [s.id for s in stages.score(run) if s.scorer == "random"] == ["p0"]
-    assert [row.id for row in stages.prune_chains(run)] == ["p0"]
+    assert [row.id for row in stages.prune(run)] == ["p0"]
 
 
 def test_compared_scorers_may_score_fewer_chains_than_the_one_that_is_used(answered):
     importance = answered.profile.importance.model_copy(update={"compare_with": ["random"], "compare_size": 1})
-    run = Run(answered.profile.model_copy(update={"importance": importance}))
+    run = Run.create(answered.profile.model_copy(update={"importance": importance}))
     scored = [(s.id, s.scorer) for s in stages.score(run)]
     assert scored == [("p0", "selective_context"), ("p1", "selective_context"), ("p0", "random")]
 
@@ -174,7 +174,7 @@ def test_pruning_by_a_score_that_was_not_made_says_how_to_make_it(answered):
     importance = answered.profile.importance.model_copy(update={"scorer": "another"})
     answered.profile = answered.profile.model_copy(update={"importance": importance})
     with pytest.raises(InputError, match=r"another for 0 of 2 kept chains; run `python -m tokenskip_lib score`"):
-        stages.prune_chains(answered)
+        stages.prune(answered)
 
 
 @pytest.mark.parametrize(("rows", "enough"), [(None, False), (4, False), (3, True)])
@@ -186,10 +186,10 @@ def test_chains_without_a_score_are_not_left_out_of_training_silently(answered, 
     update = {"importance": importance.model_copy(update={"scorer": "random"}), "training": training}
     answered.profile = answered.profile.model_copy(update=update)  # three ratios: three rows of one chain
     if enough:
-        assert {row.id for row in stages.prune_chains(answered)} == {"p0"}
+        assert {row.id for row in stages.prune(answered)} == {"p0"}
     else:
         with pytest.raises(InputError, match=r"scores by random for 1 of 2 kept chains.*compare_size"):
-            stages.prune_chains(answered)
+            stages.prune(answered)
 
 
 def test_chains_are_not_scored_before_every_problem_is_answered(answered, problems):
@@ -201,7 +201,7 @@ def test_chains_are_not_scored_before_every_problem_is_answered(answered, proble
 def test_every_stage_names_the_one_to_run_first(run):
     for stage, needed in (
         (stages.score, "generate"),
-        (stages.prune_chains, "score"),
+        (stages.prune, "score"),
         (stages.train, "prune"),
         (stages.evaluate, "generate"),
     ):
@@ -218,7 +218,7 @@ def test_evaluating_tokenskip_needs_the_adapter(answered):
 
 def test_from_scores_to_metrics(answered, problems, tmp_path):
     stages.score(answered)
-    stages.prune_chains(answered)
+    stages.prune(answered)
     summary = stages.train(answered)
     assert summary["rows_trained"] + summary["rows_held_out"] == len(answered.need(steps.SFT_ROWS, SFTRow, "prune"))
     metrics = stages.evaluate(answered)
@@ -238,7 +238,7 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
     # A tear in the file costs time, not content.
     before = [p.model_dump(exclude={"seconds"}) for p in predictions]
     _tear(answered.folder / steps.PREDICTIONS)
-    stages.evaluate(Run(answered.profile))
+    stages.evaluate(Run.create(answered.profile))
     after = RecordStore(answered.folder / steps.PREDICTIONS, Prediction)
     assert [p.model_dump(exclude={"seconds"}) for p in after] == before
     state = json.loads((answered.folder / "profile.json").read_text())["stages"]
@@ -261,7 +261,7 @@ def test_a_published_adapter_is_evaluated_without_a_training_run_and_under_the_r
             "methods": {"original": [], "tokenskip": [0.5, 1.0]},
         }
     )
-    run = Run(tiny_profile.model_copy(update={"evaluation": settings}))
+    run = Run.create(tiny_profile.model_copy(update={"evaluation": settings}))
     stages.evaluate(run)
     budgets = {(p.method, p.ratio): p.max_new_tokens for p in run.store(steps.PREDICTIONS, Prediction)}
     assert budgets == {("original", 1.0): 8, ("tokenskip", 0.5): 4, ("tokenskip", 1.0): 8}
@@ -277,7 +277,7 @@ def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_proble
     for attach in (False, True):
         settings = tiny_profile.evaluation.model_copy(update={**shared, "attach": attach})
         folder = str(tmp_path / f"run_{attach}")
-        run = Run(tiny_profile.model_copy(update={"evaluation": settings, "run_dir": folder}))
+        run = Run.create(tiny_profile.model_copy(update={"evaluation": settings, "run_dir": folder}))
         stages.evaluate(run)
         answers[attach] = {p.key: p.output for p in run.store(steps.PREDICTIONS, Prediction)}
     assert answers[True] == answers[False]
@@ -287,7 +287,7 @@ def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_proble
 def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_it(tiny_profile, problems, chain_of):
     prompts = tiny_profile.prompts.model_copy(update={"layout": "think"})
     training = tiny_profile.training.model_copy(update={"ratios_a_problem": "all"})
-    run = Run(tiny_profile.model_copy(update={"prompts": prompts, "training": training}))
+    run = Run.create(tiny_profile.model_copy(update={"prompts": prompts, "training": training}))
     run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:2])
     tail = "\n</think>\n\nAll in all it is"
     chains = [
@@ -296,7 +296,7 @@ def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_
     ]
     run.store(steps.CHAINS, Chain).append(chains)
     stages.score(run)
-    assert stages.prune_chains(run) == list(run.store(steps.SFT_ROWS, SFTRow))
+    assert stages.prune(run) == list(run.store(steps.SFT_ROWS, SFTRow))
     rows = run.need(steps.SFT_ROWS, SFTRow, "prune")
     assert [(row.id, row.ratio) for row in rows] == [
         (p.id, r) for p in problems[:2] for r in run.profile.pruning.ratios

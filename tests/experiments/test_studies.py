@@ -26,7 +26,9 @@ def with_study(tiny_profile, problems, chain_of, tmp_path):
 
     def make(*vary: dict, **common) -> Run:
         fixed = {"evaluation.methods": METHODS, "problems.validation": str(tmp_path / "validation.jsonl"), **common}
-        run = Run(with_overrides(tiny_profile, {"studies": {"mine": {"common": fixed, "vary": list(vary)}}}, where="t"))
+        run = Run.create(
+            with_overrides(tiny_profile, {"studies": {"mine": {"common": fixed, "vary": list(vary)}}}, where="t")
+        )
         if not (run.folder / steps.CHAINS).exists():
             run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
             run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in problems[:3])
@@ -50,7 +52,7 @@ def test_every_variant_has_its_rows_with_what_was_varied(with_study, tmp_path):
 def test_variants_share_the_records_before_the_first_stage_that_differs(with_study):
     run = with_study({"importance.scorer": "random"}, {"evaluation.max_new_tokens": 6})
     run_study(run, "mine")
-    by_scorer, by_budget = (Run(profile).folder for _, profile in variant_profiles(run.profile, "mine"))
+    by_scorer, by_budget = (Run.create(profile).folder for _, profile in variant_profiles(run.profile, "mine"))
     linked = {folder: {p.name for p in folder.iterdir() if p.is_symlink()} for folder in (by_scorer, by_budget)}
     assert linked[by_scorer] == {steps.TRAIN_PROBLEMS, steps.CHAINS, steps.SCORED}
     assert linked[by_budget] == linked[by_scorer] | {steps.PRUNED, steps.SFT_ROWS, steps.ADAPTER}
@@ -61,14 +63,14 @@ def test_a_runs_folder_may_be_moved_with_its_variants(with_study):
     run = with_study({"evaluation.max_new_tokens": 6})
     before = run_study(run, "mine")
     run.folder.rename(run.folder.with_name("elsewhere"))
-    moved = Run(with_overrides(run.profile, {"run_dir": str(run.folder.with_name("elsewhere"))}, where="t"))
+    moved = Run.create(with_overrides(run.profile, {"run_dir": str(run.folder.with_name("elsewhere"))}, where="t"))
     pd.testing.assert_frame_equal(run_study(moved, "mine"), before)
 
 
 def test_a_variant_may_change_nothing_and_has_the_runs_own_adapter(with_study, tmp_path):
     run = with_study({"training.rows": 1}, {})
     run_study(run, "mine")
-    unchanged = Run(variant_profiles(run.profile, "mine")[1][1]).folder
+    unchanged = Run.create(variant_profiles(run.profile, "mine")[1][1]).folder
     assert unchanged.name.startswith("unchanged") and (unchanged / steps.ADAPTER).is_symlink()
     written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", dtype=str, keep_default_na=False)
     assert list(written["training.rows"]) == ["1", "1", "", ""]  # not 1.0
@@ -79,18 +81,18 @@ def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
     run = with_study({"training.rows": 1}, {"training.rows": 2})
     before = run_study(run, "mine")
     monkeypatch.setattr(stages, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(stages, "answer", lambda *_, **__: pytest.fail("answered again"))
-    pd.testing.assert_frame_equal(run_study(Run(run.profile), "mine"), before)
+    monkeypatch.setattr(stages, "predict_all", lambda *_, **__: pytest.fail("answered again"))
+    pd.testing.assert_frame_equal(run_study(Run.create(run.profile), "mine"), before)
 
 
 def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
-    asked, answer = [], methods.answer
+    asked, answer = [], methods.predict_all
 
     def counting(engine, tokenizer, problems, prompts, plan, **options):
         asked.extend(method for method, *_ in plan)
         return answer(engine, tokenizer, problems, prompts, plan, **options)
 
-    monkeypatch.setattr(stages, "answer", counting)
+    monkeypatch.setattr(stages, "predict_all", counting)
     run_study(with_study({"training.rows": 1}, {"training.rows": 2}, {"evaluation.max_new_tokens": 6}), "mine")
     assert asked == ["original", "tokenskip", "tokenskip", "original", "tokenskip"]
 
@@ -99,7 +101,7 @@ def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_st
     run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
     run_study(run, "mine")
     [(_, profile)] = variant_profiles(run.profile, "mine")
-    assert {p.id for p in Run(profile).store(steps.PREDICTIONS, Prediction)} == {"p5"}
+    assert {p.id for p in Run.create(profile).store(steps.PREDICTIONS, Prediction)} == {"p5"}
 
 
 def test_other_test_problems_are_one_setting(with_study, problems, tmp_path):
@@ -110,14 +112,14 @@ def test_other_test_problems_are_one_setting(with_study, problems, tmp_path):
     run = with_study({"problems.test": str(tmp_path / "elsewhere.jsonl")})
     table = run_study(run, "mine")
     [(_, profile)] = variant_profiles(run.profile, "mine")
-    assert {p.id for p in Run(profile).store(steps.PREDICTIONS, Prediction)} == {"far"}
-    assert (Run(profile).folder / steps.ADAPTER).is_symlink() and list(table["n"]) == [1, 1]
+    assert {p.id for p in Run.create(profile).store(steps.PREDICTIONS, Prediction)} == {"far"}
+    assert (Run.create(profile).folder / steps.ADAPTER).is_symlink() and list(table["n"]) == [1, 1]
 
 
 def test_another_seed_is_another_training_on_the_same_problems(with_study):
     run = with_study({"training.seed": 1}, {"training.seed": 2}, {"training.seed": 1, "training.log_every": 1})
     run_study(run, "mine")
-    folders = [Run(profile).folder for _, profile in variant_profiles(run.profile, "mine")]
+    folders = [Run.create(profile).folder for _, profile in variant_profiles(run.profile, "mine")]
     one, other, again = ((folder / steps.ADAPTER / "adapter_model.safetensors").read_bytes() for folder in folders)
     assert one == again != other
 
@@ -126,19 +128,19 @@ def test_redoing_a_stage_of_the_run_removes_the_variants_made_from_it(with_study
     run = with_study({"training.rows": 1}, {"evaluation.max_new_tokens": 6})
     run_study(run, "mine")
     rows, budget = (profile.path("") for _, profile in variant_profiles(run.profile, "mine"))
-    Run(run.profile, redo_from=5)
+    Run.create(run.profile, redo_from=5)
     assert (rows / steps.ADAPTER).exists() and (budget / steps.ADAPTER).exists()
     assert not (rows / steps.PREDICTIONS).exists() and not (budget / steps.PREDICTIONS).exists()
-    Run(run.profile, redo_from=3)
+    Run.create(run.profile, redo_from=3)
     assert not list(rows.glob("0[3-5]*")) and (rows / steps.SCORED).exists() and not budget.exists()
-    Run(run.profile, redo_from=2)
+    Run.create(run.profile, redo_from=2)
     assert not rows.exists()
 
 
 def test_redoing_the_studies_keeps_the_run(with_study):
     run = with_study({"training.rows": 1})
     run_study(run, "mine")
-    Run(run.profile, redo_from=6)
+    Run.create(run.profile, redo_from=6)
     assert not list(run.folder.glob("studies/*/*")) and (run.folder / steps.SCORED).exists()
 
 
@@ -179,7 +181,7 @@ def test_redoing_a_stage_with_other_settings_redoes_it_in_the_variants(with_stud
     run = with_study({"training.rows": 1})
     run_study(run, "mine")
     other = with_overrides(run.profile, {"training.rank": 3}, where="t")
-    run_study(Run(other, redo_from=3), "mine")
+    run_study(Run.create(other, redo_from=3), "mine")
     [(_, variant)] = variant_profiles(other, "mine")
     assert json.loads((variant.path(steps.ADAPTER) / "adapter_config.json").read_text())["r"] == 3
 

@@ -18,7 +18,7 @@ def _close_figures():
 
 
 def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(tiny_profile, tmp_path):
-    run = Run(tiny_profile)
+    run = Run.create(tiny_profile)
     source = run.folder / "metrics.csv"
     source.write_text("a,b\n1,2\n")
     figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))

@@ -38,7 +38,7 @@ def alone(tiny_model, tiny_tokenizer, requests):
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=BUDGET,
                 eos_token_id=None, pad_token_id=tiny_tokenizer.pad_token_id,
             )  # fmt: skip
-        found[request.id] = new[0, ids.shape[1] :].tolist()
+        found[request.key] = new[0, ids.shape[1] :].tolist()
     return found
 
 
@@ -56,7 +56,7 @@ def ends_with(tiny_tokenizer):
 
 
 def _answers(engine, requests, **options):
-    return {g.id: g for batch in engine.generate(requests, **options) for g in batch}
+    return {g.key: g for batch in engine.generate(requests, **options) for g in batch}
 
 
 def _first_new(ids: list[int], position: int) -> bool:
@@ -93,7 +93,7 @@ def test_an_answer_ends_before_its_end_token_and_is_not_cut_off(tiny_model, requ
 def test_an_end_token_as_the_last_token_of_the_budget_is_in_time(tiny_model, requests, alone, ends_with):
     name, position = next((n, p) for n, i in alone.items() for p in range(2, BUDGET) if _first_new(i, p))
     tokenizer = ends_with(alone[name][position])
-    [request] = [r for r in requests if r.id == name]
+    [request] = [r for r in requests if r.key == name]
     in_time = Request(name, request.prompt, position + 1)
     too_late = Request(name, request.prompt, position)
     engine = TransformersEngine(tiny_model, tokenizer, 1)
@@ -106,8 +106,8 @@ def test_an_end_token_as_the_last_token_of_the_budget_is_in_time(tiny_model, req
 def test_a_smaller_budget_in_a_batch_of_larger_ones_is_kept_as_if_alone(tiny_model, requests, alone, ends_with, extra):
     name, position = next((n, p) for n, i in alone.items() for p in range(2, BUDGET) if _first_new(i, p))
     tokenizer = ends_with(alone[name][position])
-    short = [Request(r.id, r.prompt, position + extra if r.id == name else BUDGET) for r in requests]
-    [one] = [r for r in short if r.id == name]
+    short = [Request(r.key, r.prompt, position + extra if r.key == name else BUDGET) for r in requests]
+    [one] = [r for r in short if r.key == name]
     by_itself = _answers(TransformersEngine(tiny_model, tokenizer, 1), [one])[name]
     in_batch = _answers(TransformersEngine(tiny_model, tokenizer, 5), short)[name]
     assert (in_batch.text, in_batch.tokens, in_batch.cut_off) == (by_itself.text, by_itself.tokens, by_itself.cut_off)
@@ -115,8 +115,8 @@ def test_a_smaller_budget_in_a_batch_of_larger_ones_is_kept_as_if_alone(tiny_mod
 
 def test_batches_hold_every_request_once_sorted_by_budget_then_prompt_length(tiny_model, tiny_tokenizer, requests):
     by_length = TransformersEngine(tiny_model, tiny_tokenizer, 2).generate(requests[::-1])
-    ids = sorted((r.id for r in requests), key=lambda n: len(tiny_tokenizer(requests[int(n[1])].prompt)["input_ids"]))
-    assert [[g.id for g in batch] for batch in by_length] == [ids[:2], ids[2:4], ids[4:]]
+    ids = sorted((r.key for r in requests), key=lambda n: len(tiny_tokenizer(requests[int(n[1])].prompt)["input_ids"]))
+    assert [[g.key for g in batch] for batch in by_length] == [ids[:2], ids[2:4], ids[4:]]
     mixed = [
         Request("a", requests[0].prompt, 3),
         Request("b", requests[0].prompt, 3),
@@ -125,7 +125,7 @@ def test_batches_hold_every_request_once_sorted_by_budget_then_prompt_length(tin
         Request("d", requests[0].prompt, 2),
     ]
     batches = TransformersEngine(tiny_model, tiny_tokenizer, 2).generate(mixed)
-    assert [[g.id for g in batch] for batch in batches] == [["d", "e"], ["c", "a"], ["b"]]
+    assert [[g.key for g in batch] for batch in batches] == [["d", "e"], ["c", "a"], ["b"]]
 
 
 def test_only_batches_that_are_wholly_done_are_skipped_and_the_others_stay_as_they_were(
@@ -135,7 +135,7 @@ def test_only_batches_that_are_wholly_done_are_skipped_and_the_others_stay_as_th
 
     def batches(done):
         made = engine.generate(requests, is_done=lambda name: name in done)
-        return [[(g.id, g.text, g.tokens, g.cut_off) for g in batch] for batch in made]
+        return [[(g.key, g.text, g.tokens, g.cut_off) for g in batch] for batch in made]
 
     fresh = batches(set())
     first, second, third = [[g[0] for g in batch] for batch in fresh]
@@ -149,10 +149,10 @@ def test_only_batches_that_are_wholly_done_are_skipped_and_the_others_stay_as_th
 def test_a_batch_is_decoded_only_when_it_is_asked_for(tiny_model, tiny_tokenizer, requests):
     # A caller writes each batch down before the next begins: what is done is looked up late.
     engine = TransformersEngine(tiny_model, tiny_tokenizer, 2)
-    first, second, third = [[g.id for g in batch] for batch in engine.generate(requests)]
+    first, second, third = [[g.key for g in batch] for batch in engine.generate(requests)]
     done, seen = set(), []
     for batch in engine.generate(requests, is_done=lambda name: name in done):
-        seen.append([g.id for g in batch])
+        seen.append([g.key for g in batch])
         done.update(second)
     assert seen == [first, third]
 
@@ -171,7 +171,7 @@ def _siblings(tokenizer, problems) -> list[Request]:
 @pytest.mark.parametrize("batch_size", [2, 4, 15])
 def test_sharing_a_question_changes_no_answer(batch_size, tiny_model, tiny_tokenizer, problems):
     requests = _siblings(tiny_tokenizer, problems)
-    alone = {r.id: _answers(TransformersEngine(tiny_model, tiny_tokenizer, 1), [r])[r.id] for r in requests}
+    alone = {r.key: _answers(TransformersEngine(tiny_model, tiny_tokenizer, 1), [r])[r.key] for r in requests}
     together = _answers(TransformersEngine(tiny_model, tiny_tokenizer, batch_size), requests)
     assert {k: (g.text, g.tokens) for k, g in together.items()} == {k: (g.text, g.tokens) for k, g in alone.items()}
 
@@ -245,14 +245,14 @@ def test_attached_adapters_answer_side_by_side_as_merged_ones_do(tiny_target, ti
     adapters = {"first": make_adapter(0), "second": make_adapter(1)}
     settings = TargetSettings(model=str(tiny_target), device="cpu", dtype="float32")
     names = [None, "first", "second"]
-    mixed = [replace(r, id=(r.id, name), adapter=name) for r in requests for name in names]
+    mixed = [replace(r, key=(r.key, name), adapter=name) for r in requests for name in names]
     attached = attach_adapters(load_model(settings), adapters)
     together = _answers(TransformersEngine(attached, tiny_tokenizer, 3), mixed)
     for name in names:
         merged = load_model(settings, adapter=adapters.get(name))
         apart = _answers(TransformersEngine(merged, tiny_tokenizer, 3), requests)
-        assert {r.id: together[r.id, name].text for r in requests} == {k: a.text for k, a in apart.items()}
-    assert len({together[requests[0].id, name].text for name in names}) == 3
+        assert {r.key: together[r.key, name].text for r in requests} == {k: a.text for k, a in apart.items()}
+    assert len({together[requests[0].key, name].text for name in names}) == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -279,13 +279,13 @@ def test_a_compiled_step_over_a_fixed_cache_gives_the_same_answers(
 
 
 def test_a_batch_holds_no_more_tokens_than_allowed_and_changes_no_answer(tiny_model, tiny_tokenizer, requests, alone):
-    lengths = {r.id: len(tiny_tokenizer(r.prompt)["input_ids"]) + BUDGET for r in requests}
+    lengths = {r.key: len(tiny_tokenizer(r.prompt)["input_ids"]) + BUDGET for r in requests}
     limit = 2 * sorted(lengths.values())[2]
     engine = TransformersEngine(tiny_model, tiny_tokenizer, 5, batch_tokens=limit)
     batches = list(engine.generate(requests))
     assert 2 < len(batches) < len(requests)
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[g.id] for g in batch) <= limit
-    assert {g.id: g.text for batch in batches for g in batch} == {
+        assert len(batch) == 1 or len(batch) * max(lengths[g.key] for g in batch) <= limit
+    assert {g.key: g.text for batch in batches for g in batch} == {
         name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
     }

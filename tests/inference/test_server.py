@@ -92,7 +92,7 @@ def requests(problems, tiny_tokenizer):
 @pytest.fixture
 def expected(tiny_model, tiny_tokenizer, requests):
     engine = TransformersEngine(tiny_model, tiny_tokenizer, 1)
-    return {g.id: (g.text, g.tokens, g.cut_off) for batch in engine.generate(requests) for g in batch}
+    return {g.key: (g.text, g.tokens, g.cut_off) for batch in engine.generate(requests) for g in batch}
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def _engine(server, tokenizer, **settings) -> ServerEngine:
 def _answers(engine, requests, **options):
     made = [batch for batch in engine.generate(requests, label="test", **options)]
     assert all(len(batch) == 1 for batch in made)
-    return {g.id: (g.text, g.tokens, g.cut_off) for [g] in made}
+    return {g.key: (g.text, g.tokens, g.cut_off) for [g] in made}
 
 
 def test_answers_are_those_of_the_model_behind_it_and_prompts_are_ours_to_the_token(
@@ -155,7 +155,7 @@ def test_a_lasting_fault_ends_in_one_line_and_keeps_what_was_yielded(server, tin
     got = []
     with pytest.raises(InputError) as caught:
         for [generation] in _engine(server, tiny_tokenizer, concurrency=1, retries=1).generate(requests, label="t"):
-            got.append(generation.id)
+            got.append(generation.key)
     assert len(got) == 3 and "run again to go on" in str(caught.value) and "\n" not in str(caught.value)
     server.faults = {}
     rest = _answers(_engine(server, tiny_tokenizer), requests, is_done=lambda key: key in got)
@@ -185,7 +185,7 @@ def test_a_server_that_is_not_there_or_serves_another_model_is_named(server, tin
 
 def test_chains_and_evaluation_go_to_the_server_and_the_adapter_is_a_model_of_its_own(server, tiny_profile):
     settings = ServerSettings(url=server.url, model="base", concurrency=2)
-    run = Run(tiny_profile.model_copy(update={"server": settings}))
+    run = Run.create(tiny_profile.model_copy(update={"server": settings}))
     chains = stages.generate(run)
     assert len(chains) == 3 and len(run.store(steps.CHAINS, Chain)) == 3
     (run.folder / steps.ADAPTER).mkdir()

@@ -61,8 +61,8 @@ def vllm() -> str:
 @pytest.fixture(scope="module")
 def here(vllm, overrides) -> Run:
     """Stages 1 to 4 for an adapter to serve, and notebook 05 with transformers for the answers to compare with."""
-    run = Run(load_profile("smoke", overrides))
-    for stage in (stages.generate, stages.score, stages.prune_chains, stages.train):
+    run = Run.create(load_profile("smoke", overrides))
+    for stage in (stages.generate, stages.score, stages.prune, stages.train):
         stage(run)
     return run_notebooks("smoke", overrides, only=5)
 

@@ -9,7 +9,7 @@ from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings
 from tokenskip_lib.models import loading
 from tokenskip_lib.models.loading import (
-    Target,
+    TargetModel,
     describe,
     find_adapter,
     find_model,
@@ -69,7 +69,7 @@ def test_counting_many_texts_is_counting_each_whatever_padding_was_set(real_toke
 def test_a_target_loads_what_is_asked_for_and_once(settings, monkeypatch):
     loaded = []
     monkeypatch.setattr(loading, "load_model", lambda _: loaded.append("model") or "the model")
-    target = Target(settings)
+    target = TargetModel(settings)
     assert target.tokenizer is target.tokenizer and loaded == []
     assert target.model is target.model and loaded == ["model"]
 

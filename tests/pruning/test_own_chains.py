@@ -11,7 +11,7 @@ from tests.classifiers import write_classifier
 from tokenskip_lib.core import store, windows
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, ScoredChain
 from tokenskip_lib.core.store import read_jsonl
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning import controls
 from tokenskip_lib.pruning.own_chains import prune_file, read_chains, score_file
@@ -93,7 +93,7 @@ def test_numbers_may_stand_for_ids_and_answers(tmp_path):
 @pytest.mark.parametrize("scorer", ["selective_context", "mist", "position"])
 def test_a_file_holds_what_scorer_and_pruning_give(tiny_profile, source, tmp_path, scorer):
     profile = _with(tiny_profile, importance={"scorer": scorer})
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     chains = list(read_chains(source))
     built = build_scorer(scorer, target, profile)
     expected = [record for start in (0, 2, 4) for record in built.score(chains[start : start + 2])]

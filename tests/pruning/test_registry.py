@@ -9,7 +9,7 @@ import pytest
 from tests.classifiers import write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.windows import WINDOW, windows
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
 from tokenskip_lib.pruning.prune import prune
 from tokenskip_lib.pruning.registry import SCORERS, build_scorer, check_scorers, register_scorer
@@ -65,7 +65,7 @@ def test_random_scores_are_spread_evenly():
 
 
 def test_position_prunes_the_end_and_keeps_the_beginning(profile):
-    scorer = build_scorer("position", Target(profile.target), profile)
+    scorer = build_scorer("position", TargetModel(profile.target), profile)
     [scored] = scorer.score([ChainText(id="a", chain="one two three four five six seven eight")])
     assert scored.importance[0] == 1 and scored.importance[-1] == 0
     assert sorted(scored.importance, reverse=True) == scored.importance
@@ -113,7 +113,7 @@ def test_scores_that_do_not_fit_the_spans_are_refused_with_scorer_and_chain(func
 def test_a_registered_score_is_available_by_name(registry, profile, problems, chain_of):
     register_scorer("longest", lengths)
     check_scorers(["longest"])
-    scorer = build_scorer("longest", Target(profile.target), profile)
+    scorer = build_scorer("longest", TargetModel(profile.target), profile)
     [scored] = scorer.score([chain_of(problems[0])])
     assert scored.scorer == "longest" and scored.importance == lengths([chain_of(problems[0])])[0]
 
@@ -121,13 +121,13 @@ def test_a_registered_score_is_available_by_name(registry, profile, problems, ch
 def test_a_registered_score_replaces_the_one_of_its_name(registry, profile):
     register_scorer("mine", lambda window: [[4.0] for _ in window])
     register_scorer("mine", lambda window: [[5.0] for _ in window])
-    [scored] = build_scorer("mine", Target(profile.target), profile).score([ChainText(id="a", chain="one")])
+    [scored] = build_scorer("mine", TargetModel(profile.target), profile).score([ChainText(id="a", chain="one")])
     assert scored.importance == [5.0]
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_scored_chains_come_in_the_order_they_went_in(name, profile, problems, chain_of):
-    scorer = build_scorer(name, Target(profile.target), profile)
+    scorer = build_scorer(name, TargetModel(profile.target), profile)
     assert scorer.name == name
     chains = [chain_of(p, p.solution * (5 - index)) for index, p in enumerate(problems)]
     for order in (chains, chains[::-1]):
@@ -141,13 +141,13 @@ def test_scored_chains_come_in_the_order_they_went_in(name, profile, problems, c
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_no_chains_have_no_scores(name, profile):
-    assert build_scorer(name, Target(profile.target), profile).score([]) == []
+    assert build_scorer(name, TargetModel(profile.target), profile).score([]) == []
 
 
 @pytest.mark.parametrize("name", SCORERS)
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_a_chain_without_a_span_has_no_scores(name, text, profile, problems, chain_of):
-    scorer = build_scorer(name, Target(profile.target), profile)
+    scorer = build_scorer(name, TargetModel(profile.target), profile)
     empty, other = scorer.score([chain_of(problems[0], text), chain_of(problems[1])])
     assert empty.spans == [] and empty.importance == []
     assert len(other.importance) == len(other.spans) > 0
@@ -156,13 +156,13 @@ def test_a_chain_without_a_span_has_no_scores(name, text, profile, problems, cha
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_same_window_has_the_same_scores_to_the_last_digit(name, profile, problems, chain_of):
     chains = [chain_of(problem) for problem in problems]
-    first, second = (build_scorer(name, Target(profile.target), profile).score(chains) for _ in range(2))
+    first, second = (build_scorer(name, TargetModel(profile.target), profile).score(chains) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_scorer_can_hold_a_latex_command_together(name, profile, problems, chain_of):
-    scorer = build_scorer(name, Target(profile.target), with_whole_latex(profile))
+    scorer = build_scorer(name, TargetModel(profile.target), with_whole_latex(profile))
     [scored] = scorer.score([chain_of(problems[0], "So it is \\frac{36}{2} = \\boxed{18}.")])
     parts = [scored.text[start:end] for start, end in scored.spans]
     assert parts == ["So", "it", "is", "\\frac{36}{2}", "=", "\\boxed{18}", "."]
@@ -171,7 +171,7 @@ def test_every_scorer_can_hold_a_latex_command_together(name, profile, problems,
 
 @pytest.mark.parametrize("name", ["random", "position"])
 def test_a_control_loads_no_model(name, profile, problems, chain_of):
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     build_scorer(name, target, profile).score([chain_of(problems[0])])
     assert "model" not in vars(target) and "tokenizer" not in vars(target)
 
@@ -180,7 +180,7 @@ def test_a_classifier_that_is_not_there_is_named(profile, tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     importance = profile.importance.model_copy(update={"classifier": str(tmp_path / "nowhere")})
     with pytest.raises(InputError, match=r"importance\.classifier .*nowhere"):
-        build_scorer("llmlingua2", Target(profile.target), profile.model_copy(update={"importance": importance}))
+        build_scorer("llmlingua2", TargetModel(profile.target), profile.model_copy(update={"importance": importance}))
 
 
 def test_windows_hold_every_chain_once_in_order():
@@ -211,7 +211,7 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name(profile):
     with pytest.raises(InputError, match="did you mean 'selective_context'"):
         check_scorers(["random", "selective_contxt"])
     with pytest.raises(InputError, match="unknown scorer 'nothing_like_it'"):
-        build_scorer("nothing_like_it", Target(profile.target), profile)
+        build_scorer("nothing_like_it", TargetModel(profile.target), profile)
     check_scorers(SCORERS)
     check_scorers([])
 

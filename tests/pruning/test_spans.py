@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import ChainText
-from tokenskip_lib.pruning.spans import average_over_spans, scored_chain, segment, span_kind
+from tokenskip_lib.pruning.spans import average_over_spans, build_scored_chain, segment, span_kind
 
 any_text = st.text(max_size=60) | st.text(alphabet="ab1 2.,'’\n\\${}=+-*_²½éÜß漢\t×\u0301", max_size=60)
 latex_part = st.sampled_from(
@@ -193,7 +193,7 @@ a_value = st.just(0.0) | st.floats(1e-15, 1e6) | st.floats(-1e6, -1e-15)
 @given(st.lists(a_value, min_size=1, max_size=10))
 def test_a_record_holds_six_significant_digits(values):
     text = " ".join("w" * len(values))
-    scored = scored_chain(ChainText(id="a", chain=text), "s", segment(text), values)
+    scored = build_scored_chain(ChainText(id="a", chain=text), "s", segment(text), values)
     assert (scored.id, scored.scorer, scored.text, scored.spans) == ("a", "s", text, segment(text))
     assert scored.importance == pytest.approx([float(f"{value:.5e}") for value in values], rel=2e-5, abs=0)
     digits = [np.format_float_scientific(value, unique=True).split("e")[0].strip("-.") for value in scored.importance]
@@ -202,12 +202,12 @@ def test_a_record_holds_six_significant_digits(values):
 
 @pytest.mark.parametrize("value", [1e-300, 1e-308, 5e-324, -1e-310])
 def test_a_score_too_small_to_matter_stays_a_number(value):
-    scored = scored_chain(ChainText(id="a", chain="a b"), "s", segment("a b"), [1.0, value])
+    scored = build_scored_chain(ChainText(id="a", chain="a b"), "s", segment("a b"), [1.0, value])
     assert np.isfinite(scored.importance).all()
 
 
 def test_a_record_keeps_zeros_and_very_small_scores_finite():
-    scored = scored_chain(ChainText(id="a", chain="a b c"), "s", segment("a b c"), np.array([0.0, 1e-30, -0.0]))
+    scored = build_scored_chain(ChainText(id="a", chain="a b c"), "s", segment("a b c"), np.array([0.0, 1e-30, -0.0]))
     assert scored.importance == [0.0, pytest.approx(1e-30), 0.0]
 
 

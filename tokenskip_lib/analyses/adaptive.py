@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tokenskip_lib.core.records import InputError, Prediction, Problem
-from tokenskip_lib.evaluation.comparison import pool_answers
+from tokenskip_lib.evaluation.comparison import pair_outcomes
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.problems.arithmetic import numbers_in
 
@@ -109,7 +109,7 @@ def compare_policy(
     difference is in accuracy, with its 95% bootstrap interval (problems resampled). The last four are
     missing where the curve does not reach those tokens.
     """
-    answers = pool_answers([predictions])
+    answers = pair_outcomes([predictions])
     correct, tokens = (table["tokenskip"].loc[[p.id for p in problems]] for table in (answers.correct, answers.tokens))
     ratios = sorted(set(policy.ratios) & set(correct.columns))
     policy = policy._replace(ratios=tuple(ratios))

@@ -14,7 +14,7 @@ from tokenskip_lib.evaluation.importance_tables import importance_ranks
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, SCORED
 from tokenskip_lib.figures.importance import rank_colours
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
 from tokenskip_lib.pruning.prune import prune
 
@@ -42,7 +42,7 @@ def explore(run: Run) -> "ipywidgets.Widget":
 
     scored = {chain.key: chain for chain in run.need(SCORED, ScoredChain, "score")}
     questions = {chain.id: chain.question for chain in run.store(CHAINS, Chain)}
-    count_tokens = batch_token_counter(Target(run.profile.target).tokenizer)
+    count_tokens = batch_token_counter(TargetModel(run.profile.target).tokenizer)
     keep = run.profile.pruning
     labelled = {"style": {"description_width": "90px"}}
     switch = {"indent": False, "layout": {"width": "auto", "margin": "2px 8px 2px 16px"}}

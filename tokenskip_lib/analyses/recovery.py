@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain
+from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain, RowKey
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, PRUNED, TRAIN_PROBLEMS
@@ -38,7 +38,7 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
         InputError: a ratio that the run's chains were not pruned to.
     """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
-    given = {chain.key[0::2]: chain for chain in run.need(PRUNED, PrunedChain, "prune")}
+    given = {RowKey(chain.id, chain.ratio): chain for chain in run.need(PRUNED, PrunedChain, "prune")}
     pruned_to = {ratio for _, ratio in given}
     if other := [ratio for ratio in ratios if ratio not in pruned_to]:
         raise InputError(f"{run.folder / PRUNED}: no chains at {other[0]:g}; pruned were {sorted(pruned_to)}")
@@ -48,14 +48,14 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
     requests = [
         Request(
-            id=(name, ratio),
+            key=RowKey(name, ratio),
             prompt=build_recovery_prompt(tokenizer, questions[name], text, profile.prompts),
             max_new_tokens=profile.chains.max_new_tokens,
         )
         for (name, ratio), text in texts.items()
     ]
     engine = build_engine(profile, tokenizer, profile.chains.batch_size)
-    answers = {answer.id: answer.text for batch in engine.generate(requests, label="recovery") for answer in batch}
+    answers = {answer.key: answer.text for batch in engine.generate(requests, label="recovery") for answer in batch}
     rows = []
     for (name, ratio), pruned in texts.items():
         recovered, original = answers[name, ratio], originals[name]

@@ -111,7 +111,7 @@ def time_answers(
     for size in batch_sizes:
         engine = TransformersEngine(model, tokenizer, size, compiled=compiled)
         for group in requests:
-            label = f"timing {group[0].id[1]} {group[0].id[2]:g}, batch {size}"
+            label = f"timing {group[0].key.method} {group[0].key.ratio:g}, batch {size}"
             _answers(engine, group[: WARM_UP * size], f"{label}, warm-up")
             if clock.cuda:
                 torch.cuda.reset_peak_memory_stats(model.device)
@@ -119,9 +119,9 @@ def time_answers(
             answers = _answers(engine, group, label)
             seconds = clock.stop()
             tokens = sum(answer.tokens for answer in answers)
-            _, method, ratio = group[0].id
+            _, method, ratio = group[0].key
             row = [size, method, ratio, len(group), tokens / len(group), seconds / len(group), tokens / seconds]
-            each = np.array([answer.seconds for answer in sorted(answers, key=lambda answer: answer.id)])
+            each = np.array([answer.seconds for answer in sorted(answers, key=lambda answer: answer.key)])
             yield dict(zip(TIMING_COLUMNS, [*row, peak_memory(model.device)], strict=True)), each * seconds / each.sum()
 
 

@@ -4,11 +4,49 @@ A stage reads records and appends records; a killed stage continues where it sto
 knows nothing about models, prompts or notebooks.
 """
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
+
+
+class IdKey(NamedTuple):
+    """Identifies a record that is alone for its problem."""
+
+    id: str
+
+
+class ScoredKey(NamedTuple):
+    """Identifies a scored chain."""
+
+    id: str
+    scorer: str
+
+
+class PrunedKey(NamedTuple):
+    """Identifies a pruned chain."""
+
+    id: str
+    scorer: str
+    ratio: float
+
+
+class RowKey(NamedTuple):
+    """Identifies a training row."""
+
+    id: str
+    ratio: float
+
+
+class PredictionKey(NamedTuple):
+    """Identifies one answer in an evaluation; `ratio` is 1.0 if the method takes none."""
+
+    id: str
+    method: str
+    ratio: float
 
 
 class Record(BaseModel):
@@ -20,7 +58,7 @@ class Record(BaseModel):
 
     @property
     def key(self) -> tuple:
-        return (self.id,)
+        return IdKey(self.id)
 
 
 class Problem(Record):
@@ -64,8 +102,8 @@ class ScoredChain(Record):
     importance: list[float]
 
     @property
-    def key(self) -> tuple:
-        return (self.id, self.scorer)
+    def key(self) -> ScoredKey:
+        return ScoredKey(self.id, self.scorer)
 
 
 class PrunedChain(Record):
@@ -84,8 +122,8 @@ class PrunedChain(Record):
     tokens_cut: int = 0
 
     @property
-    def key(self) -> tuple:
-        return (self.id, self.scorer, self.ratio)
+    def key(self) -> PrunedKey:
+        return PrunedKey(self.id, self.scorer, self.ratio)
 
     @property
     def actual_ratio(self) -> float:
@@ -101,8 +139,8 @@ class SFTRow(Record):
     held_out: bool
 
     @property
-    def key(self) -> tuple:
-        return (self.id, self.ratio)
+    def key(self) -> RowKey:
+        return RowKey(self.id, self.ratio)
 
 
 class Prediction(Record):
@@ -122,8 +160,8 @@ class Prediction(Record):
     seconds: float
 
     @property
-    def key(self) -> tuple:
-        return (self.id, self.method, self.ratio)
+    def key(self) -> PredictionKey:
+        return PredictionKey(self.id, self.method, self.ratio)
 
 
 def first_error(error: ValidationError) -> str:

@@ -18,7 +18,7 @@ ORIGINAL = ("original", 1.0)
 SHORTER = 0.01  # of the original's tokens: saving less is saving nothing
 
 
-class Answers(NamedTuple):
+class PairedOutcomes(NamedTuple):
     """Who answered what: P problems x M (method, ratio) pairs, each a mean over the seeds that are pooled."""
 
     correct: pd.DataFrame
@@ -26,7 +26,7 @@ class Answers(NamedTuple):
     seeds: int
 
 
-def pool_answers(runs: Sequence[Iterable[Prediction]]) -> Answers:
+def pair_outcomes(runs: Sequence[Iterable[Prediction]]) -> PairedOutcomes:
     """The predictions of one run, or of several seeds on the same problems, side by side.
 
     A problem that several seeds answer is one observation, not several: resampling problems then gives
@@ -51,10 +51,10 @@ def pool_answers(runs: Sequence[Iterable[Prediction]]) -> Answers:
             f"problem '{missing.index[0]}' was not answered by every method and seed; finish the run first"
         )
     means = table.groupby(keys, sort=False)[["correct", "tokens"]].mean().unstack(["method", "ratio"])
-    return Answers(means["correct"].astype(float), means["tokens"].astype(float), len(tables))
+    return PairedOutcomes(means["correct"].astype(float), means["tokens"].astype(float), len(tables))
 
 
-def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, float] = ORIGINAL) -> pd.DataFrame:
+def compare_methods(answers: PairedOutcomes, *, seed: int = 0, against: tuple[str, float] = ORIGINAL) -> pd.DataFrame:
     """Every method and ratio against one of them, on the same problems; a row each, in COMPARISON_COLUMNS.
 
     difference is in accuracy (a fraction) with its 95% paired bootstrap interval, problems resampled;
@@ -83,7 +83,7 @@ def compare_methods(answers: Answers, *, seed: int = 0, against: tuple[str, floa
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
+def summarise_curves(answers: PairedOutcomes, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
     """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
 
     area: the mean, over budgets from none to all of the original's tokens, of the accuracy of the best
@@ -113,7 +113,7 @@ def summarise_curves(answers: Answers, *, seed: int = 0, points: float = 1.0) ->
     return pd.DataFrame(rows, columns=CURVE_COLUMNS)
 
 
-def _resampled(answers: Answers, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _resampled(answers: PairedOutcomes, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """DRAWS x M sums of correct and tokens over problems drawn with replacement, the same ones for all.
 
     Sums, because those of whole numbers are exact: of one seed's answers a difference of nothing is 0, not 1e-16.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tokenskip_lib.core.profiles import nearest
-from tokenskip_lib.core.records import InputError, Prediction, Problem
+from tokenskip_lib.core.records import InputError, Prediction, PredictionKey, Problem
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
 from tokenskip_lib.inference.engine import Engine, Generation, Request
 from tokenskip_lib.models.prompts import BASELINE_PROMPTS, build_prompt
@@ -86,7 +86,7 @@ def build_requests(
     """One request a problem for a method at a ratio; its id is the key that a Prediction has."""
     return [
         Request(
-            id=(problem.id, method, ratio),
+            key=PredictionKey(problem.id, method, ratio),
             prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
             max_new_tokens=max_new_tokens,
             adapter=adapter,
@@ -95,7 +95,7 @@ def build_requests(
     ]
 
 
-def answer(
+def predict_all(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
@@ -131,12 +131,18 @@ def answer(
     count = batch_token_counter(tokenizer)
     for batch in engine.generate(requests, is_done=is_done, label=label):
         yield [
-            predict(by_id[g.id[0]], g, max_new_tokens=budgets[g.id[1:]], count_tokens=count, layout=prompts.layout)
+            grade_generation(
+                by_id[g.key.id],
+                g,
+                max_new_tokens=budgets[g.key.method, g.key.ratio],
+                count_tokens=count,
+                layout=prompts.layout,
+            )
             for g in batch
         ]
 
 
-def predict(
+def grade_generation(
     problem: Problem,
     generation: Generation,
     *,
@@ -150,7 +156,7 @@ def predict(
         generation: its id is the prediction's key: (problem id, method, ratio).
     """
     parts = split_output(generation.text, layout)
-    _, method, ratio = generation.id
+    _, method, ratio = generation.key
     chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
     return Prediction(
         id=problem.id,

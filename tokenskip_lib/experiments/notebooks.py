@@ -50,7 +50,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     check_names(profile)
     check_studies(profile)
     _refuse_beyond(profile, only, redo_from)
-    run = Run(profile, redo_from=redo_from)
+    run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(steps(profile), 1):
         if only is not None and number != only:
@@ -125,7 +125,7 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     import pandas as pd
 
     _refuse_beyond(profile, only)
-    run = Run(profile)
+    run = Run.create(profile)
     wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
     published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
     if not published:

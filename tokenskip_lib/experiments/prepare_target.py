@@ -11,7 +11,7 @@ from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.store import write_json
-from tokenskip_lib.evaluation.methods import answer
+from tokenskip_lib.evaluation.methods import predict_all
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.models.loading import load_model, load_tokenizer
@@ -54,7 +54,7 @@ def prepare_target(profile: Profile) -> dict:
         train_adapter(base, tokenizer, rows, settings, folder, base_name=profile.target.model, seed=profile.seed)
     engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
     plan = [("original", 1.0, profile.chains.max_new_tokens)]
-    batches = answer(engine, tokenizer, validation.problems, profile.prompts, plan, label="validation")
+    batches = predict_all(engine, tokenizer, validation.problems, profile.prompts, plan, label="validation")
     predictions = [prediction for batch in batches for prediction in batch]
     [row] = compute_metrics(predictions, scorer="", seed=profile.seed).to_dict("records")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -34,8 +34,15 @@ class Run:
     Its versions and commit are those that opened it last; a stage's `finished_by` are those that did its work.
     """
 
-    def __init__(self, profile: Profile, *, redo_from: int | None = None):
-        """Open (or make) the folder.
+    def __init__(self, profile: Profile, state: dict):
+        """Use `Run.create` or `Run.open`."""
+        self.profile = profile
+        self.folder = profile.path("")
+        self.state = state
+
+    @classmethod
+    def create(cls, profile: Profile, *, redo_from: int | None = None) -> Run:
+        """Make the folder, or go on with the run that it holds.
 
         Args:
             profile: resolved settings.
@@ -44,28 +51,45 @@ class Run:
         Raises:
             InputError: the folder holds records made with other settings, which are not being redone.
         """
-        self.profile = profile
-        self.folder = profile.path("")
-        state = read_state(self.folder)
-        if state is not None:
-            self._refuse_other_settings(state, redo_from)
+        before = read_state(profile.path(""))
+        if before is not None:
+            run = cls(profile, before)
+            run._refuse_other_settings(before, redo_from)
             if redo_from is not None:
-                self.state = state  # nothing may be said to be done that a kill halfway has removed
-                for step in STEPS[redo_from - 1 :]:
-                    state["stages"].pop(step, None)
-                self._write()
-                for number in range(redo_from, len(STEPS) + 1):
-                    self._remove(number)
-                self._remove_variants(redo_from)
-        self.state = {
+                run._remove_from(redo_from)
+        state = {
             "profile": profile.model_dump(),
             "seed": profile.seed,
             "versions": versions(),
             "commit": commit(),
-            "stages": state["stages"] if state else {},
+            "stages": before["stages"] if before else {},
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        run = cls(profile, state)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run._write()
+        return run
+
+    @classmethod
+    def open(cls, profile: Profile) -> Run:
+        """Open a run to read it; nothing is written.
+
+        Raises:
+            InputError: there is no such run, or it was made with other settings.
+        """
+        state = read_state(profile.path(""))
+        if state is None:
+            raise InputError(f"{relative(profile.path(''))}: no run here; `python -m tokenskip_lib run` makes one")
+        run = cls(profile, state)
+        run._refuse_other_settings(state, None)
+        return run
+
+    def _remove_from(self, step: int) -> None:
+        for name in STEPS[step - 1 :]:  # nothing may be said to be done that a kill halfway has removed
+            self.state["stages"].pop(name, None)
         self._write()
+        for number in range(step, len(STEPS) + 1):
+            self._remove(number)
+        self._remove_variants(step)
 
     def store(self, name: str, record_type: type[R]) -> RecordStore[R]:
         return RecordStore(self.folder / name, record_type)

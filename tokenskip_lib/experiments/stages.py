@@ -14,15 +14,15 @@ import pandas as pd
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.processes import rank, shared_store
 from tokenskip_lib.core.profiles import Profile
-from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.core.records import Chain, IdKey, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.methods import (
     METHODS,
-    answer,
     answer_budget,
     build_requests,
     method_ratios,
+    predict_all,
     truncation_budget,
 )
 from tokenskip_lib.evaluation.metrics import compute_metrics
@@ -40,7 +40,7 @@ from tokenskip_lib.experiments.steps import (
 )
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.inference.engine import Generation
-from tokenskip_lib.models.loading import Target, load_model, load_tokenizer
+from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.grading import is_correct, split_output
 from tokenskip_lib.problems.sets import HUB_SETS, leave_out, load_problems, refuse_shared_questions
@@ -78,8 +78,8 @@ def generate(run: Run) -> list[Chain]:
             max_new_tokens=profile.chains.max_new_tokens,
         )
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
-        for batch in engine.generate(requests, is_done=lambda key: key[:1] in store, label="chains of thought"):
-            store.append(_chain(problems[g.id[0]], g, count, profile) for g in batch)
+        for batch in engine.generate(requests, is_done=lambda key: IdKey(key.id) in store, label="chains of thought"):
+            store.append(_chain(problems[g.key.id], g, count, profile) for g in batch)
     chains = list(store)
     run.note(
         "generate",
@@ -98,7 +98,7 @@ def score(run: Run) -> list[ScoredChain]:
     compared = dict.fromkeys(profile.importance.compare_with, chains[: profile.importance.compare_size])
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     keys = [(chain.id, name) for name in names for chain in scored_by[name]]
     with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
@@ -111,12 +111,12 @@ def score(run: Run) -> list[ScoredChain]:
     return list(run.store(SCORED, ScoredChain))
 
 
-def prune_chains(run: Run) -> list[SFTRow]:
+def prune(run: Run) -> list[SFTRow]:
     """Stage 3: every scored chain at every ratio, and SFT rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
     chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     ratios = profile.pruning.ratios
     keys = [key for chain in chains for key in profile.pruned_keys(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
@@ -198,7 +198,7 @@ def evaluate(run: Run) -> pd.DataFrame:
             engine = engine or build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
             label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
-            for batch in answer(
+            for batch in predict_all(
                 engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
             ):
                 store.append(batch)
@@ -212,7 +212,7 @@ def evaluate(run: Run) -> pd.DataFrame:
 
 
 # In the order of config.STAGES.
-STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune_chains, train, evaluate), strict=True))
+STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune, train, evaluate), strict=True))
 
 
 def _kept_chains(run: Run) -> list[Chain]:

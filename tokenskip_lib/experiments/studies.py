@@ -99,7 +99,7 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
         if int(path.name[:2]) < first and not link.exists():
             link.unlink(missing_ok=True)  # to where the run's folder once was
             link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
-    return Run(profile)
+    return Run.create(profile)
 
 
 def _first_stage_of(overrides: Mapping[str, Any]) -> int:

@@ -34,7 +34,7 @@ SHORTENED = ("tokenskip", "truncation")
 
 
 @dataclass(frozen=True)
-class Answers:
+class ExpectedLengths:
     """Tokens that answers are expected to have, the most that one may have, and who says so."""
 
     lengths: Sequence[float]
@@ -45,9 +45,9 @@ class Answers:
     def mean(self) -> float:
         return sum(self.lengths) / len(self.lengths)
 
-    def shortened(self, ratio: float, budget: int) -> "Answers":
+    def shortened(self, ratio: float, budget: int) -> "ExpectedLengths":
         source = self.source if ratio == 1 else f"{self.source} x {ratio:g}"
-        return Answers([min(budget, ratio * length) for length in self.lengths], budget, source)
+        return ExpectedLengths([min(budget, ratio * length) for length in self.lengths], budget, source)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Work:
     reads: Sequence[float]
     predicted: float
     passes: float = 1
-    answers: Answers | None = None
+    answers: ExpectedLengths | None = None
     classifier: bool = False
 
     @property
@@ -95,19 +95,23 @@ class Work:
         return taken
 
 
-def expected_answers(
+def expected_lengths(
     problems: Sequence[Problem],
     count: Callable[[Sequence[str]], list[int]],
     budget: int,
     recorded: dict[str, Sequence[int]],
-) -> Answers:
+) -> ExpectedLengths:
     """From the first of: recorded lengths by their file's name, the problems' worked solutions, the whole budget."""
     for source, lengths in recorded.items():
         if lengths:
-            return Answers([min(budget, length) for length in lengths], budget, source)
+            return ExpectedLengths([min(budget, length) for length in lengths], budget, source)
     solved = [problem.solution + answer_tail(problem.answer) for problem in problems if problem.solution]
     lengths = [min(budget, length) for length in count(solved)]
-    return Answers(lengths, budget, "worked solutions") if lengths else Answers([budget], budget, "max_new_tokens")
+    return (
+        ExpectedLengths(lengths, budget, "worked solutions")
+        if lengths
+        else ExpectedLengths([budget], budget, "max_new_tokens")
+    )
 
 
 def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
@@ -124,7 +128,7 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
     asked = _prompt_lengths(profile, tokenizer, problems, "original", [1.0] * len(problems))
     recorded = {CHAINS: [chain.output_tokens for chain in chains]}
-    answers = expected_answers(problems, count, profile.chains.max_new_tokens, recorded)
+    answers = expected_lengths(problems, count, profile.chains.max_new_tokens, recorded)
     kept = [chain.chain_tokens for chain in chains if chain.dropped is None]
     rows = round(len(problems) * len(kept) / len(chains)) if chains else len(problems)
     prompt, tail = _mean(asked), _mean(count([answer_tail(problem.answer) for problem in problems]))
@@ -187,13 +191,13 @@ def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains:
         answered[prediction.method, prediction.ratio].append(prediction.chain_tokens + prediction.answer_tokens)
     problems = load_problems(profile, settings.split).problems
     recorded = {PREDICTIONS: answered["original", 1.0], CHAINS: [chain.output_tokens for chain in chains]}
-    original = expected_answers(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
+    original = expected_lengths(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
     work = []
     for method, ratio in method_ratios(settings):
         budget = answer_budget(settings, method, ratio)
         answers = original.shortened(ratio if method in SHORTENED else 1, budget)
         if lengths := answered[method, ratio]:
-            answers = Answers(lengths, budget, PREDICTIONS)
+            answers = ExpectedLengths(lengths, budget, PREDICTIONS)
         reads = _prompt_lengths(profile, tokenizer, problems, method, [ratio] * len(problems))
         work.append(Work("evaluate", f"{method} {ratio:g}", reads, len(reads), answers=answers))
     return work

@@ -5,7 +5,7 @@ batch down before the next begins. It does not know what the prompts are about.
 """
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,7 +29,7 @@ SIBLING_SHARE = 0.6  # of a prompt, beyond that, shared with its neighbour: the 
 class Request:
     """One prompt, the most tokens its answer may have, and which attached adapter answers (None: none)."""
 
-    id: Hashable
+    key: tuple
     prompt: str
     max_new_tokens: int
     adapter: str | None = None
@@ -42,7 +42,7 @@ class Generation:
     `seconds` is its share of each step that it was in: a throughput, not a latency.
     """
 
-    id: Hashable
+    key: tuple
     text: str
     tokens: int
     cut_off: bool
@@ -53,7 +53,7 @@ class Engine(Protocol):
     """What every engine does: answer requests greedily, in batches."""
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[Hashable], bool], label: str
+        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool], label: str
     ) -> Iterator[list[Generation]]: ...
 
 
@@ -96,7 +96,7 @@ class TransformersEngine:
         self,
         requests: Sequence[Request],
         *,
-        is_done: Callable[[Hashable], bool] = lambda _: False,
+        is_done: Callable[[tuple], bool] = lambda _: False,
         label: str = "generate",
     ) -> Iterator[list[Generation]]:
         """Answer every request of a batch that is not wholly done.
@@ -109,10 +109,10 @@ class TransformersEngine:
         Yields:
             One list of generations a batch, at most `batch_size` long.
         """
-        encoded = {request.id: encode_prompt(self.tokenizer, request.prompt) for request in requests}
+        encoded = {request.key: encode_prompt(self.tokenizer, request.prompt) for request in requests}
         with tqdm(total=len(requests), desc=label, unit="answer") as bar:
             for batch in _batches(requests, encoded, self.batch_size, self.batch_tokens):
-                if not all(is_done(request.id) for request in batch):
+                if not all(is_done(request.key) for request in batch):
                     yield from self._decode_or_halve(batch, encoded)
                 bar.update(len(batch))
 
@@ -120,11 +120,11 @@ class TransformersEngine:
         """Decode a batch; where it does not fit the device's memory, its halves."""
         try:
             with self._adapter(batch[0].adapter):
-                made = self._decode(batch, [encoded[request.id] for request in batch])
+                made = self._decode(batch, [encoded[request.key] for request in batch])
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise InputError(
-                    f"a prompt of {len(encoded[batch[0].id])} tokens with {batch[0].max_new_tokens} new ones does not "
+                    f"a prompt of {len(encoded[batch[0].key])} tokens with {batch[0].max_new_tokens} new ones does not "
                     "fit the device's memory by itself; use a smaller model or budget"
                 ) from None
             made = None
@@ -178,7 +178,7 @@ class TransformersEngine:
         texts = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         return [
             Generation(
-                id=request.id,
+                key=request.key,
                 text=self.tokenizer.decode(text, skip_special_tokens=True),
                 tokens=len(text),
                 cut_off=not done,
@@ -245,7 +245,7 @@ def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], l
 
 
 def _batches(
-    requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int, tokens: float
+    requests: Sequence[Request], encoded: dict[tuple, list[int]], size: int, tokens: float
 ) -> Iterator[list[Request]]:
     """Batches of one adapter, by budget and prompt length; requests that share a question stay together.
 
@@ -256,16 +256,16 @@ def _batches(
 
 
 def _alike(
-    requests: Sequence[Request], encoded: dict[Hashable, list[int]], size: int, tokens: float
+    requests: Sequence[Request], encoded: dict[tuple, list[int]], size: int, tokens: float
 ) -> Iterator[list[Request]]:
     batch: list[Request] = []
     for budget in sorted({request.max_new_tokens for request in requests}):
-        alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.id], r.id))
-        prompts = [encoded[request.id] for request in alike]
+        alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.key], r.key))
+        prompts = [encoded[request.key] for request in alike]
         remaining = iter(alike)
         groups = [[next(remaining) for _ in group] for group in _siblings(prompts, _common(prompts))]
-        for group in sorted(groups, key=lambda members: (max(len(encoded[m.id]) for m in members), members[0].id)):
-            longest = max(len(encoded[member.id]) for member in [*batch, *group]) + budget
+        for group in sorted(groups, key=lambda members: (max(len(encoded[m.key]) for m in members), members[0].key)):
+            longest = max(len(encoded[member.key]) for member in [*batch, *group]) + budget
             most = min(size, tokens // longest)
             if batch and len(batch) + len(group) > most:
                 yield batch

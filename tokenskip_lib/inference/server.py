@@ -6,7 +6,7 @@ name on the same server. Answers are yielded one by one as they come, so a kille
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from tqdm import tqdm
@@ -51,10 +51,10 @@ class ServerEngine:
             raise InputError(f"{settings.url} serves no model '{self.model}'{nearest(self.model, served)}")
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[Hashable], bool] = lambda _: False, label: str
+        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str
     ) -> Iterator[list[Generation]]:
         """Answer every request that is not done, shortest prompts last, each as soon as it is there."""
-        waiting = sorted((r for r in requests if not is_done(r.id)), key=lambda r: -len(r.prompt))
+        waiting = sorted((r for r in requests if not is_done(r.key)), key=lambda r: -len(r.prompt))
         todo = iter(waiting)
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="server")
         running: set[Future] = set()
@@ -71,7 +71,7 @@ class ServerEngine:
                     for future in finished:
                         text, tokens, cut_off, request = future.result()
                         now = time.perf_counter()
-                        yield [Generation(request.id, text, tokens, cut_off, seconds=now - before)]
+                        yield [Generation(request.key, text, tokens, cut_off, seconds=now - before)]
                         before = now
                         bar.update()
         finally:

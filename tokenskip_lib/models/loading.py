@@ -210,7 +210,7 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
         ) from None
 
 
-class Target:
+class TargetModel:
     """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
 
     def __init__(self, settings: TargetSettings):

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
-from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 
 class Scorer(Protocol):
@@ -43,7 +43,7 @@ class RandomScorer:
             spans = self.segment(chain.chain)
             digest = hashlib.sha256(f"{self.seed}:{chain.id}".encode()).digest()
             values = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(len(spans))
-            scored.append(scored_chain(chain, self.name, spans, values))
+            scored.append(build_scored_chain(chain, self.name, spans, values))
         return scored
 
 
@@ -84,7 +84,7 @@ class FunctionScorer:
                     "give one score for each span of segment(chain.chain)"
                 )
             importance = importance if spans == parts else average_over_spans(spans, parts, importance)
-            scored.append(scored_chain(chain, self.name, spans, importance))
+            scored.append(build_scored_chain(chain, self.name, spans, importance))
         return scored
 
 

@@ -9,7 +9,7 @@ from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.loading import from_pretrained, pick_device, pick_dtype
-from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 FAMILIES = {"xlm-roberta": "XLM-R", "bert": "mBERT"}  # config.model_type -> what the checkpoints are called
 MAX_TOKENS = 512  # of one forward pass, two of them special: what the checkpoints were trained with
@@ -126,7 +126,7 @@ class LLMLingua2Scorer:
         for index, chain in enumerate(window):
             spans = self.segment(chain.chain)
             means = average_over_spans(spans, encoded["offset_mapping"][index], probabilities[index])
-            scored.append(scored_chain(chain, self.name, spans, means))
+            scored.append(build_scored_chain(chain, self.name, spans, means))
         return scored
 
 

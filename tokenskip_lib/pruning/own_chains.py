@@ -17,7 +17,7 @@ from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, Recor
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.core.store import PIPE, RecordLog, output_path, read_json_rows, write_json
 from tokenskip_lib.core.windows import write_windows
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer
 
 # The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
@@ -74,7 +74,7 @@ def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText
 def score_file(source: str, output: str, profile: Profile) -> None:
     """Importance of every chain by the profile's scorer: text, spans and scores out (ScoredChain records)."""
     log = _open(source, output, ScoredChain, _chosen(profile, _SCORING))
-    scorer = build_scorer(profile.importance.scorer, Target(profile.target), profile)
+    scorer = build_scorer(profile.importance.scorer, TargetModel(profile.target), profile)
     chains = read_chains(source, reads=scorer.reads)
     _write(source, chains, log, scorer.score, lambda chain: [(chain.id, scorer.name)], label=scorer.name)
 
@@ -82,7 +82,7 @@ def score_file(source: str, output: str, profile: Profile) -> None:
 def prune_file(source: str, output: str, profile: Profile) -> None:
     """Every chain at every ratio of the profile (PrunedChain records), from one scoring."""
     log = _open(source, output, PrunedChain, _chosen(profile, [*_SCORING, *_PRUNING]))
-    target = Target(profile.target)
+    target = TargetModel(profile.target)
     prune_window, reads = build_pruner(target, profile), ()
     if profile.pruning.mode == "llmlingua":
 

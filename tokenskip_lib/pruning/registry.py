@@ -9,7 +9,7 @@ from tokenskip_lib.core.records import (
     InputError,
     PrunedChain,
 )
-from tokenskip_lib.models.loading import Target
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, Scorer, keep_first
 from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer, load_classifier
@@ -19,7 +19,7 @@ from tokenskip_lib.pruning.spans import Segmenter, segment
 from tokenskip_lib.pruning.target_scorers import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
 
 
-def build_pruner(target: Target, profile: Profile) -> Callable[[Sequence], list[PrunedChain]]:
+def build_pruner(target: TargetModel, profile: Profile) -> Callable[[Sequence], list[PrunedChain]]:
     """What prunes one window at all of a profile's ratios: scored chains, or in `llmlingua` mode chains it scores."""
     settings, count = profile.pruning, batch_token_counter(target.tokenizer)
     if settings.mode == "spans":
@@ -38,7 +38,7 @@ def build_pruner(target: Target, profile: Profile) -> Callable[[Sequence], list[
     return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count)
 
 
-def _target_scorer(scorer_class, target: Target, profile: Profile, segmenter: Segmenter) -> Scorer:
+def _target_scorer(scorer_class, target: TargetModel, profile: Profile, segmenter: Segmenter) -> Scorer:
     return scorer_class(
         target.model,
         target.tokenizer,
@@ -48,13 +48,13 @@ def _target_scorer(scorer_class, target: Target, profile: Profile, segmenter: Se
     )
 
 
-def _llmlingua2(target: Target, profile: Profile, segmenter: Segmenter) -> Scorer:
+def _llmlingua2(target: TargetModel, profile: Profile, segmenter: Segmenter) -> Scorer:
     model, tokenizer = load_classifier(profile.importance, profile.target, profile.importance.classifier_dtype)
     return LLMLingua2Scorer(model, tokenizer, batch_tokens=profile.importance.batch_tokens, segmenter=segmenter)
 
 
 # name -> (target model, profile, how a text is cut) -> scorer
-SCORERS: dict[str, Callable[[Target, Profile, Segmenter], Scorer]] = {
+SCORERS: dict[str, Callable[[TargetModel, Profile, Segmenter], Scorer]] = {
     "llmlingua2": _llmlingua2,
     "selective_context": partial(_target_scorer, SelectiveContextScorer),
     "cts": partial(_target_scorer, CTSScorer),
@@ -92,7 +92,7 @@ def check_scorers(names: Sequence[str]) -> None:
             raise InputError(f"unknown scorer '{name}'{nearest(name, list(SCORERS))}")
 
 
-def build_scorer(name: str, target: Target, profile: Profile) -> Scorer:
+def build_scorer(name: str, target: TargetModel, profile: Profile) -> Scorer:
     """A scorer by its name in a profile; models are loaded as it needs them.
 
     Raises:

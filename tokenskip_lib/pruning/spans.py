@@ -118,7 +118,7 @@ def average_over_spans(
     return means
 
 
-def scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Sequence[float]) -> ScoredChain:
+def build_scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Sequence[float]) -> ScoredChain:
     """The record of one chain's scores, to six significant digits.
 
     Raises:

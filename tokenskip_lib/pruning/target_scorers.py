@@ -17,7 +17,7 @@ from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.prompts import answer_tail, build_prompt, encode_prompt
-from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, scored_chain, segment
+from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 _COLUMNS = 512  # positions whose log-probabilities over the vocabulary are held at once, in float32
 
@@ -68,7 +68,7 @@ class TargetScorer(ABC):
         for chain, tokens, scores in zip(window, encoded, values, strict=True):
             spans = self.segment(chain.chain)
             scored.append(
-                scored_chain(chain, self.name, spans, average_over_spans(spans, tokens["offset_mapping"], scores))
+                build_scored_chain(chain, self.name, spans, average_over_spans(spans, tokens["offset_mapping"], scores))
             )
         return scored
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tokenskip_lib.core.records import Chain, Problem, SFTRow
-from tokenskip_lib.evaluation.methods import answer, answer_budget
+from tokenskip_lib.evaluation.methods import answer_budget, predict_all
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
 from tokenskip_lib.inference.engine import TransformersEngine
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 
-def ask(
+def ask_at_ratios(
     run: Run, problems: Sequence[Problem | Chain], ratios: Sequence[float], *, adapter: Path | str | None
 ) -> pd.DataFrame:
     """A few questions, each at several ratios; nothing is written.
@@ -37,7 +37,7 @@ def ask(
         model, tokenizer, profile.evaluation.batch_size, batch_tokens=profile.target.batch_tokens
     )
     plan = [("tokenskip", ratio, answer_budget(profile.evaluation, "tokenskip", ratio)) for ratio in ratios]
-    batches = answer(engine, tokenizer, problems, profile.prompts, plan, label="questions")
+    batches = predict_all(engine, tokenizer, problems, profile.prompts, plan, label="questions")
     columns = ["id", "ratio", "chain_tokens", "prediction", "is_correct", "output"]
     answers = [prediction.model_dump(include={*columns}) for batch in batches for prediction in batch]
     answers = pd.DataFrame(answers, columns=columns)

@@ -3,7 +3,7 @@
 import pytest
 
 from tokenskip_lib.core.records import Chain, InputError, SFTRow
-from tokenskip_lib.experiments.ask import ask, untrained_chains
+from tokenskip_lib.experiments.questions import ask_at_ratios, untrained_chains
 from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
 
@@ -12,15 +12,15 @@ RATIOS = [1.0, 0.5]
 
 @pytest.fixture
 def run(tiny_profile):
-    return Run(tiny_profile)
+    return Run.create(tiny_profile)
 
 
 def test_questions_are_asked_at_every_ratio_in_their_order(run, problems, make_adapter):
-    table = ask(run, problems[:3], RATIOS, adapter=None)
+    table = ask_at_ratios(run, problems[:3], RATIOS, adapter=None)
     assert list(table.columns) == ["id", "ratio", "chain_tokens", "prediction", "is_correct", "output"]
     assert list(zip(table["id"], table["ratio"], strict=True)) == [(p.id, r) for p in problems[:3] for r in RATIOS]
     assert table["output"].nunique() > 3
-    adapted = ask(run, problems[:3], RATIOS, adapter=make_adapter(1))
+    adapted = ask_at_ratios(run, problems[:3], RATIOS, adapter=make_adapter(1))
     assert list(adapted["id"]) == list(table["id"]) and list(adapted["output"]) != list(table["output"])
 
 
@@ -28,7 +28,7 @@ def test_the_profiles_adapter_comes_before_the_runs_own(run):
     with pytest.raises(InputError, match="tokenskip_lib train"):
         find_trained(run)
     evaluation = run.profile.evaluation.model_copy(update={"adapter": "some/adapter"})
-    assert find_trained(Run(run.profile.model_copy(update={"evaluation": evaluation}))) == "some/adapter"
+    assert find_trained(Run.create(run.profile.model_copy(update={"evaluation": evaluation}))) == "some/adapter"
 
 
 def test_unseen_chains_are_kept_ones_that_no_trained_row_is_of(run, problems, chain_of):

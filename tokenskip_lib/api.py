@@ -1,0 +1,1 @@
+"""The public functions: load, score, prune, train, generate."""
