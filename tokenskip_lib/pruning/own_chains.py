@@ -36,20 +36,26 @@ _PRUNING = [f"pruning.{name}" for name in ("mode", *KeepSettings.model_fields)]
 
 
 def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
-    """Chains of a JSONL file, or of standard input for "-", one by one.
+    """Chains of a JSONL file, or of standard input for "-", one by one; see `check_chains`."""
+    rows = read_json_rows(sys.stdin.buffer if source == PIPE else source)
+    return check_chains(((f"{source}:{number}", row) for number, row in rows), reads=reads)
 
-    A row has `id` and `chain`, and `question` and `answer` where they are known; other fields are
-    left alone, and a null is as good as none.
+
+def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
+    """Rows as chains, one by one.
+
+    A row has `id` and `chain`, and `question` and `answer` where they are known. Other fields are
+    left alone, and a null counts as a missing field.
 
     Args:
+        rows: (the place that an error names, the row).
         reads: which of `question` and `answer` must be there.
 
     Raises:
-        InputError: a row that is not such an object, an empty chain, or an id seen before.
+        InputError: a row that lacks a field or has one that is no text, an empty chain, or an id seen before.
     """
     seen = set()
-    for number, row in read_json_rows(sys.stdin.buffer if source == PIPE else source):
-        where = f"{source}:{number}"
+    for where, row in rows:
         fields = {name: row[name] for name in ChainText.model_fields if row.get(name) is not None}
         for name in ("id", "chain", *reads):
             if fields.get(name, "") == "":
