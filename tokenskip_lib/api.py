@@ -220,9 +220,9 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     made_with = {
         "model": model.settings.model,
         "adapter": model.settings.adapter,
-        "rows": hashlib.sha256("".join(row.model_dump_json() for row in rows).encode()).hexdigest(),
         **settings.model_dump(),
         "seed": seed,
+        "rows_sha256": hashlib.sha256("".join(row.model_dump_json() for row in rows).encode()).hexdigest(),
     }
     done = open_training(folder, made_with)
     if done is not None:
