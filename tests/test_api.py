@@ -72,7 +72,7 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
     assert all([chain.text for chain in result] == texts for result in scored)
     assert [chain.id for chain in scored[0]] == [chain.id for chain in scored[2]] == ["0", "1", "2", "3", "4"]
     assert scored[2].chains["0"].question == "" and scored[2].chains["1"].question == problems[1].question
-    assert [chain.id for chain in ts.score([row for _, row in frame.iterrows()], model, scorer="position")][0] == "0"
+    assert ts.score([row for _, row in frame.iterrows()], model, scorer="position")[0].id == "0"
     assert len(ts.score(texts[0], model, scorer="random")) == 1
 
 
@@ -142,7 +142,8 @@ def test_two_scores_of_one_chain_are_refused(model):
 
 def test_results_show_as_tables_whose_texts_are_escaped(model):
     evil = "<script>alert(1)</script> costs $5 and $6"
-    scored = ts.score([{"id": "<b>", "chain": evil}] * 1 + [f"chain {n}" for n in range(1, 15)], model, scorer="position")
+    chains = [{"id": "<b>", "chain": evil}, *(f"chain {number}" for number in range(1, 15))]
+    scored = ts.score(chains, model, scorer="position")
     pruned = ts.prune(scored, ratios=[0.5], model=model)
     for shown in (scored._repr_html_(), pruned._repr_html_()):
         assert "<script>" not in shown and "<b>" not in shown and "mathjax_ignore" in shown
@@ -168,7 +169,7 @@ def test_training_says_what_it_lacks(problems, model, tmp_path):
     pruned = ts.prune(ts.score([p.solution for p in problems], model, scorer="position"), ratios=[0.5], model=model)
     with pytest.raises(InputError, match="chain '0' has no question or no answer"):
         ts.train(pruned, model, tmp_path / "out")
-    with pytest.raises(InputError, match="unknown setting 'epoch' .did you mean 'epochs'"):
+    with pytest.raises(InputError, match=r"unknown setting 'epoch' .did you mean 'epochs'"):
         ts.train(pruned, model, tmp_path / "out", epoch=1)
     assert not (tmp_path / "out").exists()
 
@@ -221,7 +222,11 @@ def test_training_leaves_the_model_as_it_was(pruned, chains, model, tmp_path):
 
 
 def test_answers_are_graded_where_the_gold_answer_is_known(model, problems, make_adapter):
-    questions = ["What is 3 + 4?", {"question": "What is 2 * 5?", "answer": 10}, Problem(id="x", question="q", answer="1")]
+    questions = [
+        "What is 3 + 4?",
+        {"question": "What is 2 * 5?", "answer": 10},
+        Problem(id="x", question="q", answer="1"),
+    ]
     answers = ts.generate(questions, model, max_new_tokens=4)
     assert [(a.id, a.method, a.ratio, a.gold) for a in answers] == [
         ("0", "original", 1.0, None),

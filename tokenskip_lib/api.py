@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from tokenskip_lib.core.inputs import Given, items_of, rows_of
+from tokenskip_lib.core.paths import local_folder
 from tokenskip_lib.core.profiles import load_profile, nearest, profile_names
 from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain, first_error
 from tokenskip_lib.core.settings import (
@@ -58,9 +59,9 @@ def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = Non
         profile = load_profile(name)
         target, prompts = profile.target, prompts or profile.prompts
     else:
-        target = TargetSettings(model=_local(name))
+        target = TargetSettings(model=local_folder(name))
     if settings.get("adapter") is not None:
-        settings["adapter"] = _local(os.fspath(settings["adapter"]))
+        settings["adapter"] = local_folder(os.fspath(settings["adapter"]))
     model = TargetModel(_changed(target, settings, "load"), prompts or PromptSettings())
     if model.settings.adapter is not None:
         find_adapter(model.settings.adapter)
@@ -279,7 +280,7 @@ def generate(
     method = "original" if adapter is None else "tokenskip"
     problems = check_problems(rows_of(questions, name="questions", text="question"), needs_answer=False)
     settings = model.settings
-    loaded = model.model if adapter is None else load_model(settings, adapter=_local(os.fspath(adapter)))
+    loaded = model.model if adapter is None else load_model(settings, adapter=local_folder(os.fspath(adapter)))
     engine = TransformersEngine(
         loaded, model.tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
     )
@@ -303,12 +304,6 @@ def _changed(settings: S, changes: dict[str, Any], where: str) -> S:
         return type(settings).model_validate({**settings.model_dump(), **changes})
     except ValidationError as error:
         raise InputError(f"{where}: {first_error(error)}") from None
-
-
-def _local(name: str) -> str:
-    """A folder of the working directory by its whole path; any other name as it is."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _trainable(pruned: PrunedChains, chain_id: str) -> ChainText:

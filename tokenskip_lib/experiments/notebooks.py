@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from tokenskip_lib.core.paths import project_root, relative
+from tokenskip_lib.core.paths import need_checkout, relative
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, load_profile
 from tokenskip_lib.core.provenance import finished_at
 from tokenskip_lib.core.records import InputError
@@ -50,6 +51,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     check_names(profile)
     check_studies(profile)
     _refuse_beyond(profile, only, redo_from)
+    need_checkout("the notebooks are")
     run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(steps(profile), 1):
@@ -79,12 +81,8 @@ def _refuse_beyond(profile: Profile, *numbers: int | None) -> None:
 
 
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    source = project_root() / "notebooks" / f"{notebook}.ipynb"
-    if not source.is_file():
-        raise InputError(f"{source}: no such notebook; run from the project's folder")
+    papermill = need("papermill", "notebooks")
+    source = need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb"
     unknown = {"PROFILE", "OVERRIDES"} - set(papermill.inspect_notebook(str(source)))
     if unknown:
         raise InputError(f"{source}: no {', '.join(sorted(unknown))} in its parameters cell")
@@ -99,7 +97,7 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
             progress_bar=False,
             stderr_file=sys.stderr,  # the stages' own progress bars, live
         )
-    except PapermillExecutionError as error:
+    except papermill.PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             target.unlink()  # it stops in the middle of a cell
             raise InputError(error.evalue) from None
@@ -121,10 +119,10 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     Raises:
         InputError: the run is not finished, or no such notebook opens with its profile.
     """
-    import nbformat
     import pandas as pd
 
     _refuse_beyond(profile, only)
+    nbformat = need("nbformat", "notebooks")
     run = Run.create(profile)
     wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
     published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
@@ -139,11 +137,11 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     written = []
     for notebook in (NOTEBOOKS[step] for step in published):
         content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
-        written.append(project_root() / "notebooks" / f"{notebook}.ipynb")
+        written.append(need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb")
         nbformat.write(_for_readers(content), written[-1])
     if "evaluate" not in published:
         return written
-    readme = project_root() / "README.md"
+    readme = need_checkout("the README is") / "README.md"
     table = f"{markdown_table(pd.read_csv(run.folder / 'metrics.csv', keep_default_na=False))}\n\n{_minutes(run)}\n"
     readme.write_text(README_TABLE.sub(rf"\g<1>{table}\g<2>", readme.read_text(encoding="utf-8")), encoding="utf-8")
     return [*written, readme]
@@ -151,9 +149,8 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
 
 def _opens_with(notebook: str) -> str:
     """The profile that a committed notebook's parameters name."""
-    import papermill
-
-    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    papermill = need("papermill", "notebooks")
+    path = need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb"
     return papermill.inspect_notebook(str(path))["PROFILE"]["default"].strip("\"'")
 
 

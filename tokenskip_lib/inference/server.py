@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import ServerSettings
@@ -32,8 +33,7 @@ class ServerEngine:
     """
 
     def __init__(self, settings: ServerSettings, tokenizer: PreTrainedTokenizerBase, *, adapted: bool):
-        import openai
-
+        openai = need("openai", "server")
         self.settings = settings
         self.tokenizer = tokenizer
         self.model = settings.tokenskip_model if adapted else settings.model

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings
 
@@ -48,8 +49,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return getattr(torch, dtype)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    features = torch.cpu.get_capabilities()
-    fast = any(features.get(name) for name in ("amx_bf16", "arm_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        features = torch.cpu.get_capabilities()
+        fast = any(features.get(name) for name in ("amx_bf16", "arm_bf16"))
+    else:  # an older torch tells of Intel's matrix units alone
+        fast = torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -90,6 +94,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
         return folder
     from transformers import GgufConfig
 
+    need("gguf", "demo")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
     try:

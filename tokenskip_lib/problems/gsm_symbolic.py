@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.problems.arithmetic import check_equations, numbers_in
@@ -36,9 +37,7 @@ def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProbl
 
 @lru_cache(maxsize=8)  # dozens are looked at for each that passes, and every variant of a study asks for the same
 def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
-    from reasoning_gym import create_dataset
-
-    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
+    stream = need("reasoning_gym", "demo").create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
     loaded, seen = LoadedProblems([]), set()
     for index in range(size * _SYMBOLIC_TRIES):
         if len(loaded.problems) == size:

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import parse_record, read_json_rows
@@ -127,13 +128,12 @@ def _refuse_repeated(problems: list[Problem], where: str) -> None:
 
 
 def _hub_problems(name: str, split: str) -> list[Problem]:
-    from datasets import load_dataset
-
+    datasets = need("datasets", "demo")
     repository, config, splits = HUB_SETS[name]
     if split not in splits:
         raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
     try:
-        rows = load_dataset(repository, config, split=splits[split])
+        rows = datasets.load_dataset(repository, config, split=splits[split])
     except (OSError, ConnectionError, ValueError) as error:
         raise InputError(
             f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "

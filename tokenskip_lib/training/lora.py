@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,13 @@ def training_arguments(
             "training.batch_size and a larger training.accumulation"
         )
     checkpointing = on_cuda if settings.checkpointing is None else settings.checkpointing
+    # An older transformers knows the same setting by another name.
+    known = {field.name for field in fields(TrainingArguments)}
+    prefix = "activation" if "activation_checkpointing" in known else "gradient"
+    memory = {
+        f"{prefix}_checkpointing": checkpointing,
+        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+    }
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
@@ -185,8 +193,7 @@ def training_arguments(
         bf16=weights.dtype == torch.bfloat16,
         fp16=on_cuda and weights.dtype == torch.float16,  # scales the loss: small gradients are 0 in float16
         use_cpu=not on_cuda,
-        activation_checkpointing=checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        **memory,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=on_cuda,
         remove_unused_columns=False,
