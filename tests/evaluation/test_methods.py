@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
-from tokenskip_lib.evaluation.methods import (
-    METHODS,
-    RATIO_METHODS,
-    build_requests,
-    grade_generation,
-    method_ratios,
-    truncation_budget,
-)
+from tokenskip_lib.evaluation.methods import METHODS, method_ratios, truncation_budget
+from tokenskip_lib.evaluation.predictions import build_requests, grade_generation
 from tokenskip_lib.inference.engine import Generation
 from tokenskip_lib.models.prompts import build_prompt
 
@@ -66,24 +60,31 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
         method_ratios(_settings(tokenskp=[0.5]))
 
 
-@pytest.mark.parametrize("method", sorted(RATIO_METHODS))
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.takes_ratio])
 def test_a_method_that_reads_a_ratio_needs_one(method):
     with pytest.raises(InputError, match=f"{method} needs a list of ratios"):
         method_ratios(_settings(**{method: []}))
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - RATIO_METHODS))
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.takes_ratio])
 def test_a_method_that_reads_no_ratio_takes_none(method):
     with pytest.raises(InputError, match=f"{method} takes no ratios"):
         method_ratios(EvaluationSettings(methods={"original": [], method: [0.5]}))
 
 
 def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_tokenizer):
-    for method, ratio in (("original", 1.0), ("tokenskip", 0.5), ("truncation", 0.5), ("lc_prompt", 0.7)):
+    reduce = "Please reduce 30% of the words in your Chain-of-Thought process."
+    for method, ratio, sentence, marked in (
+        ("original", 1.0, "", None),
+        ("tokenskip", 0.5, "", 0.5),
+        ("truncation", 0.5, "", None),
+        ("lc_prompt", 0.7, reduce, None),
+    ):
         made = build_requests(problems, tiny_tokenizer, PromptSettings(), method=method, ratio=ratio, max_new_tokens=33)
         assert [(r.key, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
         assert [r.prompt for r in made] == [
-            build_prompt(tiny_tokenizer, p.question, PromptSettings(), method=method, ratio=ratio) for p in problems
+            build_prompt(tiny_tokenizer, p.question, PromptSettings(), sentence=sentence, ratio=marked)
+            for p in problems
         ]
 
 

@@ -11,21 +11,19 @@ from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.comparison import (
-    COMPARISON_COLUMNS,
-    CURVE_COLUMNS,
-    LOSS_COLUMNS,
+    ComparisonRow,
+    LossRow,
     compare_methods,
     explain_losses,
     pair_outcomes,
-    summarise_curves,
 )
+from tokenskip_lib.evaluation.curves import CurveRow, pareto_front, ratio_control, summarise_curves
 from tokenskip_lib.evaluation.metrics import (
     METRIC_COLUMNS,
     compute_metrics,
     markdown_table,
-    pareto_front,
-    ratio_control,
 )
+from tokenskip_lib.evaluation.tables import column_names
 
 
 def _prediction(name, method="original", ratio=1.0, *, right=True, tokens=100, cut_off=False, seconds=1.0):
@@ -150,7 +148,7 @@ def test_mcnemar_is_statsmodels(two_methods):
     [row] = compare_methods(pair_outcomes([two_methods])).to_dict("records")
     right = {key: [p.is_correct for p in two_methods if (p.method, p.ratio) == key] for key in (ORIGINAL, HALF)}
     table = pd.crosstab(pd.Series(right[ORIGINAL]), pd.Series(right[HALF])).to_numpy()
-    assert list(row) == COMPARISON_COLUMNS
+    assert list(row) == column_names(ComparisonRow)
     assert row["p_value"] == pytest.approx(mcnemar(table, exact=True).pvalue)
     assert (row["gained"], row["lost"]) == (table[0, 1], table[1, 0])
     assert row["difference"] == pytest.approx(np.mean(right[HALF]) - np.mean(right[ORIGINAL]))
@@ -280,7 +278,7 @@ def test_an_interval_ends_at_a_whole_problem_exactly(seed):
 def test_a_method_of_no_shorter_answers_has_no_area():
     right = {ORIGINAL: [1, 0, 1], ("be_concise", 1.0): [1, 1, 1]}
     [row] = summarise_curves(pair_outcomes([_answers(right)])).to_dict("records")
-    assert list(row) == CURVE_COLUMNS and row["method"] == "be_concise"
+    assert list(row) == column_names(CurveRow) and row["method"] == "be_concise"
     assert math.isnan(row["area"]) and math.isnan(row["area_low"]) and row["within_a_point"] == 1
 
 
@@ -323,5 +321,5 @@ def test_lost_answers_are_told_apart_by_what_is_wrong_with_them():
     others = [p.model_copy(update={"method": "be_concise", "ratio": 1.0, "is_correct": solved[p.id]}) for p in asked]
     originals = [_prediction(name, right=right) for name, right in solved.items()]
     table = explain_losses([*asked, *originals, *others])
-    assert list(table.columns) == LOSS_COLUMNS
+    assert list(table.columns) == column_names(LossRow)
     assert table.to_numpy().tolist() == [["tokenskip", 0.5, 1, 4, 1, 1, 1, 1], ["be_concise", 1.0, 0, 0, 0, 0, 0, 0]]

@@ -164,7 +164,7 @@ def test_no_request_is_no_batch(tiny_model, tiny_tokenizer):
 def _siblings(tokenizer, problems) -> list[Request]:
     """Every problem at three ratios, not in order."""
     asked = [(p, ratio) for ratio in (0.5, 1.0, 0.9) for p in problems]
-    prompts = [build_prompt(tokenizer, p.question, PromptSettings(), method="tokenskip", ratio=r) for p, r in asked]
+    prompts = [build_prompt(tokenizer, p.question, PromptSettings(), ratio=r) for p, r in asked]
     return [Request((p.id, ratio), prompt, BUDGET) for (p, ratio), prompt in zip(asked, prompts, strict=True)]
 
 

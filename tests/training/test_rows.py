@@ -47,9 +47,7 @@ def test_the_draw_is_the_seeds():
 def test_a_row_is_the_marked_question_then_the_pruned_chain_and_the_untouched_answer(problems, rows, tiny_tokenizer):
     for problem, row, ratio in zip(problems, rows, RATIOS, strict=False):
         assert (row.id, row.ratio) == (problem.id, ratio)
-        assert row.prompt == build_prompt(
-            tiny_tokenizer, problem.question, PromptSettings(), method="tokenskip", ratio=ratio
-        )
+        assert row.prompt == build_prompt(tiny_tokenizer, problem.question, PromptSettings(), ratio=ratio)
         assert row.completion == problem.solution + answer_tail(problem.answer)
 
 

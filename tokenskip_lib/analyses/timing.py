@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.evaluation.methods import answer_budget, build_requests
+from tokenskip_lib.evaluation.methods import answer_budget
+from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.inference.engine import Generation, Request, TransformersEngine

@@ -11,8 +11,8 @@ from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.store import write_json
-from tokenskip_lib.evaluation.methods import predict_all
 from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.evaluation.predictions import predict_all
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.models.loading import load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tokenskip_lib.core.records import Chain, Problem, SFTRow
-from tokenskip_lib.evaluation.methods import answer_budget, predict_all
+from tokenskip_lib.evaluation.methods import answer_budget
+from tokenskip_lib.evaluation.predictions import predict_all
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
 from tokenskip_lib.inference.engine import TransformersEngine

@@ -17,15 +17,9 @@ from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import Chain, IdKey, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.core.windows import write_windows
-from tokenskip_lib.evaluation.methods import (
-    METHODS,
-    answer_budget,
-    build_requests,
-    method_ratios,
-    predict_all,
-    truncation_budget,
-)
+from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_ratios
 from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.evaluation.predictions import build_requests, predict_all
 from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
@@ -182,25 +176,22 @@ def evaluate(run: Run) -> pd.DataFrame:
         if (profile.problems.test or profile.problems.train) in HUB_SETS:
             test = leave_out(test, trained, "question that was trained on")
         refuse_shared_questions(trained, test.problems)
-    adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
+    adapter = find_trained(run) if any(METHODS[method].uses_adapter for method, _ in pairs) else None
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
     store = run.store(PREDICTIONS, Prediction)
-    # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
-    prompted = [method for method in METHODS if method not in ("truncation", "tokenskip")]
     attach = profile.evaluation.attach and profile.server is None and adapter is not None
-    apart = [(None, (prompted, ["truncation"])), (adapter, (["tokenskip"],))]
-    for folder, passes in [(adapter, ([*prompted, "tokenskip"], ["truncation"]))] if attach else apart:
+    for folder, adapted in [(adapter, (False, True))] if attach else [(None, (False,)), (adapter, (True,))]:
         engine, tokenizer = None, load_tokenizer(profile.target)
-        for methods in passes:
-            todo = [(m, r) for m, r in pairs if m in methods]
+        own = [(m, r) for m, r in pairs if METHODS[m].uses_adapter in adapted]
+        for follows in (False, True):  # the budget of a method that follows needs the original's answers
+            todo = [(m, r) for m, r in own if METHODS[m].follows_original == follows]
             if all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
                 continue
             engine = engine or build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
-            label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
-            for batch in predict_all(
-                engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
-            ):
+            label = todo[0][0] if len({m for m, _ in todo}) == 1 else "the target model"
+            options = {"is_done": store.__contains__, "label": label, "attached": attach}
+            for batch in predict_all(engine, tokenizer, test.problems, profile.prompts, plan, **options):
                 store.append(batch)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
@@ -274,7 +265,6 @@ def _chain(problem: Problem, generation: Generation, count: Callable[[str], int]
 
 
 def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
-    """The most new tokens an answer may have, truncation's from the original's chains."""
-    if method != "truncation":
-        return answer_budget(profile.evaluation, method, ratio)
-    return truncation_budget([p.chain_tokens for p in store if p.method == "original"], ratio)
+    """The most new tokens that an answer may have."""
+    original = [p.chain_tokens for p in store if p.method == "original"]
+    return answer_budget(profile.evaluation, method, ratio, original)

@@ -51,7 +51,7 @@ def build_sft_rows(
     rows = []
     for chain in pruned:
         problem = problems[chain.id]
-        prompt = build_prompt(tokenizer, problem.question, prompts, method="tokenskip", ratio=chain.ratio)
+        prompt = build_prompt(tokenizer, problem.question, prompts, ratio=chain.ratio)
         tail = answer_tail(problem.answer) if tails is None else tails[chain.id]
         completion = build_completion(prompt, chain.text, tail, prompts)
         rows.append(
@@ -91,9 +91,7 @@ def export_rows(
         for row in rows:
             if row.held_out != held_out:
                 continue
-            request = user_message(
-                tokenizer, problems[row.id].question, prompts, method="tokenskip", ratio=row.ratio
-            )  # fmt: skip
+            request = user_message(tokenizer, problems[row.id].question, prompts, ratio=row.ratio)
             if style == "llamafactory":
                 fields = {"instruction": request, "input": "", "output": row.completion, "system": prompts.system}
             elif prompts.format == "chat":
