@@ -246,12 +246,21 @@ def test_the_adapter_answers_and_the_model_stays_itself(model, make_adapter):
     assert ts.generate("What is 3 + 4?", model, max_new_tokens=8)[0].text == plain[0].text
 
 
+def test_other_methods_answer_by_name(model):
+    answers = ts.generate("What is 3 + 4?", model, method="lc_prompt", ratio=[0.5, 0.9], max_new_tokens=2)
+    assert [(a.method, a.ratio) for a in answers] == [("lc_prompt", 0.5), ("lc_prompt", 0.9)]
+
+
 @pytest.mark.parametrize(
     ("questions", "options", "says"),
     [
         ([""], {}, r"questions\[0\]: no question"),
         ([{"id": 1, "question": "a"}, {"id": 1, "question": "b"}], {}, "id '1'"),
-        (["q"], {"ratio": 0.5}, "needs an adapter"),
+        (["q"], {"ratio": 0.5}, "method 'original' takes no ratio"),
+        (["q"], {"method": "tokenskip"}, "'tokenskip' needs an adapter"),
+        (["q"], {"method": "be_concise", "adapter": "x"}, "'be_concise' takes no adapter"),
+        (["q"], {"method": "truncation", "ratio": 0.5}, "needs the original's answers"),
+        (["q"], {"method": "be_consise"}, "did you mean 'be_concise'"),
         (["q"], {"ratio": 2}, "less than or equal to 1"),
         (["q"], {"ratio": 0.5, "adapter": "nowhere_to_be/found at all"}, "no adapter"),
     ],

@@ -11,19 +11,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from tokenskip_lib.core.inputs import Given, items_of, rows_of
+from tokenskip_lib.core.inputs import Given, changed, items_of, rows_of
 from tokenskip_lib.core.paths import local_folder
-from tokenskip_lib.core.profiles import load_profile, nearest, profile_names
-from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain, first_error
+from tokenskip_lib.core.profiles import load_profile, profile_names
+from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
     PromptSettings,
     PruningSettings,
-    Settings,
     TargetSettings,
     TrainingSettings,
 )
@@ -35,7 +32,6 @@ from tokenskip_lib.training.adapter import Adapter, open_training
 if TYPE_CHECKING:
     from tokenskip_lib.models.loading import TargetModel
 
-S = TypeVar("S", bound=Settings)
 ScoreFunction = Callable[[Sequence[ChainText]], Sequence[Sequence[float]]]
 
 
@@ -62,7 +58,7 @@ def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = Non
         target = TargetSettings(model=local_folder(name))
     if settings.get("adapter") is not None:
         settings["adapter"] = local_folder(os.fspath(settings["adapter"]))
-    model = TargetModel(_changed(target, settings, "load"), prompts or PromptSettings())
+    model = TargetModel(changed(target, settings, "load"), prompts or PromptSettings())
     if model.settings.adapter is not None:
         find_adapter(model.settings.adapter)
     _ = model.tokenizer  # a name that does not exist is refused here, not at the first use
@@ -101,7 +97,7 @@ def score(
     from tokenskip_lib.pruning.registry import build_scorer
     from tokenskip_lib.pruning.spans import segment
 
-    importance = _changed(ImportanceSettings(), settings, "score")
+    importance = changed(ImportanceSettings(), settings, "score")
     if isinstance(scorer, str):
         built = build_scorer(scorer, model, importance, seed=seed)
     else:
@@ -160,7 +156,7 @@ def prune(
         "skip_spaces": skip_spaces,
         "drop_consecutive": drop_consecutive,
     }
-    settings = _changed(PruningSettings(), {"ratios": sorted(wanted), **kept}, "prune")
+    settings = changed(PruningSettings(), {"ratios": sorted(wanted), **kept}, "prune")
     scored = scored if isinstance(scored, ScoredChains) else ScoredChains(scored)
     prune_window = build_pruner(model, settings, ImportanceSettings())
     pruned = []
@@ -199,7 +195,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     from tokenskip_lib.training.lora import train_adapter
     from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, own_tails
 
-    settings, folder = _changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
+    settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
     chains = [_trainable(pruned, chain_id) for chain_id in dict.fromkeys(chain.id for chain in pruned)]
     tails = None
@@ -246,6 +242,7 @@ def generate(
     *,
     adapter: str | os.PathLike[str] | None = None,
     ratio: float | Sequence[float] = 1.0,
+    method: str | None = None,
     max_new_tokens: int = 512,
     batch_size: int = 16,
 ) -> Answers:
@@ -255,9 +252,10 @@ def generate(
         questions: texts; dicts or DataFrame rows with `question`, and with `id` and `answer` (the gold answer)
             where known; or Problem records.
         model: the target model.
-        adapter: what `train` returned, a folder or a hub name. Without it the prompt has no marker and `ratio`
-            must be 1.0.
+        adapter: what `train` returned, a folder or a hub name.
         ratio: the fraction of the chain to keep, one or several; 1.0 asks for the whole chain.
+        method: how the model is asked. The default is "tokenskip" with an adapter and "original" without; the
+            prompt-only baselines, such as "be_concise", and your own "mypackage.module:METHOD" take no adapter.
         max_new_tokens: the most tokens an answer may have; `cut_off` tells which answers needed more.
         batch_size: questions decoded together.
 
@@ -266,44 +264,31 @@ def generate(
         is known.
 
     Raises:
-        InputError: a question without text, a ratio outside (0, 1], or no such adapter.
+        InputError: a question without text, no such adapter or method, a ratio outside (0, 1] or for a method
+            that takes none.
     """
-    from tokenskip_lib.evaluation.methods import predict_all
+    from tokenskip_lib.evaluation.predictions import predict_all
     from tokenskip_lib.inference.engine import TransformersEngine
     from tokenskip_lib.models.loading import load_model
     from tokenskip_lib.problems.sets import check_problems
 
     ratios = [ratio] if isinstance(ratio, int | float) else list(dict.fromkeys(ratio))
-    _changed(PruningSettings(), {"ratios": sorted(ratios)}, "generate")
-    if adapter is None and ratios != [1.0]:
-        raise InputError(f"generate: ratio {ratios} needs an adapter that reads it: adapter=ts.train(...) or a folder")
-    method = "original" if adapter is None else "tokenskip"
+    changed(PruningSettings(), {"ratios": sorted(ratios)}, "generate")
+    name = _method_for(method, adapter is not None, ratios)
     problems = check_problems(rows_of(questions, name="questions", text="question"), needs_answer=False)
     settings = model.settings
     loaded = model.model if adapter is None else load_model(settings, adapter=local_folder(os.fspath(adapter)))
     engine = TransformersEngine(
         loaded, model.tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile
     )
-    plan = [(method, float(ratio), max_new_tokens) for ratio in ratios]
+    plan = [(name, float(ratio), max_new_tokens) for ratio in ratios]
     batches = predict_all(engine, model.tokenizer, problems, model.prompts, plan, label="answers")
     found = {prediction.key: prediction for batch in batches for prediction in batch}
     return Answers(
-        to_answer(found[PredictionKey(problem.id, method, ratio)], problem)
+        to_answer(found[PredictionKey(problem.id, name, wanted)], problem)
         for problem in problems
-        for _, ratio, _ in plan
+        for _, wanted, _ in plan
     )
-
-
-def _changed(settings: S, changes: dict[str, Any], where: str) -> S:
-    """Settings with some fields changed, checked as in a profile."""
-    fields = list(type(settings).model_fields)
-    for name in changes:
-        if name not in fields:
-            raise InputError(f"{where}: unknown setting '{name}'{nearest(name, fields)}")
-    try:
-        return type(settings).model_validate({**settings.model_dump(), **changes})
-    except ValidationError as error:
-        raise InputError(f"{where}: {first_error(error)}") from None
 
 
 def _trainable(pruned: PrunedChains, chain_id: str) -> ChainText:
@@ -315,3 +300,18 @@ def _trainable(pruned: PrunedChains, chain_id: str) -> ChainText:
             "{'question': ..., 'answer': ..., 'chain': ...}"
         )
     return chain
+
+
+def _method_for(method: str | None, adapted: bool, ratios: Sequence[float]) -> str:
+    """The name of the method that `generate` asks by, if it goes with the adapter and the ratios given."""
+    from tokenskip_lib.evaluation.methods import find_method
+
+    found = find_method(method or ("tokenskip" if adapted else "original"))
+    if found.follows_original:
+        raise InputError(f"generate: the budget of method '{found.name}' needs the original's answers; use a profile")
+    if found.uses_adapter != adapted:
+        verb = "needs an adapter" if found.uses_adapter else "takes no adapter"
+        raise InputError(f"generate: method '{found.name}' {verb}")
+    if not found.takes_ratio and list(ratios) != [1.0]:
+        raise InputError(f"generate: method '{found.name}' takes no ratio; give adapter=... of `train`, or a folder")
+    return found.name

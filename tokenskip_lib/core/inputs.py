@@ -1,16 +1,21 @@
-"""What people give to the Python API: texts, dicts, rows of a DataFrame, or records; each becomes a dict."""
+"""What people give to the Python API: texts, dicts, rows of a DataFrame or records; and settings by keyword."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from tokenskip_lib.core.records import InputError, Record
+from pydantic import ValidationError
+
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError, Record, first_error
+from tokenskip_lib.core.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Given: TypeAlias = "str | Mapping[str, Any] | Record | Iterable[Any] | pd.DataFrame"
+S = TypeVar("S", bound=Settings)
 
 
 def rows_of(given: Given, *, name: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,6 +55,25 @@ def items_of(given: Given, *, name: str) -> list[Any]:
     if not isinstance(given, Iterable):
         raise InputError(f"{name}: a list of texts, dicts or records, not {type(given).__name__}")
     return list(given)
+
+
+def changed(settings: S, changes: Mapping[str, Any], where: str) -> S:
+    """Settings with some fields changed, checked as in a profile.
+
+    Args:
+        where: what asked for the changes; it begins the error.
+
+    Raises:
+        InputError: an unknown field (the nearest valid one is named), or a bad value.
+    """
+    fields = list(type(settings).model_fields)
+    for name in changes:
+        if name not in fields:
+            raise InputError(f"{where}: unknown setting '{name}'{nearest(name, fields)}")
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_error(error)}") from None
 
 
 def _as_dict(item: Any, where: str, text: str) -> dict[str, Any]:
