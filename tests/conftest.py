@@ -206,6 +206,17 @@ def chain_of():
     return make
 
 
+@pytest.fixture
+def own_methods():
+    """Methods that a test registers are forgotten after it."""
+    from tokenskip_lib.evaluation.methods import METHODS
+
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
 def pytest_collection_modifyitems(items):
     """The notebooks take longest: one process begins with them, the others do the rest."""
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")

@@ -1,5 +1,7 @@
 """Methods: which there are, their budgets and prompts, and how an answer is graded and counted."""
 
+import sys
+import textwrap
 from fractions import Fraction
 
 import pytest
@@ -8,7 +10,15 @@ from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
-from tokenskip_lib.evaluation.methods import METHODS, method_ratios, truncation_budget
+from tokenskip_lib.evaluation.methods import (
+    METHODS,
+    Method,
+    answer_budget,
+    find_method,
+    method_ratios,
+    register_method,
+    truncation_budget,
+)
 from tokenskip_lib.evaluation.predictions import build_requests, grade_generation
 from tokenskip_lib.inference.engine import Generation
 from tokenskip_lib.models.prompts import build_prompt
@@ -107,3 +117,82 @@ def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
     )  # fmt: skip
     assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (7, 0, None, False)
     assert made.cut_off
+
+
+BRIEF = Method("brief", takes_ratio=True, prompt="Write \\boxed{} after {percent}% fewer words.", colour="red")
+
+
+def test_an_own_method_is_known_once_it_is_registered(own_methods, problems, tiny_tokenizer):
+    with pytest.raises(InputError, match="unknown method 'brief'"):
+        method_ratios(_settings(brief=[0.7]))
+    register_method(BRIEF)
+    register_method(BRIEF)  # as a notebook's cell does that is run twice
+    assert find_method("brief") is BRIEF
+    assert method_ratios(_settings(brief=[0.5, 0.7])) == [("original", 1.0), ("brief", 0.7), ("brief", 0.5)]
+    [request] = build_requests(
+        problems[:1], tiny_tokenizer, PromptSettings(), method="brief", ratio=0.7, max_new_tokens=9
+    )
+    assert "\\boxed{}. Write \\boxed{} after 30% fewer words.\n" in request.prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("tokenskip", "a method of this library"), ("a:b", "colon"), ("", "empty")]
+)
+def test_a_name_that_would_be_mistaken_for_another_is_refused(own_methods, name, message):
+    with pytest.raises(InputError, match=message):
+        register_method(Method(name, prompt="Hurry."))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of one's own in the working directory: `own_methods_of_a_test`."""
+    text = """
+        from tokenskip_lib.evaluation.methods import Method
+
+        HURRY = Method("hurry", prompt="Hurry up.")
+        WORDS = "Hurry up."
+    """
+    (tmp_path / "own_methods_of_a_test.py").write_text(textwrap.dedent(text))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "own_methods_of_a_test"
+    sys.modules.pop("own_methods_of_a_test", None)
+
+
+def test_an_own_method_is_found_by_module_and_attribute(own_methods, own_module):
+    settings = _settings(**{f"{own_module}:HURRY": []})
+    assert method_ratios(settings) == [("original", 1.0), ("hurry", 1.0)]
+    assert find_method("hurry").prompt == "Hurry up."
+    with pytest.raises(InputError, match="two methods of the name 'hurry'"):
+        method_ratios(_settings(**{f"{own_module}:HURRY": [], "hurry": []}))
+    with pytest.raises(InputError, match="takes no ratios"):
+        method_ratios(_settings(**{f"{own_module}:HURRY": [0.5]}))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("WORDS", "is a str; it must be a Method"), ("HURY", "has no 'HURY'")]
+)
+def test_what_is_no_method_is_refused_in_one_line(own_methods, own_module, attribute, message):
+    with pytest.raises(InputError, match=message):
+        find_method(f"{own_module}:{attribute}")
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "budget", "tokens"),
+    [
+        ("original", 1.0, "scaled", 100),
+        ("tokenskip", 0.5, "fixed", 100),
+        ("tokenskip", 0.5, "scaled", 50),
+        ("tokenskip", 0.001, "scaled", 1),
+        ("lc_prompt", 0.5, "scaled", 100),
+        ("truncation", 0.5, "fixed", 40),
+    ],
+)
+def test_each_method_has_its_budget(method, ratio, budget, tokens):
+    settings = _settings().model_copy(update={"budget": budget, "max_new_tokens": 100})
+    assert answer_budget(settings, method, ratio, [10, 10, 100]) == tokens
+
+
+def test_a_method_that_follows_the_original_has_no_budget_before_it():
+    with pytest.raises(ValueError, match="'truncation' follows from the original's answers"):
+        answer_budget(_settings(), "truncation", 0.5)

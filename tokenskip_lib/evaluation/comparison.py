@@ -184,5 +184,5 @@ def explain_losses(predictions: Sequence[Prediction]) -> pd.DataFrame:
             count["lost"] += 1
             count["cut_off" if p.cut_off else causes[check_equations(p.chain)]] += 1
     names = ("gained", "lost", "cut_off", *causes.values())
-    rows = [LossRow(*pair, **{name: count[name] for name in names}) for pair, count in counts.items()]
+    rows = [LossRow(method, ratio, *(count[name] for name in names)) for (method, ratio), count in counts.items()]
     return row_table(rows, LossRow)

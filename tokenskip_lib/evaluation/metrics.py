@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 
@@ -80,7 +81,8 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     if strangers := sorted(set(table["id"]) - set(original_tokens.index)):
         raise InputError(f"problem '{strangers[0]}' was not answered by 'original'; finish the run first")
     rows = []
-    for (method, ratio), group in table.groupby(["method", "ratio"], sort=False):
+    for pair, group in table.groupby(["method", "ratio"], sort=False):
+        method, ratio = cast(tuple[str, float], pair)
         correct, n = int(group["is_correct"].sum()), len(group)
         wilson = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
         # In the order of ids, as in `compare_methods`: the order of answers must not change the interval.

@@ -17,6 +17,7 @@ import pandas as pd
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile, nearest, with_overrides
 from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.run import STUDIES, Run
 from tokenskip_lib.experiments.steps import PREDICTIONS, STAGES, stage_of
@@ -118,7 +119,8 @@ def _share_answers(answered: Run, variant: Run) -> None:
 
     if asked(answered.profile) == asked(variant.profile):
         predictions = answered.store(PREDICTIONS, Prediction)
-        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method != "tokenskip")
+        adapted = {name for name, method in METHODS.items() if method.uses_adapter}
+        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method not in adapted)
 
 
 def _label(value: Any) -> str | float | int | bool | None:

@@ -40,6 +40,8 @@ from tokenskip_lib.training.packing import (
     training_order,
 )
 
+EVALUATION_SHARE = 0.125  # of all steps, between two measurements of the held-out loss
+
 
 def train_adapter(
     model: PreTrainedModel,
@@ -200,7 +202,7 @@ def training_arguments(
         logging_steps=settings.log_every,
         logging_first_step=True,
         eval_strategy="steps" if evaluate else "no",
-        eval_steps=0.125,  # below 1 it is a share of all steps
+        eval_steps=EVALUATION_SHARE,
         save_steps=settings.save_every,
         save_total_limit=1,
         report_to="none",
