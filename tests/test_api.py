@@ -61,6 +61,19 @@ def test_the_example_runs_on_every_step(chains, model, tmp_path):
     assert (answer.ratio, answer.method, answer.is_correct) == (0.5, "tokenskip", None)
 
 
+def test_the_examples_of_the_docs_run_as_written(root, model, tmp_path, monkeypatch):
+    example, data, *others = [
+        block.partition("```")[0] for block in (root / "docs/api.md").read_text().split("```python\n")[1:]
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ts, "load", lambda name: model)  # the tiny model, whatever the page names
+    shown: dict = {}
+    for block in (data, example, *others):
+        exec(block, shown)
+    assert [len(shown[name]) for name in ("scored", "pruned", "answers", "table", "half")] == [4, 12, 2, 2, 4]
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
 def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
     import pandas as pd
 
