@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 
 # What a small core does without; a module that is None cannot be imported.
-OPTIONAL = ["bpe_openai", "datasets", "gguf", "ipywidgets", "llmlingua", "matplotlib", "nbformat", "openai", "papermill"]
+OPTIONAL = [
+    "bpe_openai",
+    "datasets",
+    "gguf",
+    "ipywidgets",
+    "llmlingua",
+    "matplotlib",
+    "nbformat",
+    "openai",
+    "papermill",
+]
 OPTIONAL += ["reasoning_gym", "scipy", "seaborn", "sklearn", "treescope"]
 WITHOUT_EXTRAS = """
 import os, sys
@@ -59,11 +69,11 @@ def call(installed, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
 
-    def run(program: str, *arguments: str, hidden: list[str] = OPTIONAL) -> subprocess.CompletedProcess:
+    def run(program: str, *arguments: str, hidden: list[str] = OPTIONAL, text: str = "") -> subprocess.CompletedProcess:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"HF_HUB_OFFLINE": "1", "HIDDEN_PACKAGES": " ".join(hidden)}
         command = [str(installed / program), *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True)
 
     run.folder = folder
     return run
@@ -97,53 +107,47 @@ def test_grade_works_without_extras(call):
     assert json.loads((call.folder / "graded.jsonl").read_text())["is_correct"] is True
 
 
-def test_score_and_prune_work_without_extras(call, tiny_target):
-    (call.folder / "own.jsonl").write_text('{"id": "a", "question": "q", "chain": "He has 3 + 4 = 7 apples."}\n')
-    ways = [["score", "--scorer", "selective_context"], ["prune", "--scorer", "random", "--ratios", "0.9,0.5"]]
-    for command, *options in ways:
-        done = call("tokenskip", command, "own.jsonl", *options, "--model", tiny_target, "-o", f"{command}.jsonl")
-        assert done.returncode == 0, done.stderr
-    assert len((call.folder / "prune.jsonl").read_text().splitlines()) == 2
-    note = json.loads((call.folder / "prune.jsonl.settings.json").read_text())
+# Several commands, one a line, in one process: loading torch takes longer than all of them.
+COMMANDS = """
+import sys
+from tokenskip_lib.__main__ import app
+from tokenskip_lib.core.records import InputError
+for line in sys.stdin.read().splitlines():
+    try:
+        app(line.split(), standalone_mode=False)
+    except InputError as error:
+        print("error:", error)
+"""
+
+
+def test_score_prune_plan_and_the_api_work_in_an_empty_folder_without_extras(call, tiny_target, root):
+    (call.folder / "own.jsonl").write_text('{"id": "a", "question": "q", "answer": "7", "chain": "3 + 4 = 7"}\n')
+    problems = "--set problems.train=own.jsonl --set problems.test=own.jsonl --set problems.train_size=1"
+    lines = [
+        f"score own.jsonl --scorer selective_context --model {tiny_target} -o scored.jsonl",
+        f"prune own.jsonl --scorer random --ratios 0.9,0.5 --model {tiny_target} -o pruned.jsonl",
+        f"plan --profile smoke --card H100 {problems} --set problems.test_size=1 --set target.model={tiny_target} "
+        "--set target.adapter=null",
+    ]
+    example = _example(root).replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_target))
+    done = call("python", "-c", COMMANDS + example + "\nprint(repr(answers), ts.__file__)", text="\n".join(lines))
+    assert done.returncode == 0 and "error:" not in done.stdout, done.stderr + done.stdout
+    assert "H100" in done.stdout and "Answers of 2: 0, 1" in done.stdout and str(root) not in done.stdout
+    assert len((call.folder / "pruned.jsonl").read_text().splitlines()) == 2
+    note = json.loads((call.folder / "pruned.jsonl.settings.json").read_text())
     assert note["commit"] is None and note["versions"]["tokenskip"]
-
-
-def test_plan_works_without_extras(call, tiny_target):
-    (call.folder / "own.jsonl").write_text('{"question": "q", "answer": "1", "solution": "so 1"}\n' * 1)
-    settings = [f"target.model={tiny_target}", "target.adapter=null", "evaluation.adapter=null"]
-    settings += ["problems.train=own.jsonl", "problems.test=own.jsonl", "problems.train_size=1", "problems.test_size=1"]
-    arguments = ["plan", "--profile", "demo", "--card", "H100"]
-    done = call("tokenskip", *arguments, *(word for setting in settings for word in ("--set", setting)))
-    assert done.returncode == 0, done.stderr
-    assert "H100" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["run", "--profile", "demo"], "only in a checkout of the repository"),
-        (["publish", "--profile", "demo"], "extra 'notebooks'"),
-        (["generate", "--profile", "demo"], "extra 'demo'"),
-    ],
-)
-def test_what_the_package_lacks_is_one_line(call, arguments, says):
-    done = call("tokenskip", *arguments)
-    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert list(call.folder.iterdir()) == []
-
-
-def test_the_adapters_of_the_demo_need_a_checkout(call):
-    done = call("python", "-c", "import tokenskip_lib as ts; ts.load('demo')", hidden=[])
-    says = "tokenskip_lib.core.records.InputError: data/target_adapter is only in a checkout of the repository"
-    assert done.stderr.splitlines()[-1].startswith(says)
-
-
-def test_the_api_runs_in_an_empty_folder_without_extras(call, tiny_target, root):
-    code = _example(root).replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_target))
-    done = call("python", "-c", code + "\nprint(type(answers).__name__, len(answers), ts.__file__)")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Answers 2 ") and str(root) not in done.stdout
     assert (call.folder / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_what_the_package_lacks_is_one_line(call):
+    lines = ["run --profile demo", "publish --profile demo", "generate --profile demo"]
+    load = "\nimport tokenskip_lib as ts\ntry:\n    ts.load('demo')\nexcept ts.InputError as error:\n    print(error)"
+    done = call("python", "-c", COMMANDS + load, text="\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    run, publish, generate, adapter = done.stdout.splitlines()
+    assert run == "error: the notebooks are only in a checkout of the repository: clone it and run the command there"
+    assert "the extra 'notebooks'" in publish and "the extra 'demo'" in generate
+    assert adapter.startswith("the adapter data/target_adapter is only in a checkout of the repository")
 
 
 @pytest.mark.slow
@@ -155,5 +159,7 @@ def test_the_example_runs_with_smollm2_in_an_empty_folder(call, root, real_token
 
 def _example(root: Path) -> str:
     """The example of docs/api.md as a program: its data, which the page shows second, then its five lines."""
-    example, data = [block.partition("```")[0] for block in (root / "docs/api.md").read_text().split("```python\n")[1:3]]
+    example, data = [
+        block.partition("```")[0] for block in (root / "docs/api.md").read_text().split("```python\n")[1:3]
+    ]
     return data + example

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.paths import need_checkout, resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings
@@ -175,6 +175,8 @@ def find_adapter(name: str) -> Path:
         InputError: there is none, or it holds no safetensors.
     """
     folder = resolve_path(name)
+    if not folder.exists() and name.startswith("data/"):  # where the repository has the demo's adapters
+        need_checkout(f"the adapter {name} is")
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import snapshot_download
 
