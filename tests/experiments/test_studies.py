@@ -9,7 +9,7 @@ from tokenskip_lib.core import records
 from tokenskip_lib.core.profiles import Profile, load_profile, with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem
 from tokenskip_lib.core.store import RecordStore
-from tokenskip_lib.evaluation import methods
+from tokenskip_lib.evaluation import predictions
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
 from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.run import Run
@@ -86,7 +86,7 @@ def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
 
 
 def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
-    asked, answer = [], methods.predict_all
+    asked, answer = [], predictions.predict_all
 
     def counting(engine, tokenizer, problems, prompts, plan, **options):
         asked.extend(method for method, *_ in plan)

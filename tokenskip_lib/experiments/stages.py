@@ -190,8 +190,10 @@ def evaluate(run: Run) -> pd.DataFrame:
             engine = engine or build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
             plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
             label = todo[0][0] if len({m for m, _ in todo}) == 1 else "the target model"
-            options = {"is_done": store.__contains__, "label": label, "attached": attach}
-            for batch in predict_all(engine, tokenizer, test.problems, profile.prompts, plan, **options):
+            done = store.__contains__
+            for batch in predict_all(
+                engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
+            ):
                 store.append(batch)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
     metrics.to_csv(run.folder / "metrics.csv", index=False)
