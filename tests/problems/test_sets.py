@@ -1,99 +1,18 @@
-"""Problem sets: splits never meet, solutions are right, own files are read or refused by row."""
+"""Problem sets: no two splits share a question, own files are read or refused by row."""
 
 import json
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Problem
-from tokenskip_lib.problems.arithmetic import check_equations, evaluate_arithmetic
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
 from tokenskip_lib.problems.sets import load_problem_set, load_problems, read_problems, refuse_shared_questions
-
-SIZE = 15
-
-
-@pytest.fixture(scope="module")
-def symbolic():
-    """split -> what gsm_symbolic gives of it under the smoke profile."""
-    profile = load_profile("smoke")
-    return {split: load_problem_set("gsm_symbolic", split, SIZE, profile) for split in SYMBOLIC_SPLITS}
 
 
 def _write(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def test_the_splits_of_gsm_symbolic_share_no_question(symbolic):
-    questions = [" ".join(p.question.split()) for loaded in symbolic.values() for p in loaded.problems]
-    ids = [p.id for loaded in symbolic.values() for p in loaded.problems]
-    assert len(questions) == SIZE * len(SYMBOLIC_SPLITS)
-    assert len(set(questions)) == len(questions) and len(set(ids)) == len(ids)
-
-
-def test_the_split_ranges_cover_every_hash_once():
-    assert sorted(number for numbers in SYMBOLIC_SPLITS.values() for number in numbers) == list(range(100))
-
-
-def test_the_same_seed_gives_the_same_problems_and_another_seed_others(symbolic):
-    load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke")).problems.clear()  # a list of its own
-    again = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke"))
-    assert again == symbolic["test"]
-    other = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke", {"seed": 1}))
-    assert other.problems != symbolic["test"].problems
-
-
-def test_a_question_stays_in_its_split_under_every_seed(symbolic):
-    other = load_problem_set("gsm_symbolic", "train", SIZE, load_profile("smoke", {"seed": 1}))
-    refuse_shared_questions(other.problems, symbolic["test"].problems)
-    assert {p.question for p in other.problems}.isdisjoint(p.question for p in symbolic["target"].problems)
-
-
-def test_a_smaller_size_is_the_beginning_of_a_larger_one(symbolic):
-    fewer = load_problem_set("gsm_symbolic", "train", 5, load_profile("smoke"))
-    assert fewer.problems == symbolic["train"].problems[:5]
-
-
-def test_every_kept_solution_is_checked_and_within_the_largest_number(symbolic):
-    import re
-
-    for loaded in symbolic.values():
-        for problem in loaded.problems:
-            assert check_equations(problem.solution) == "clean", problem
-            numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", problem.question + problem.solution)
-            assert max(float(number.replace(",", "")) for number in numbers) <= 150
-            assert "Give the" not in problem.question and "####" not in problem.solution
-
-
-def test_what_is_dropped_is_counted_by_reason(symbolic):
-    dropped = symbolic["train"].dropped
-    rules = {"number above 99", "more than 60 words"}
-    assert set(dropped) <= rules | {"wrong equation", "uncheckable equation", "repeated question"}
-    assert dropped.keys() >= rules
-    assert dropped["uncheckable equation"] > 0
-
-
-def test_the_last_equation_of_a_symbolic_solution_is_its_answer(symbolic):
-    problems = [p for loaded in symbolic.values() for p in loaded.problems]
-    ends_in_answer = [p.answer in p.solution.splitlines()[-1] for p in problems]
-    assert sum(ends_in_answer) >= 0.9 * len(problems)
-
-
-def test_gsm_symbolic_without_a_size_or_with_an_unknown_split_is_refused():
-    profile = load_profile("smoke")
-    with pytest.raises(InputError, match="train_size"):
-        load_problem_set("gsm_symbolic", "train", None, profile)
-    with pytest.raises(InputError, match="did you mean 'test'"):
-        load_problem_set("gsm_symbolic", "tset", 3, profile)
-
-
-def test_rules_that_no_problem_meets_are_refused_not_searched_for_ever():
-    profile = load_profile("smoke", {"problems.max_number": 1})
-    with pytest.raises(InputError, match="only 0 of 1 train problems"):
-        load_problem_set("gsm_symbolic", "train", 1, profile)
 
 
 MMLU_ROWS = [
@@ -194,105 +113,6 @@ def test_only_a_file_or_gsm_symbolic_has_validation_problems(train):
 def test_a_split_without_a_size_is_refused_by_its_name():
     with pytest.raises(InputError, match=r"problems\.validation_size"):
         load_problems(load_profile("smoke"), "validation")
-
-
-@pytest.mark.parametrize(
-    ("solution", "verdict"),
-    [
-        ("72*0.25=18", "clean"),
-        ("She pays 2 * $5 = $10, then.", "clean"),
-        ("2 × 3 = 6 apples", "clean"),
-        ("12 ÷ 4 = 3", "clean"),
-        ("50% * 10 = 5", "clean"),
-        ("1,000 * 2 = 2,000", "clean"),
-        ("(3 + 4) * 2 = 14", "clean"),
-        ("2 + 3 = 10 / 2 = 5", "clean"),
-        ("He loses 3 - 4 = -1.", "clean"),
-        ("2 * 3 = 6. Then 4 * 5 = 20.", "clean"),
-        ("First 2 + 2 = 4\nThen 4 + 4 = 8", "clean"),
-        ("0.88*40 = 35", "wrong equation"),
-        ("2 + 3 = 5 = 6", "wrong equation"),
-        ("2 + 2 = 4\n4 + 4 = 9", "wrong equation"),
-        ("1 / 3 = 0.33", "wrong equation"),
-        ("48=48", "uncheckable equation"),
-        ("x = 3", "uncheckable equation"),
-        ("5 * 2 eggs = 10 eggs", "uncheckable equation"),
-        ("3 apples + 4 = 7", "uncheckable equation"),
-        ("2 * 3 = six", "uncheckable equation"),
-        ("6 / 0 = 1", "uncheckable equation"),
-        ("9 ** 9 ** 9 = 1", "uncheckable equation"),
-        ("There is nothing to compute.", "uncheckable equation"),
-        ("", "uncheckable equation"),
-    ],
-)
-def test_equations_are_checked(solution, verdict):
-    assert check_equations(solution) == verdict
-
-
-a_number = st.integers(0, 10_000) | st.decimals(0, 1000, places=2)
-
-
-@given(a_number, st.sampled_from("+-*"), a_number, st.integers(1, 50))
-def test_a_right_equation_is_clean_and_any_other_result_is_wrong(left, symbol, right, off):
-    from decimal import Decimal
-
-    left, right = Decimal(left), Decimal(right)
-    value = {"+": left + right, "-": left - right, "*": left * right}[symbol]
-    assert check_equations(f"So {left} {symbol} {right} = {value:f} in all.") == "clean"
-    assert check_equations(f"So {left} {symbol} {right} = {value + off:f} in all.") == "wrong equation"
-
-
-@given(st.text(alphabet="0123456789 .,+-*/×÷()$%=ab\n", max_size=40))
-def test_checking_any_text_gives_a_verdict(text):
-    assume("**" not in text.replace(" ", ""))
-    assert check_equations(text) in ("clean", "wrong equation", "uncheckable equation")
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"), [("1+2*3", 7), ("(1+2)*3", 9), ("-4/8", -0.5), ("2.5*4", 10), ("--3", 3), ("007.5", 7.5)]
-)
-def test_arithmetic_has_its_value(expression, value):
-    assert evaluate_arithmetic(expression) == value
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "__import__('os')",
-        "().__class__",
-        "abs(1)",
-        "x",
-        "x+1",
-        "'a'*3",
-        "[1]*3",
-        "True",
-        "1<2",
-        "1 if 1 else 2",
-        "2**3",
-        "9**9**9",
-        "7//2",
-        "7%2",
-        "1<<60",
-        "1,2",
-        "1+",
-        "",
-        "lambda: 1",
-        "9" * 400 + ".0",
-        "9" * 200 + "*" + "9" * 200,
-        "9" * 10_000,
-        "(" * 300 + "1" + ")" * 300,
-        "1+" * 5_000 + "1",
-    ],
-    ids=lambda expression: expression[:20] or "empty",
-)
-def test_what_is_not_plain_arithmetic_of_a_sane_size_is_refused(expression):
-    with pytest.raises(ValueError):
-        evaluate_arithmetic(expression)
-
-
-@pytest.mark.parametrize("huge", ["9" * 400 + ".0", "9" * 200 + "*" + "9" * 200, "1+" * 5_000 + "1"], ids=len)
-def test_an_equation_of_absurd_size_is_uncheckable(huge):
-    assert check_equations(f"{huge}+1 = 5") == "uncheckable equation"
 
 
 def test_a_gsm8k_style_file_is_split_into_solution_and_answer(tmp_path):

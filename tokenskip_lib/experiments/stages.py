@@ -37,7 +37,7 @@ from tokenskip_lib.inference.engine import Generation
 from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.grading import is_correct, split_output
-from tokenskip_lib.problems.sets import HUB_SETS, leave_out, load_problems, refuse_shared_questions
+from tokenskip_lib.problems.sets import is_published, leave_out, load_problems, refuse_shared_questions
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, export_rows, own_tails
@@ -173,7 +173,7 @@ def evaluate(run: Run) -> pd.DataFrame:
         refuse_shared_questions(test.problems, load_problems(profile, "test").problems)
     if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
         trained = run.need(TRAIN_PROBLEMS, Problem, "generate")
-        if (profile.problems.test or profile.problems.train) in HUB_SETS:
+        if is_published(profile.problems.test or profile.problems.train):
             test = leave_out(test, trained, "question that was trained on")
         refuse_shared_questions(trained, test.problems)
     adapter = find_trained(run) if any(METHODS[method].uses_adapter for method, _ in pairs) else None

@@ -1,12 +1,13 @@
 """Problem sets: gsm_symbolic (generated here, no network), those of the hub, or your own JSONL.
 
 Every loader returns problems with a question, a checkable gold answer and, where the set has one, a
-worked solution. This file knows nothing about models.
+worked solution. This file knows nothing about models. A new set is one entry of PROBLEM_SETS.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -15,24 +16,61 @@ from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import parse_record, read_json_rows
-from tokenskip_lib.problems.gsm_symbolic import LoadedProblems, _gsm_symbolic, _normalise
+from tokenskip_lib.problems.grading import last_boxed
+from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, generate_problems, normalise_question
 
-# Hub data set and the name of its split, for each of ours.
-HUB_SETS = {
-    "gsm8k": ("openai/gsm8k", "main", {"train": "train", "test": "test"}),
-    "math": ("DigitalLearningGmbH/MATH-lighteval", "default", {"train": "train", "test": "test"}),
-    "math500": ("HuggingFaceH4/MATH-500", "default", {"test": "test"}),
-    "mmlu-stem": ("cais/mmlu", "all", {"test": "test"}),
-    # Its own test split has no answers.
-    "commonsense-qa": ("tau/commonsense_qa", "default", {"train": "train", "test": "validation"}),
-}
-MMLU_STEM = [
+MMLU_STEM = (
     "abstract_algebra", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
     "college_mathematics", "college_physics", "computer_security", "conceptual_physics", "electrical_engineering",
     "elementary_mathematics", "high_school_biology", "high_school_chemistry", "high_school_computer_science",
     "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
-]  # fmt: skip
-PROBLEM_SETS = ["gsm_symbolic", *HUB_SETS]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """A problem set by name.
+
+    Attributes:
+        splits: what the set calls each split that it has of ours (train, test, validation, target).
+        hub: its name on the Hugging Face hub; None if gsm_symbolic generates it.
+        config: the hub data set's configuration.
+        subjects: its rows of these subjects are taken; () takes all rows.
+    """
+
+    splits: Mapping[str, str]
+    hub: str | None = None
+    config: str = "default"
+    subjects: Sequence[str] = ()
+
+
+PROBLEM_SETS = {
+    "gsm_symbolic": ProblemSet({split: split for split in SYMBOLIC_SPLITS}),
+    "gsm8k": ProblemSet({"train": "train", "test": "test"}, "openai/gsm8k", "main"),
+    "math": ProblemSet({"train": "train", "test": "test"}, "DigitalLearningGmbH/MATH-lighteval"),
+    "math500": ProblemSet({"test": "test"}, "HuggingFaceH4/MATH-500"),
+    "mmlu-stem": ProblemSet({"test": "test"}, "cais/mmlu", "all", MMLU_STEM),
+    # Its own test split has no answers.
+    "commonsense-qa": ProblemSet({"train": "train", "test": "validation"}, "tau/commonsense_qa"),
+}
+
+
+@dataclass
+class LoadedProblems:
+    """Problems in a fixed order, and how many candidates were dropped, by reason."""
+
+    problems: list[Problem]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def is_published(source: str) -> bool:
+    """Whether a problem set comes from the hub, so that nobody here can mend a question that two splits share.
+
+    Example:
+        >>> is_published("gsm8k"), is_published("gsm_symbolic"), is_published("mine.jsonl")
+        (True, False, False)
+    """
+    return source in PROBLEM_SETS and PROBLEM_SETS[source].hub is not None
 
 
 def load_problems(profile: Profile, split: str) -> LoadedProblems:
@@ -52,42 +90,52 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
             raise InputError(f"profile '{profile.name}' has no target_training section: its model needs no preparing")
         return load_problem_set(settings.train, split, profile.target_training.rows, profile)
     source = getattr(settings, split) or settings.train
-    if split == "validation" and settings.validation is None and source != "gsm_symbolic":
+    if split == "validation" and settings.validation is None and not _has_split(source, split):
         raise InputError(
             "problems.validation: name a JSONL file of problems to choose settings by; "
             "of the problem sets only gsm_symbolic has a validation split"
         )
     size, tested = getattr(settings, f"{split}_size"), settings.test or settings.train
-    if split == "train" and source in HUB_SETS and tested != "gsm_symbolic":
+    if split == "train" and is_published(source) and tested != "gsm_symbolic":
         asked = load_problem_set(tested, "test", None, profile).problems
         apart = leave_out(load_problem_set(source, split, None, profile), asked, "question of a test problem")
         return LoadedProblems(_take(apart.problems, size).problems, apart.dropped)
     return load_problem_set(source, split, size, profile)
 
 
+def _has_split(source: str, split: str) -> bool:
+    return source in PROBLEM_SETS and split in PROBLEM_SETS[source].splits
+
+
 def leave_out(loaded: LoadedProblems, others: Iterable[Problem], reason: str) -> LoadedProblems:
     """Problems without those whose question others ask, counted by a reason: nobody can mend a published set."""
-    asked = {_normalise(problem.question) for problem in others}
-    apart = [problem for problem in loaded.problems if _normalise(problem.question) not in asked]
+    asked = {normalise_question(problem.question) for problem in others}
+    apart = [problem for problem in loaded.problems if normalise_question(problem.question) not in asked]
     return LoadedProblems(apart, loaded.dropped + Counter({reason: len(loaded.problems) - len(apart)}))
 
 
 def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:
-    """One problem set by name or path; `size` None takes all there are."""
-    if source == "gsm_symbolic":
-        return _gsm_symbolic(split, size, profile)
-    if source in HUB_SETS:
+    """One problem set by name or path; size None takes all problems."""
+    if is_published(source):
         return _take(_hub_problems(source, split), size)
+    if source in PROBLEM_SETS:
+        rules = profile.problems
+        found = generate_problems(
+            split, size, seed=profile.seed, max_number=rules.max_number, max_words=rules.max_words
+        )
+        return LoadedProblems(*found)
     if source.endswith(".jsonl"):
         return _take(read_problems(resolve_path(source)), size)
-    raise InputError(f"unknown problem set '{source}'{nearest(source, PROBLEM_SETS)}; or the path of a .jsonl file")
+    raise InputError(
+        f"unknown problem set '{source}'{nearest(source, list(PROBLEM_SETS))}; or the path of a .jsonl file"
+    )
 
 
 def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
     """Raise InputError if a question is in both: accuracy on it would measure memory."""
-    trained = {_normalise(problem.question): problem.id for problem in train}
+    trained = {normalise_question(problem.question): problem.id for problem in train}
     for problem in test:
-        if (twin := trained.get(_normalise(problem.question))) is not None:
+        if (twin := trained.get(normalise_question(problem.question))) is not None:
             raise InputError(f"test problem '{problem.id}' is also training problem '{twin}': remove one of them")
 
 
@@ -128,20 +176,19 @@ def _refuse_repeated(problems: list[Problem], where: str) -> None:
 
 
 def _hub_problems(name: str, split: str) -> list[Problem]:
-    datasets = need("datasets", "demo")
-    repository, config, splits = HUB_SETS[name]
-    if split not in splits:
-        raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
+    datasets, chosen = need("datasets", "demo"), PROBLEM_SETS[name]
+    if split not in chosen.splits:
+        raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(chosen.splits)}")
     try:
-        rows = datasets.load_dataset(repository, config, split=splits[split])
+        rows = datasets.load_dataset(chosen.hub, chosen.config, split=chosen.splits[split])
     except (OSError, ConnectionError, ValueError) as error:
         raise InputError(
-            f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
+            f"problem set '{name}': cannot reach {chosen.hub} on the hub ({type(error).__name__}); "
             "give the path of a JSONL file with question and answer instead"
         ) from None
-    if name == "mmlu-stem":
-        rows = [row for row in rows if row["subject"] in MMLU_STEM]
-    return [_problem(row, f"{name}-{split}-{index}", where=f"{repository}:{index}") for index, row in enumerate(rows)]
+    if chosen.subjects:
+        rows = [row for row in rows if row["subject"] in chosen.subjects]
+    return [_problem(row, f"{name}-{split}-{index}", where=f"{chosen.hub}:{index}") for index, row in enumerate(rows)]
 
 
 def _problem(row: dict, default_id: str, where: str, *, needs_answer: bool = True) -> Problem:
@@ -181,8 +228,6 @@ def _with_choices(row: dict, where: str) -> dict[str, str]:
 
 
 def _last_boxed_or_none(solution: str | None) -> str | None:
-    from tokenskip_lib.problems.grading import last_boxed
-
     boxed = last_boxed(solution or "")
     return boxed.content if boxed else None
 
