@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -51,7 +51,7 @@ def items_of(given: Given, *, name: str) -> list[Any]:
     if isinstance(given, str | Mapping | Record):
         return [given]
     if hasattr(given, "columns"):  # a DataFrame, asked without importing pandas
-        return given.to_dict("records")
+        return cast("pd.DataFrame", given).to_dict("records")
     if not isinstance(given, Iterable):
         raise InputError(f"{name}: a list of texts, dicts or records, not {type(given).__name__}")
     return list(given)

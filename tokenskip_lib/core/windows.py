@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -9,10 +10,11 @@ from tokenskip_lib.core.processes import processes, rank
 from tokenskip_lib.core.records import ChainText, Record, ScoredChain
 from tokenskip_lib.core.store import RecordLog
 
+T = TypeVar("T")
 WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
 
 
-def windows(chains: Iterable[ChainText]) -> Iterator[list[ChainText]]:
+def windows(chains: Iterable[T]) -> Iterator[list[T]]:
     """The chains in runs of WINDOW, in order; no more than one run is held."""
     chains = iter(chains)
     while window := list(islice(chains, WINDOW)):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ def training_arguments(
     # An older transformers knows the same setting by another name.
     known = {field.name for field in fields(TrainingArguments)}
     prefix = "activation" if "activation_checkpointing" in known else "gradient"
-    memory = {
+    memory: dict[str, Any] = {
         f"{prefix}_checkpointing": checkpointing,
         f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
     }
