@@ -170,18 +170,9 @@ def grade(
     layout: Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")] = "answer",
 ) -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
-    from tokenskip_lib.evaluation.own_predictions import grade_file
+    from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
-    counts = grade_file(predictions, output, layout)
-    shares = ", ".join(
-        f"{100 * counts[name] / counts['rows']:.1f}% {words}"
-        for name, words in [
-            ("correct", "correct"),
-            ("correct_by_reference", "by the rule of the authors' code"),
-            ("no_answer", "state no answer"),
-        ]
-    )
-    print(f"{counts['rows']} predictions: {shares}", file=sys.stderr)
+    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
 
 
 @app.command()
