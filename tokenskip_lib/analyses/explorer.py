@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import Chain, ScoredChain
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.evaluation.importance_tables import importance_ranks
@@ -38,7 +39,7 @@ def explore(run: Run) -> "ipywidgets.Widget":
     Raises:
         InputError: the run has no scored chains yet.
     """
-    import ipywidgets as widgets  # from the extra `notebooks`, which a run does without
+    widgets = need("ipywidgets", "notebooks")
 
     scored = {chain.key: chain for chain in run.need(SCORED, ScoredChain, "score")}
     questions = {chain.id: chain.question for chain in run.store(CHAINS, Chain)}

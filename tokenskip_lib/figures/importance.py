@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import ScoredChain
 from tokenskip_lib.evaluation.importance_tables import importance_ranks
 from tokenskip_lib.figures.style import PALETTE, STYLE
@@ -107,7 +108,7 @@ def importance_html(chain: ScoredChain) -> str:
 
     A treescope figure as HTML, for notebooks. The text is escaped, and never read as mathematics.
     """
-    from treescope import figures
+    figures = need("treescope", "notebooks").figures
 
     colours = [tuple(round(255 * part) for part in _COLOURS(_DARKEST * step / 20)[:3]) for step in range(21)]
     parts, end = [], 0
