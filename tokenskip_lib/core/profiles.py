@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.records import InputError, Record, first_error
 from tokenskip_lib.core.settings import (
+    HOW,
     ChainSettings,
     EvaluationSettings,
     ImportanceSettings,
@@ -36,8 +37,6 @@ class Profile(Settings):
     description: str
     seed: int = 0
     run_dir: str
-    figures_dir: str = "figures"
-    results_dir: str = "data/results"
     target: TargetSettings
     prompts: PromptSettings = PromptSettings()
     problems: ProblemSettings
@@ -107,6 +106,35 @@ def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -
     return _validated(profile.model_dump(), overrides, where=where)
 
 
+def setting_values(profile: Profile) -> dict[str, Any]:
+    """Every setting by its dotted name, those of absent sections as None.
+
+    Example:
+        >>> setting_values(load_profile("demo"))["training.rank"]
+        16
+    """
+    values: dict[str, Any] = {}
+    for name, field in Profile.model_fields.items():
+        value, section = getattr(profile, name), _section(field.annotation)
+        if section is None or isinstance(value, dict):
+            values[name] = value
+            continue
+        values |= {f"{name}.{inner}": getattr(value, inner, None) for inner in section.model_fields}
+    return values
+
+
+def is_how(key: str) -> bool:
+    """Whether a setting, by its dotted name, changes how the work is done and not what comes out.
+
+    Example:
+        >>> is_how("training.save_every"), is_how("training.epochs")
+        (True, False)
+    """
+    section, _, name = key.partition(".")
+    model = _section(Profile.model_fields[section].annotation)
+    return name != "" and model is not None and HOW in model.model_fields[name].metadata
+
+
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:
     """`["training.epochs=1"]` -> `{"training.epochs": 1}`; values are read as YAML."""
     overrides = {}
@@ -158,13 +186,17 @@ def _set(values: dict, dotted: str, value: Any) -> None:
 def _fields(parents: list[str]) -> list[str]:
     model: type[BaseModel] = Profile
     for position, parent in enumerate(parents):
-        annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        section = _section(model.model_fields[parent].annotation) if parent in model.model_fields else None
         if section is None:
             raise InputError(_unknown_key(parents[:position], parent))
         model = section
     return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The settings class that a field holds; None if it holds a plain value."""
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def _unknown_key(parents: list[str], field: str) -> str:
