@@ -5,6 +5,7 @@ A changed section tells the first stage that has to be redone. The settings of e
 
 import difflib
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.records import InputError, Record, first_error
+from tokenskip_lib.core.records import InputError, first_error
 from tokenskip_lib.core.settings import (
     HOW,
     ChainSettings,
@@ -59,10 +60,6 @@ class Profile(Settings):
         """What the pruned chains' `scorer` field says."""
         return "llmlingua" if self.pruning.mode == "llmlingua" else self.importance.scorer
 
-    def pruned_keys(self, chain: Record) -> list[tuple]:
-        """The keys of the records that pruning one chain gives."""
-        return [(chain.id, self.pruned_by, ratio) for ratio in self.pruning.ratios]
-
     def path(self, name: str) -> Path:
         """A file of this run's folder."""
         return resolve_path(self.run_dir) / name
@@ -83,6 +80,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     Raises:
         InputError: unknown profile, unknown key (the nearest valid one is named), or a bad value.
     """
+    source: Path | Traversable
     if name.endswith((".yaml", ".yml")):
         source = Path(name)
         if not source.is_file():

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from tokenskip_lib.core.processes import rank, shared_store
 from tokenskip_lib.core.profiles import Profile
-from tokenskip_lib.core.records import Chain, IdKey, InputError, Problem, PrunedChain, ScoredChain, SFTRow
+from tokenskip_lib.core.records import (
+    Chain,
+    IdKey,
+    InputError,
+    Problem,
+    PrunedChain,
+    PrunedKey,
+    Record,
+    ScoredChain,
+    SFTRow,
+    pruned_keys,
+)
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.evaluation.predictions import build_requests
@@ -106,11 +117,15 @@ def prune(run: Run) -> list[SFTRow]:
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = TargetModel(profile.target)
     ratios = profile.pruning.ratios
-    keys = [key for chain in chains for key in profile.pruned_keys(chain)]
+
+    def keys_of(chain: Record) -> list[PrunedKey]:
+        return pruned_keys(chain, profile.pruned_by, ratios)
+
+    keys = [key for chain in chains for key in keys_of(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
             prune_window = build_pruner(target, profile)
-            write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
+            write_windows(chains, store, prune_window, keys_of, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
     every = profile.training.ratios_a_problem == "all"
     drawn = draw_ratios([chain.id for chain in chains], ratios, profile.training_seed)
