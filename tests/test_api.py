@@ -195,12 +195,21 @@ def test_a_training_is_not_repeated_and_never_mixed_with_another(pruned, model, 
     from tokenskip_lib.training import lora
 
     monkeypatch.setattr(lora, "train_adapter", None)
-    assert ts.train(pruned, model, tmp_path / "out", **QUICK) == adapter
+    assert ts.train(pruned, model, tmp_path / "out", save_every=7, **QUICK) == adapter
     with pytest.raises(InputError, match="another 'seed'"):
         ts.train(pruned, model, tmp_path / "out", seed=1, **QUICK)
     with pytest.raises(InputError, match="another 'rows_sha256'"):
         ts.train(pruned[2:], model, tmp_path / "out", **QUICK)
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_training_that_never_began_leaves_its_folder_to_another(pruned, model, tmp_path):
+    with pytest.raises(InputError, match="no training rows"):
+        ts.train(pruned, model, tmp_path / "out", max_tokens=5, **QUICK)
+    assert ts.train(pruned, model, tmp_path / "out", **QUICK).summary["steps"] > 0
+    (tmp_path / "out" / "settings.json").unlink()
+    with pytest.raises(InputError, match="made elsewhere"):
+        ts.train(pruned, model, tmp_path / "out", **QUICK)
 
 
 def test_a_killed_training_goes_on_where_it_stopped(pruned, model, tmp_path, monkeypatch):

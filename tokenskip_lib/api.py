@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenskip_lib.core.inputs import Given, changed, items_of, rows_of
 from tokenskip_lib.core.paths import local_folder
-from tokenskip_lib.core.profiles import load_profile, profile_names
+from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
 from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
@@ -217,7 +217,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     made_with = {
         "model": model.settings.model,
         "adapter": model.settings.adapter,
-        **settings.model_dump(),
+        **{name: value for name, value in settings.model_dump().items() if not is_how(f"training.{name}")},
         "seed": seed,
         "rows_sha256": hashlib.sha256("".join(row.model_dump_json() for row in rows).encode()).hexdigest(),
     }

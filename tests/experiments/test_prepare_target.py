@@ -64,6 +64,11 @@ def test_a_validation_problem_that_is_also_taught_is_refused(profile, problems, 
         prepare_target(profile)
 
 
+def test_a_whole_solution_was_not_pruned_by_spans(problems):
+    chain = module._unpruned(problems[0], lambda text: len(text.split()))
+    assert chain.kept is None and chain.text == problems[0].solution and chain.actual_ratio == 1
+
+
 def test_a_profile_without_a_target_training_is_refused(tiny_profile):
     with pytest.raises(InputError, match="needs no preparing"):
         prepare_target(tiny_profile)
