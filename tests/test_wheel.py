@@ -146,7 +146,8 @@ def test_what_the_package_lacks_is_one_line(call):
     assert done.returncode == 0, done.stderr
     run, publish, generate, adapter = done.stdout.splitlines()
     assert run == "error: the notebooks are only in a checkout of the repository: clone it and run the command there"
-    assert "the extra 'notebooks'" in publish and "the extra 'demo'" in generate
+    assert publish.startswith("error: published results are kept only in a checkout")
+    assert "the extra 'demo'" in generate
     assert adapter.startswith("the adapter data/target_adapter is only in a checkout of the repository")
 
 
