@@ -189,7 +189,7 @@ def export(
     from tokenskip_lib.experiments import stages
     from tokenskip_lib.experiments.run import Run
 
-    for path in stages.export(Run.create(_load(profile, assignments)), style, Path(output)):
+    for path in stages.export(Run.open(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
 
 

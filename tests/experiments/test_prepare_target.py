@@ -58,6 +58,12 @@ def test_a_training_does_not_go_on_with_other_settings(profile, changed, name):
         prepare_target(with_overrides(profile, changed, where="t"))
 
 
+def test_a_training_goes_on_with_other_settings_that_change_no_result(profile):
+    first = prepare_target(profile)
+    changed = {"target_training.training.save_every": 7, "target_training.training.checkpointing": True}
+    assert prepare_target(with_overrides(profile, changed, where="t")) == first
+
+
 def test_a_validation_problem_that_is_also_taught_is_refused(profile, problems, tmp_path):
     RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[:1])
     with pytest.raises(InputError, match="'p0' is also training problem 'p0'"):

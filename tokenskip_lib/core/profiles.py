@@ -125,12 +125,17 @@ def is_how(key: str) -> bool:
     """Whether a setting, by its dotted name, changes how the work is done and not what comes out.
 
     Example:
-        >>> is_how("training.save_every"), is_how("training.epochs")
-        (True, False)
+        >>> is_how("training.save_every"), is_how("training.epochs"), is_how("no.setting")
+        (True, False, False)
     """
-    section, _, name = key.partition(".")
-    model = _section(Profile.model_fields[section].annotation)
-    return name != "" and model is not None and HOW in model.model_fields[name].metadata
+    model: type[BaseModel] | None = Profile
+    marks: list[Any] = []
+    for name in key.split("."):
+        if model is None or name not in model.model_fields:
+            return False
+        field = model.model_fields[name]
+        model, marks = _section(field.annotation), field.metadata
+    return HOW in marks
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         start = time.perf_counter()
         _execute(run, NOTEBOOKS[stage], name, overrides)
         seconds = time.perf_counter() - start
-        if stage not in run.timings():  # a notebook drawn again from its records did not do the work again
+        # A notebook without a run shows published tables and notes nothing; one drawn again did no work again.
+        if run.has_noted(stage) and stage not in run.timings():
             run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
         print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
@@ -158,6 +159,7 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
 
 def _publish_results(run: Run, root: Path) -> list[Path]:
     """Copy the run's tables, as data/results/<profile>_<name>.csv."""
+    (root / PUBLISHED_RESULTS).mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted((run.folder / RESULTS).glob("*.csv")):
         written.append(root / PUBLISHED_RESULTS / f"{run.profile.name}_{path.name}")
@@ -167,8 +169,9 @@ def _publish_results(run: Run, root: Path) -> list[Path]:
 
 def _publish_figures(run: Run, root: Path) -> list[Path]:
     """Copy the run's figures, as figures/<profile>_<name>; one drawn from a table names the published table."""
+    (root / PUBLISHED_FIGURES).mkdir(parents=True, exist_ok=True)
     written = []
-    for path in sorted((run.folder / FIGURES).iterdir()):
+    for path in sorted((run.folder / FIGURES).glob("*.*")):
         target = root / PUBLISHED_FIGURES / f"{run.profile.name}_{path.name}"
         written.append(target)
         if path.suffix != ".json":

@@ -6,9 +6,10 @@ Only a model that cannot solve the problems as it is needs this, for example the
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.profiles import Profile, is_how
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.settings import TargetTrainingSettings
 from tokenskip_lib.core.store import write_json
@@ -86,11 +87,18 @@ def _refuse_other_settings(folder: Path, profile: Profile, taught: TargetTrainin
         write_json(file, now)
     begun = json.loads(file.read_text(encoding="utf-8"))
     for name, value in now.items():
-        if begun.get(name) != value:
+        if _decisive(begun.get(name)) != _decisive(value):
             raise InputError(
                 f"{file}: this adapter was begun with other settings ({name}: {begun.get(name)}, now {value}); "
                 "remove the folder to make it anew, or --set target.adapter=... to keep both"
             )
+
+
+def _decisive(value: Any) -> Any:
+    """A value of the adapter's settings. In a section of training settings, those that change nothing are left out."""
+    if not isinstance(value, dict):
+        return value
+    return {name: inner for name, inner in value.items() if not is_how(f"target_training.training.{name}")}
 
 
 def _unpruned(problem: Problem, count: Callable[[str], int]) -> PrunedChain:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tokenskip_lib.core.paths import checkout, relative
 from tokenskip_lib.core.processes import rank
-from tokenskip_lib.core.profiles import Profile, setting_values
+from tokenskip_lib.core.profiles import Profile, load_profile, setting_values
 from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import R, RecordStore, write_json
@@ -125,6 +125,11 @@ class Run:
         self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
         self._write()
 
+    def has_noted(self, stage: str) -> bool:
+        """Whether a stage has written its counts, in this process or in another (a notebook's kernel)."""
+        state = read_state(self.folder)
+        return state is not None and stage in state["stages"]
+
     def timings(self) -> dict[str, float]:
         """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
         stages = self.state["stages"]
@@ -143,7 +148,7 @@ class Run:
         """A table of results: the run's own, or the published one of the same profile if the run has none.
 
         Raises:
-            InputError: neither is there.
+            InputError: neither is there, or the run's settings are not those of the published results.
         """
         own, root = self.folder / RESULTS / name, checkout()
         if own.exists():
@@ -151,6 +156,11 @@ class Run:
         published = root / PUBLISHED_RESULTS / f"{self.profile.name}_{name}" if root else own
         if not published.exists():
             raise InputError(f"{relative(own)}: not there, and not published for profile '{self.profile.name}' either")
+        if changed := changed_settings(self.profile, load_profile(self.profile.name)):
+            raise InputError(
+                f"{relative(own)}: not there, and the published one was made with another "
+                f"'{next(iter(changed.values()))}'; run `python -m tokenskip_lib run` with the same --set first"
+            )
         return published
 
     def save_figure(self, figure: Figure, name: str, source: Path) -> Path:

@@ -7,7 +7,9 @@ Notebooks, the command line and any launcher call the same functions.
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tokenskip_lib.core.processes import rank, shared_store
 from tokenskip_lib.core.profiles import Profile
@@ -15,11 +17,13 @@ from tokenskip_lib.core.records import (
     Chain,
     IdKey,
     InputError,
+    PredictionKey,
     Problem,
     PrunedChain,
     PrunedKey,
     Record,
     ScoredChain,
+    ScoredKey,
     SFTRow,
     pruned_keys,
 )
@@ -64,7 +68,7 @@ def generate(run: Run) -> list[Chain]:
     refuse_shared_questions(train.problems, test.problems)
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
-    if not all((problem_id,) in store for problem_id in problems):
+    if not all(IdKey(problem_id) in store for problem_id in problems):
         tokenizer = load_tokenizer(profile.target)
         count = token_counter(tokenizer)
         engine = build_engine(profile, tokenizer, profile.chains.batch_size)
@@ -77,8 +81,12 @@ def generate(run: Run) -> list[Chain]:
             max_new_tokens=profile.chains.max_new_tokens,
         )
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
-        for batch in engine.generate(requests, is_done=lambda key: IdKey(key.id) in store, label="chains of thought"):
-            store.append(_chain(problems[g.key.id], g, count, profile) for g in batch)
+
+        def is_done(key: tuple) -> bool:
+            return IdKey(cast(PredictionKey, key).id) in store
+
+        for batch in engine.generate(requests, is_done=is_done, label="chains of thought"):
+            store.append(_chain(problems[cast(PredictionKey, g.key).id], g, count, profile) for g in batch)
     chains = list(store)
     run.note(
         "generate",
@@ -98,14 +106,14 @@ def score(run: Run) -> list[ScoredChain]:
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
     target = TargetModel(profile.target)
-    keys = [(chain.id, name) for name in names for chain in scored_by[name]]
+    keys = [ScoredKey(chain.id, name) for name in names for chain in scored_by[name]]
     with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
             todo = scored_by[name]
-            if all((chain.id, name) in store for chain in todo):
+            if all(ScoredKey(chain.id, name) in store for chain in todo):
                 continue
             label, scorer = f"importance: {name}", build_scorer(name, target, profile)
-            write_windows(todo, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(todo), label=label)
+            write_windows(todo, store, scorer.score, partial(_scored_keys, name), total=len(todo), label=label)
     run.note("score", chains=len(chains), scorers=names)
     return list(run.store(SCORED, ScoredChain))
 
@@ -174,7 +182,9 @@ def train(run: Run) -> dict:
 
 
 # In the order of STAGES.
-STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune, train, evaluate), strict=True))
+STAGE_FUNCTIONS: dict[str, Callable[[Run], object]] = dict(
+    zip(STAGES, (generate, score, prune, train, evaluate), strict=True)
+)
 
 
 def _kept_chains(run: Run) -> list[Chain]:
@@ -191,6 +201,10 @@ def _kept_chains(run: Run) -> list[Chain]:
         if not chain.chain.strip():
             raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped")
     return chains
+
+
+def _scored_keys(scorer: str, chain: Record) -> list[ScoredKey]:
+    return [ScoredKey(chain.id, scorer)]
 
 
 def _scored_chains(run: Run) -> list[ScoredChain]:

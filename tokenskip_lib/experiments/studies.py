@@ -42,7 +42,7 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
         if profile.server is not None and _first_stage_of(overrides) < len(STAGES):
             raise InputError(f"study '{study}' trains its own adapters, which the server does not have: server=null")
         folder = f"{profile.run_dir}/{STUDIES}/{study}/{_folder_name(varied, overrides)}"
-        places = {"name": f"{profile.name}-{study}", "run_dir": folder, "studies": {}}
+        places: dict[str, Any] = {"name": f"{profile.name}-{study}", "run_dir": folder, "studies": {}}
         if _first_stage_of(overrides) < len(STAGES):
             places["evaluation.adapter"] = None  # each variant's own training answers
         variants.append((varied, with_overrides(profile, {**overrides, **places}, where=f"study '{study}'")))
@@ -75,14 +75,13 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
         variant = _open_variant(run, profile, first)
         if answered is not None:
             _share_answers(answered, variant)
-        # Training and evaluation are always called: if a variant shares their records, they only note their counts.
-        for stage in STAGES[min(first, STAGES.index("train") + 1) - 1 :]:
-            outcome = stages.STAGE_FUNCTIONS[stage](variant)
+        for stage in STAGES[first - 1 : STAGES.index("train")]:
+            stages.STAGE_FUNCTIONS[stage](variant)
+        trained, metrics = stages.train(variant), stages.evaluate(variant)  # a shared adapter is only read
         answered = variant
-        trained = variant.state["stages"]["train"]
         labels = {key: _label(attrgetter(key)(profile)) for key in settings}
         labels |= {"rows_trained": trained["rows_trained"], "training_seconds": trained["seconds"]}
-        table = outcome.assign(**labels)[[*labels, *outcome.columns]]
+        table = metrics.assign(**labels)[[*labels, *metrics.columns]]
         tables.append(table.astype(dict.fromkeys(settings, object)))  # 960 stays 960 beside a variant without it
         results = run.write_result(pd.concat(tables), f"{study}.csv")
     return pd.read_csv(results, keep_default_na=False, na_values=[""])
