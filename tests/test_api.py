@@ -87,6 +87,7 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
     assert scored[2].chains["0"].question == "" and scored[2].chains["1"].question == problems[1].question
     assert ts.score([row for _, row in frame.iterrows()], model, scorer="position")[0].id == "0"
     assert len(ts.score(texts[0], model, scorer="random")) == 1
+    assert [chain.text for chain in ts.score(texts, model, scorer="selective_context")] == texts
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
         ([{"id": "a", "chain": "x"}, {"id": "a", "chain": "y"}], "position", "id 'a' was there before"),
         ([7], "position", r"chains\[0\]: a text, a dict"),
         (7, "position", "chains: a list"),
+        ([{"chain": "so 7"}], "selective_context", r"chains\[0\]: no 'question'"),
         (["so 7"], "gogi", r"chains\[0\]: no 'question'"),
         (["so 7"], "positon", "did you mean 'position'"),
         (["so 7"], "nowhere_to_be:found", "nowhere_to_be"),

