@@ -77,7 +77,7 @@ def run(
         redo_from=stage_number(redo_from) if redo_from else None,
         only=stage_number(only) if only else None,
     )
-    print(f"records, metrics.csv and notebooks: {relative(made.folder)}; figures: {made.profile.figures_dir}")
+    print(f"records, tables (results/), figures (figures/) and notebooks: {relative(made.folder)}")
 
 
 @app.command()
@@ -189,7 +189,7 @@ def export(
     from tokenskip_lib.experiments import stages
     from tokenskip_lib.experiments.run import Run
 
-    for path in stages.export(Run.create(_load(profile, assignments)), style, Path(output)):
+    for path in stages.export(Run.open(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
 
 
