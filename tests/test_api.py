@@ -221,7 +221,7 @@ def test_a_killed_training_goes_on_where_it_stopped(pruned, model, tmp_path, mon
     whole = ts.train(pruned, model, tmp_path / "whole", **settings)
 
     def killed(*args, **kwargs):
-        monkeypatch.setattr(lora._LogWriter, "on_save", _die)
+        monkeypatch.setattr(lora.LogWriter, "on_save", _die)
         return real_train_adapter(*args, **kwargs)
 
     monkeypatch.setattr(lora, "train_adapter", killed)
