@@ -31,8 +31,7 @@ def test_a_package_that_lacks_something_itself_says_so(tmp_path, monkeypatch):
          "problems.sets import load_problems as p; p(l('demo'), 'test')"),
         ("datasets", "demo", "from tokenskip_lib.core.profiles import load_profile as l; from tokenskip_lib."
          "problems.sets import load_problems as p; p(l('qwen2.5-7b-gsm8k'), 'test')"),
-        ("papermill", "notebooks", "from tokenskip_lib.experiments.notebooks import publish as p; from tokenskip_lib."
-         "core.profiles import load_profile as l; p(l('demo'))"),
+        ("papermill", "notebooks", "from tokenskip_lib.experiments.notebooks import _opens_with as p; p('03_pruning')"),
         ("seaborn", "figures", "import tokenskip_lib.figures.results"),
         ("bpe_openai", "llmlingua", "from tokenskip_lib.pruning.llmlingua_mode import _gpt_encoding as e; e()"),
     ],
