@@ -171,13 +171,19 @@ def compare_methods(answers: PairedOutcomes, *, seed: int = 0, against: tuple[st
 
 
 def explain_losses(predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """Why each method and ratio loses answers that the original gets right: the columns of LossRow."""
+    """Why each method and ratio loses answers that the original gets right: the columns of LossRow.
+
+    Raises:
+        InputError: the original did not answer a problem that another method answered.
+    """
     causes = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
     solved = {p.id: p.is_correct for p in predictions if p.method == "original"}
     counts: dict[tuple[str, float], Counter[str]] = {}
     for p in predictions:
         if p.method == "original":
             continue
+        if p.id not in solved:
+            raise InputError(f"problem '{p.id}' was not answered by 'original'; finish the run first")
         count = counts.setdefault((p.method, p.ratio), Counter())
         count["gained"] += p.is_correct and not solved[p.id]
         if solved[p.id] and not p.is_correct:

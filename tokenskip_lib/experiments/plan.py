@@ -53,13 +53,15 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         "",
         f"Time assumes {costs.COMPUTE_SHARE:.0%} of the FLOP/s in reading and training and "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth in decoding.",
-        "Not in it: launches and Python, which a small model on a fast card mostly waits for; padding; and what is",
-        "saved where the prompts of a batch begin alike. Without records, every chain is taken to be right and used.",
+        "Not counted: launches and Python, which take most of a small model's time on a fast card; padding; and the",
+        "savings when the prompts of a batch begin alike. Without records, every chain counts as right and used.",
     ]
     if profile.studies or profile.target_training:
-        lines.append("Nor are `prepare-target` and studies, each variant of which is a training or an evaluation.")
+        lines.append("Nor counted: `prepare-target`, and studies, where each variant is a training or an evaluation.")
     if profile.server is not None:
-        lines.append(f"{profile.server.url} generates and evaluates: their time is that of a server on one such card.")
+        lines.append(
+            f"{profile.server.url} answers in generate and evaluate: their time is for a server on one such card."
+        )
     return "\n".join(lines)
 
 
@@ -80,11 +82,11 @@ def _memory_lines(profile: Profile, work: Sequence[Work], shape: Shape, card: Ca
         rows, longest = profile.training.batch_size, max(trained.reads, default=0)
         state = shape.trainable * ADAPTER_STATE
         inputs = shape.layers * shape.hidden * rows * longest * itemsize
-        kept = "every block" if card.name == "cpu" else "one block at a time"  # the rest is computed again
+        kept = "every block" if card.name == "cpu" else "one block at a time"  # the other blocks are computed again
         lines += [
             f"            + {_bytes(state)} in training: adapter, gradients and AdamW's two moments in float32",
             f"            + {_bytes(inputs)} in training: what enters the blocks, {rows} x {longest:.0f} tokens",
-            f"            + in training what kernels keep inside {kept}, and logits: there is no honest formula",
+            f"            + in training, not estimated: what kernels keep inside {kept}, and logits",
         ]
         peak = max(peak, weights + state + inputs)
     if peak > card.memory:
