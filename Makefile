@@ -25,8 +25,9 @@ demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test pro
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
 
-figures: $(READY) ## the same for another profile: make figures PROFILE=qwen2.5-7b-gsm8k
+figures: $(READY) ## run a profile and publish its figures, tables and notebooks: make figures PROFILE=qwen2.5-7b-gsm8k
 	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)
+	$(BIN)/python -m tokenskip_lib publish --profile $(PROFILE)
 
 test: $(READY) ## set up, then the tests
 	$(BIN)/python -m pytest

@@ -28,6 +28,7 @@ from tests.classifiers import place_gpt_vocabulary, write_classifier
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText
 from tokenskip_lib.core.windows import WINDOW, windows
+from tokenskip_lib.experiments.costs import matrix_product_flops
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.grading import split_output
@@ -100,14 +101,6 @@ def timed(run: Callable[[], list[str]]) -> tuple[float, list[str]]:
     return time.perf_counter() - start, result
 
 
-def peak(dtype: torch.dtype) -> float:
-    """FLOP/s of the machine's own matrix product at the model's size, best of ten."""
-    left, right = torch.randn(2048, 1024).to(dtype), torch.randn(1024, 4096).to(dtype)
-    left @ right
-    best = min(timed(lambda: left @ right)[0] for _ in range(10))
-    return 2 * left.numel() * right.shape[1] / best
-
-
 def model_flops(model: PreTrainedModel, tokens: int, attended: int) -> float:
     """Multiplications and additions of the blocks' matrix products; `attended` is the sum of rows x width^2."""
     config = model.config
@@ -145,7 +138,7 @@ def compare(label: str, chains: Sequence[ChainText], reference, models: dict[str
     )
     for name, model in models.items():
         inside, tokens = clocks[name].seconds, clocks[name].tokens
-        rate, top = model_flops(model, tokens, clocks[name].attended) / inside, peak(model.dtype)
+        rate, top = model_flops(model, tokens, clocks[name].attended) / inside, matrix_product_flops(model.dtype)
         print(
             f"  ours, {name}: {seconds[name]:.1f} s, {seconds['reference'] / seconds[name]:.1f}x, "
             f"identical {same[name]}/{calls}; {tokens / len(chains):.0f} padded tokens a chain, "

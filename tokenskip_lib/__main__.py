@@ -77,7 +77,7 @@ def run(
         redo_from=stage_number(redo_from) if redo_from else None,
         only=stage_number(only) if only else None,
     )
-    print(f"records, metrics.csv and notebooks: {relative(made.folder)}; figures: {made.profile.figures_dir}")
+    print(f"records, tables (results/), figures (figures/) and notebooks: {relative(made.folder)}")
 
 
 @app.command()
@@ -170,18 +170,9 @@ def grade(
     layout: Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")] = "answer",
 ) -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
-    from tokenskip_lib.evaluation.own_predictions import grade_file
+    from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
-    counts = grade_file(predictions, output, layout)
-    shares = ", ".join(
-        f"{100 * counts[name] / counts['rows']:.1f}% {words}"
-        for name, words in [
-            ("correct", "correct"),
-            ("correct_by_reference", "by the rule of the authors' code"),
-            ("no_answer", "state no answer"),
-        ]
-    )
-    print(f"{counts['rows']} predictions: {shares}", file=sys.stderr)
+    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
 
 
 @app.command()
@@ -198,7 +189,7 @@ def export(
     from tokenskip_lib.experiments import stages
     from tokenskip_lib.experiments.run import Run
 
-    for path in stages.export(Run.create(_load(profile, assignments)), style, Path(output)):
+    for path in stages.export(Run.open(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
 
 

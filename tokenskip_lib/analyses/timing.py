@@ -23,6 +23,7 @@ from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.experiments.steps import TIMINGS
 from tokenskip_lib.inference.engine import Generation, Request, TransformersEngine
 from tokenskip_lib.models.loading import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems.sets import load_problems
@@ -136,7 +137,7 @@ def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFram
                 ComparedTiming(**asdict(row), speedup=speedup, speedup_low=low, speedup_high=high, device=device)
             )
             timings = row_table(rows, ComparedTiming).round(4)
-            timings.to_csv(run.folder / "timings.csv", index=False)  # after each, so that a kill loses one
+            run.write_result(timings, TIMINGS)  # after each, so that a kill loses one
     return timings
 
 

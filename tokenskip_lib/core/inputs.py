@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -51,7 +51,7 @@ def items_of(given: Given, *, name: str) -> list[Any]:
     if isinstance(given, str | Mapping | Record):
         return [given]
     if hasattr(given, "columns"):  # a DataFrame, asked without importing pandas
-        return given.to_dict("records")
+        return cast("pd.DataFrame", given).to_dict("records")
     if not isinstance(given, Iterable):
         raise InputError(f"{name}: a list of texts, dicts or records, not {type(given).__name__}")
     return list(given)
@@ -88,4 +88,5 @@ def _as_dict(item: Any, where: str, text: str) -> dict[str, Any]:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value != value  # pandas writes NaN where a cell is empty
+    # pandas writes NaN or NA where a cell is empty.
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)

@@ -48,6 +48,23 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     return counts
 
 
+def shares(counts: Counter) -> str:
+    """What `grade_file` counted, as one line for people.
+
+    Example:
+        >>> shares(Counter(rows=4, correct=3, correct_by_reference=4))
+        "4 predictions: 75.0% correct, 100.0% by the rule of the authors' code, 0.0% state no answer"
+    """
+    words = {
+        "correct": "correct",
+        "correct_by_reference": "by the rule of the authors' code",
+        "no_answer": "state no answer",
+    }
+    return f"{counts['rows']} predictions: " + ", ".join(
+        f"{100 * counts[name] / counts['rows']:.1f}% {text}" for name, text in words.items()
+    )
+
+
 def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
     for name in ("id", "answer", "output"):
         value = row.get(name)

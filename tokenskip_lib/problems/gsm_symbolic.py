@@ -87,8 +87,8 @@ def _why_dropped(question: str, solution: str, max_number: int | None, max_words
     verdict, text = check_equations(solution), f"{question} {solution}"
     if verdict != "clean":
         return verdict
-    if writes_x(solution):  # all others multiply by *: what a target model learns has one sign
-        return "x as a sign"
+    if writes_x(solution):  # the others write *, and a target model should learn one sign
+        return "multiplication written as x"
     if max_number and max(numbers_in(text), default=0) > max_number:
         return f"number above {max_number}"
     if max_words and len(text.split()) > max_words:

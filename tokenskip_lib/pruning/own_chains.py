@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.provenance import commit, versions
-from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, Record, ScoredChain
+from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, PrunedKey, Record, ScoredChain, pruned_keys
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.core.store import PIPE, RecordLog, output_path, read_json_rows, write_json
 from tokenskip_lib.core.windows import write_windows
@@ -105,7 +105,10 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
         def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
             return prune_window(scorer.score(window))
 
-    _write(source, read_chains(source, reads=reads), log, prune, profile.pruned_keys, label=profile.pruned_by)
+    def keys(chain: ChainText) -> list[PrunedKey]:
+        return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
+
+    _write(source, read_chains(source, reads=reads), log, prune, keys, label=profile.pruned_by)
 
 
 class _Pipe:
