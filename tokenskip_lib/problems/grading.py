@@ -180,7 +180,11 @@ def is_correct(prediction: str | None, gold: str) -> bool:
 
 
 def _checked(prediction: str, gold: str) -> bool:
-    """`_verify`, from whatever thread."""
+    """`_verify`, from any thread.
+
+    The library grades in the main thread. `is_correct` is public, though, and in the thread of a notebook widget or a
+    web server math-verify could not set its time limits: there another process grades.
+    """
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)
     try:
