@@ -7,7 +7,15 @@ import pytest
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
-from tokenskip_lib.problems.sets import load_problem_set, load_problems, read_problems, refuse_shared_questions
+from tokenskip_lib.problems.sets import (
+    PROBLEM_SETS,
+    hub_set,
+    is_published,
+    load_problem_set,
+    load_problems,
+    read_problems,
+    refuse_shared_questions,
+)
 
 
 def _write(path, *rows):
@@ -86,6 +94,20 @@ def test_own_choices_are_read(tmp_path):
     assert (problem.question, problem.answer) == ("2 + 2?\n(A) 3\n(B) 4", "B")
 
 
+def test_a_new_problem_set_is_one_entry(monkeypatch):
+    import datasets
+
+    rows = [{"question": f"{n} + 2?", "answer": str(n + 2), "level": level} for n, level in enumerate("aba")]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: rows if split == "dev" else [])
+    monkeypatch.setitem(PROBLEM_SETS, "mine", hub_set("mine", "me/mine", "default", only={"level": ["a"]}, test="dev"))
+    profile = load_profile("smoke", {"problems.test": "mine", "problems.test_size": 2})
+    loaded = load_problems(profile, "test").problems
+    assert [(p.id, p.question) for p in loaded] == [("mine-test-0", "0 + 2?"), ("mine-test-1", "2 + 2?")]
+    assert is_published("mine")
+    with pytest.raises(InputError, match="'mine' has no train split; it has test"):
+        load_problem_set("mine", "train", None, profile)
+
+
 def test_an_unknown_set_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'gsm8k'"):
         load_problem_set("gsm8", "train", 3, load_profile("smoke"))
@@ -155,7 +177,7 @@ def test_a_file_without_rows_and_one_with_a_repeated_id_are_refused(tmp_path):
     with pytest.raises(InputError, match="no rows"):
         read_problems(_write(tmp_path / "empty.jsonl"))
     rows = [{"id": "a", "question": "q", "answer": "1"}, {"id": "a", "question": "r", "answer": "2"}]
-    with pytest.raises(InputError, match="'a' stands on more than one row"):
+    with pytest.raises(InputError, match="'a' is on more than one row"):
         read_problems(_write(tmp_path / "twice.jsonl", *rows))
 
 

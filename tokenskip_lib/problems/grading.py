@@ -6,8 +6,11 @@ rule of the authors' code (github.com/hemingkx/TokenSkip), so that their publish
 """
 
 import math
+import multiprocessing
 import re
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -169,9 +172,6 @@ def is_correct(prediction: str | None, gold: str) -> bool:
             settle in 5 seconds.
         gold: the data set's answer.
 
-    Raises:
-        RuntimeError: math-verify is asked outside the process's main thread, where it has no time limits.
-
     Example:
         >>> is_correct("18 dollars", "18"), is_correct("19", "18"), is_correct(None, "18")
         (True, False, False)
@@ -191,23 +191,42 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         if with_unit := _NUMBER_WITH_UNIT.fullmatch(plain):
             plain = with_unit.group(1)
         if _BARE_NUMBER.fullmatch(plain):
-            if "%" in stated + gold and _verify(stated, gold):
+            if "%" in stated + gold and _checked(stated, gold):
                 return True
             prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
     lists = [found for text in (prediction, gold) if (found := _LIST.fullmatch(text.strip()))]
     if len(lists) == 2 and len({"{" in found.group(1) for found in lists}) == 2:
         return False
-    return _verify(prediction, gold)
+    return _checked(prediction, gold)
+
+
+def _checked(prediction: str, gold: str) -> bool:
+    """`_verify`, from any thread.
+
+    The library grades in the main thread. `is_correct` is public, though, and in the thread of a notebook widget or a
+    web server math-verify could not set its time limits: there another process grades.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return _verify(prediction, gold)
+    try:
+        return _other_process().submit(_verify, prediction, gold).result()
+    except BrokenProcessPool:  # it was killed: another takes its place, once
+        _other_process.cache_clear()
+        return _other_process().submit(_verify, prediction, gold).result()
 
 
 def _verify(prediction: str, gold: str) -> bool:
     """math-verify's verdict. Its time limits use SIGALRM, which only a process's main thread may set."""
     from math_verify import parse, verify
 
-    if threading.current_thread() is not threading.main_thread():  # math-verify would answer "wrong"
-        raise RuntimeError("answers are graded in the process's main thread only: math-verify's time limits need it")
     parsed_gold, parsed = (parse(f"\\boxed{{{text}}}", parsing_timeout=5) for text in (gold, prediction))
     return bool(verify(parsed_gold, parsed, strict=True, timeout_seconds=5))
+
+
+@lru_cache(maxsize=1)
+def _other_process() -> ProcessPoolExecutor:
+    """A process whose main thread checks what this one's other threads ask."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def is_correct_by_reference(output: str, gold: str) -> bool:
