@@ -127,11 +127,12 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
         return SplitOutput(output[: torn.start()], output[torn.start() :], None)
     stated = _STATED_ANSWER.search(output, tail)
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
-        start = stated.start(stated.lastindex)
+        group = stated.lastindex or 0
+        start = stated.start(group)
         begin = _sentence_start(output, stated.start())
         if _CALCULATION.match(output, start):
             start = begin = max(match.end() for match in _CALCULATION.finditer(output, start))
-        prediction = output[start : stated.end(stated.lastindex)].strip().rstrip(".").strip("$* ")
+        prediction = output[start : stated.end(group)].strip().rstrip(".").strip("$* ")
         return SplitOutput(output[:begin], output[begin:], prediction or None)
     return SplitOutput(output, "", None)
 
@@ -159,8 +160,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
-    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip(" *"))):
-        return stated.group(1) == gold.strip("() ")
+    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (choice := _CHOICE.match(prediction.strip(" *"))):
+        return choice.group(1) == gold.strip("() ")
     thin = r"(?<=\d)\\[,!;](?=\d)"  # spaces
     prediction = re.sub(thin, "", prediction).replace("−", "-").strip()
     stated, number = prediction, re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
@@ -173,8 +174,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
             if "%" in stated + gold and _checked(stated, gold):
                 return True
             prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
-    lists = [_LIST.fullmatch(text.strip()) for text in (prediction, gold)]
-    if all(lists) and len({"{" in found.group(1) for found in lists}) == 2:
+    lists = _LIST.fullmatch(prediction.strip()), _LIST.fullmatch(gold.strip())
+    if lists[0] and lists[1] and ("{" in lists[0].group(1)) != ("{" in lists[1].group(1)):
         return False
     return _checked(prediction, gold)
 
@@ -218,10 +219,9 @@ def is_correct_by_reference(output: str, gold: str) -> bool:
     Source: github.com/hemingkx/TokenSkip, the rule as described; its symbolic comparison is math-verify's here.
     """
     prediction = _reference_answer(output)
-    numbers = _plain_number(prediction), _plain_number(gold)
-    if None in numbers:
+    stated, wanted = _plain_number(prediction), _plain_number(gold)
+    if stated is None or wanted is None:
         return is_correct(prediction, gold)
-    stated, wanted = numbers
     return any(math.isclose(stated, wanted * factor, rel_tol=1e-4) for factor in (0.01, 1, 100))
 
 
