@@ -62,7 +62,8 @@ def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list
     problems: dict[str, list[EncodedRow]] = {}
     for row in rows:
         problems.setdefault(row.id, []).append(row)
-    generator, order, total = random.Random(seed), [], max(1, round(epochs * len(rows)))
+    generator, total = random.Random(seed), max(1, round(epochs * len(rows)))
+    order: list[EncodedRow] = []
     while len(order) < total:
         ids = list(problems)
         generator.shuffle(ids)
@@ -144,12 +145,12 @@ def packed_attention(
         flat = states[0].transpose(0, 1).flatten(1)  # (N, H x D); an embedding's gradient adds up what is shared
         return torch.nn.functional.embedding(paths, flat).unflatten(-1, states.shape[1::2]).transpose(1, 2)
 
-    states, width = [in_rows(given) for given in (query, key, value)], paths.shape[1]
+    queries, keys, values, width = in_rows(query), in_rows(key), in_rows(value), paths.shape[1]
     if query.device.type == "cpu" and width <= SHORT:
         causal = query.new_full((width, width), float("-inf")).triu(1)
-        attended, _ = eager_attention_forward(module, *states, causal, **options)
+        attended, _ = eager_attention_forward(module, queries, keys, values, causal, **options)
     else:
-        attended, _ = sdpa_attention_forward(module, *states, None, **options | {"is_causal": True})
+        attended, _ = sdpa_attention_forward(module, queries, keys, values, None, **options | {"is_causal": True})
     flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
     return flat.view(1, -1, *attended.shape[2:]), None
 
