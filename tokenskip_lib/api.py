@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ from tokenskip_lib.training.adapter import Adapter, open_training
 
 if TYPE_CHECKING:
     from tokenskip_lib.models.loading import TargetModel
-
-ScoreFunction = Callable[[Sequence[ChainText]], Sequence[Sequence[float]]]
+    from tokenskip_lib.pruning.controls import ScoreFunction, Scorer
 
 
 def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = None, **settings: Any) -> TargetModel:
@@ -94,17 +93,19 @@ def score(
 
     from tokenskip_lib.pruning.controls import FunctionScorer
     from tokenskip_lib.pruning.own_chains import check_chains
-    from tokenskip_lib.pruning.registry import build_scorer
+    from tokenskip_lib.pruning.registry import build_scorer, find_scorer
     from tokenskip_lib.pruning.spans import segment
 
     importance = changed(ImportanceSettings(), settings, "score")
+    reads: Sequence[str] = ()
+    built: Scorer
     if isinstance(scorer, str):
-        built = build_scorer(scorer, model, importance, seed=seed)
+        built, reads = build_scorer(scorer, model, importance, seed=seed), find_scorer(scorer).reads
     else:
         name = getattr(scorer, "__name__", type(scorer).__name__)
         built = FunctionScorer(name, scorer, segmenter=partial(segment, whole_latex=importance.whole_latex))
     items = items_of(chains, name="chains")
-    texts = check_chains(rows_of(items, name="chains", text="chain"), reads=built.reads)
+    texts = check_chains(rows_of(items, name="chains", text="chain"), reads=reads)
     # A record stays as it is: a Chain also knows what the model wrote after its chain.
     given = [item if isinstance(item, ChainText) else text for item, text in zip(items, texts, strict=True)]
     scored: list[ScoredChain] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.classifiers import write_classifier
+from benchmarks.classifiers import write_classifier
 from tokenskip_lib.core import store, windows
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, ScoredChain
 from tokenskip_lib.core.store import read_jsonl

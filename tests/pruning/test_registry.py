@@ -6,7 +6,7 @@ from itertools import count, islice
 import numpy as np
 import pytest
 
-from tests.classifiers import write_classifier
+from benchmarks.classifiers import write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.windows import WINDOW, windows
 from tokenskip_lib.models.loading import TargetModel

@@ -218,11 +218,20 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
 
 
 class TargetModel:
-    """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
+    """The target model and its tokenizer, each loaded at its first use, and the prompts that it is asked with.
 
-    def __init__(self, settings: TargetSettings, prompts: PromptSettings = PromptSettings()):
+    Args:
+        settings: model, adapter, device and dtype.
+        prompts: layout and wording of its prompts; None for PromptSettings().
+
+    Example:
+        >>> TargetModel(TargetSettings(model="some/model")).prompts.format
+        'chat'
+    """
+
+    def __init__(self, settings: TargetSettings, prompts: PromptSettings | None = None):
         self.settings = settings
-        self.prompts = prompts
+        self.prompts = prompts or PromptSettings()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -93,9 +93,7 @@ def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) 
     from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer, load_classifier
 
     model, tokenizer = load_classifier(importance, target.settings, importance.classifier_dtype)
-    return LLMLingua2Scorer(
-        model, tokenizer, batch_tokens=importance.batch_tokens, segmenter=_segmenter(importance)
-    )
+    return LLMLingua2Scorer(model, tokenizer, batch_tokens=importance.batch_tokens, segmenter=_segmenter(importance))
 
 
 def _random(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
