@@ -147,8 +147,6 @@ def tiny_profile(tiny_target, tmp_path, problems):
         "smoke",
         {
             "run_dir": str(tmp_path / "run"),
-            "figures_dir": str(tmp_path / "figures"),
-            "results_dir": str(tmp_path / "results"),
             "target.model": str(tiny_target),
             "target.adapter": None,
             "target.device": "cpu",

@@ -87,6 +87,7 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
     assert scored[2].chains["0"].question == "" and scored[2].chains["1"].question == problems[1].question
     assert ts.score([row for _, row in frame.iterrows()], model, scorer="position")[0].id == "0"
     assert len(ts.score(texts[0], model, scorer="random")) == 1
+    assert [chain.text for chain in ts.score(texts, model, scorer="selective_context")] == texts
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
         ([{"id": "a", "chain": "x"}, {"id": "a", "chain": "y"}], "position", "id 'a' was there before"),
         ([7], "position", r"chains\[0\]: a text, a dict"),
         (7, "position", "chains: a list"),
+        ([{"chain": "so 7"}], "selective_context", r"chains\[0\]: no 'question'"),
         (["so 7"], "gogi", r"chains\[0\]: no 'question'"),
         (["so 7"], "positon", "did you mean 'position'"),
         (["so 7"], "nowhere_to_be:found", "nowhere_to_be"),
@@ -195,12 +197,21 @@ def test_a_training_is_not_repeated_and_never_mixed_with_another(pruned, model, 
     from tokenskip_lib.training import lora
 
     monkeypatch.setattr(lora, "train_adapter", None)
-    assert ts.train(pruned, model, tmp_path / "out", **QUICK) == adapter
+    assert ts.train(pruned, model, tmp_path / "out", save_every=7, **QUICK) == adapter
     with pytest.raises(InputError, match="another 'seed'"):
         ts.train(pruned, model, tmp_path / "out", seed=1, **QUICK)
     with pytest.raises(InputError, match="another 'rows_sha256'"):
         ts.train(pruned[2:], model, tmp_path / "out", **QUICK)
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_training_that_never_began_leaves_its_folder_to_another(pruned, model, tmp_path):
+    with pytest.raises(InputError, match="no training rows"):
+        ts.train(pruned, model, tmp_path / "out", max_tokens=5, **QUICK)
+    assert ts.train(pruned, model, tmp_path / "out", **QUICK).summary["steps"] > 0
+    (tmp_path / "out" / "settings.json").unlink()
+    with pytest.raises(InputError, match="made elsewhere"):
+        ts.train(pruned, model, tmp_path / "out", **QUICK)
 
 
 def test_a_killed_training_goes_on_where_it_stopped(pruned, model, tmp_path, monkeypatch):
@@ -210,7 +221,7 @@ def test_a_killed_training_goes_on_where_it_stopped(pruned, model, tmp_path, mon
     whole = ts.train(pruned, model, tmp_path / "whole", **settings)
 
     def killed(*args, **kwargs):
-        monkeypatch.setattr(lora._LogWriter, "on_save", _die)
+        monkeypatch.setattr(lora.LogWriter, "on_save", _die)
         return real_train_adapter(*args, **kwargs)
 
     monkeypatch.setattr(lora, "train_adapter", killed)

@@ -16,7 +16,7 @@ from tokenskip_lib.core.store import RecordStore
 @pytest.fixture
 def command(root, tmp_path):
     """A function of arguments: run `python -m tokenskip_lib` from the root, outputs below tmp_path."""
-    places = {name: tmp_path / name for name in ("run_dir", "figures_dir", "results_dir")}
+    places = {"run_dir": tmp_path / "run_dir"}
 
     def call(*arguments: str, profile: str = "smoke") -> subprocess.CompletedProcess:
         settings = [word for name, path in places.items() for word in ("--set", f"{name}={path}")]

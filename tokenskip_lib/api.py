@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenskip_lib.core.inputs import Given, changed, items_of, rows_of
 from tokenskip_lib.core.paths import local_folder
-from tokenskip_lib.core.profiles import load_profile, profile_names
+from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
 from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
@@ -76,7 +76,8 @@ def score(
 
     Args:
         chains: texts; dicts or DataFrame rows with `chain`, and with `id`, `question` and `answer` where known;
-            or records. Training needs question and answer, and so do the scorers that read them.
+            or records. Training needs question and answer, and so do the scorers that read them; of bare texts
+            `selective_context` scores the chain without its question.
         model: the target model, from `load`.
         scorer: a scorer's name (`tokenskip score --help` lists them), your own as "mypackage.module:function",
             or a function: chains -> one list of scores a chain, one score for each span of `segment(chain.chain)`.
@@ -96,16 +97,17 @@ def score(
     from tokenskip_lib.pruning.registry import build_scorer, find_scorer
     from tokenskip_lib.pruning.spans import segment
 
-    importance = changed(ImportanceSettings(), settings, "score")
-    reads: Sequence[str] = ()
+    importance, items = changed(ImportanceSettings(), settings, "score"), items_of(chains, name="chains")
+    reads = find_scorer(scorer).reads if isinstance(scorer, str) else ()
+    if "answer" not in reads and all(isinstance(item, str) for item in items):
+        reads = ()  # bare texts have no question; a scorer that needs no answer does without
+    texts = list(check_chains(rows_of(items, name="chains", text="chain"), reads=reads))
     built: Scorer
     if isinstance(scorer, str):
-        built, reads = build_scorer(scorer, model, importance, seed=seed), find_scorer(scorer).reads
+        built = build_scorer(scorer, model, importance, seed=seed)
     else:
         name = getattr(scorer, "__name__", type(scorer).__name__)
         built = FunctionScorer(name, scorer, segmenter=partial(segment, whole_latex=importance.whole_latex))
-    items = items_of(chains, name="chains")
-    texts = check_chains(rows_of(items, name="chains", text="chain"), reads=reads)
     # A record stays as it is: a Chain also knows what the model wrote after its chain.
     given = [item if isinstance(item, ChainText) else text for item, text in zip(items, texts, strict=True)]
     scored: list[ScoredChain] = []
@@ -218,7 +220,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     made_with = {
         "model": model.settings.model,
         "adapter": model.settings.adapter,
-        **settings.model_dump(),
+        **{name: value for name, value in settings.model_dump().items() if not is_how(f"training.{name}")},
         "seed": seed,
         "rows_sha256": hashlib.sha256("".join(row.model_dump_json() for row in rows).encode()).hexdigest(),
     }

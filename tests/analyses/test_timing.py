@@ -37,7 +37,7 @@ def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
         rows = timings[timings["batch_size"] == size]
         own = rows.loc[rows["method"] == "original", "seconds_per_problem"].iloc[0]
         assert rows["speedup"].to_numpy() == pytest.approx((own / rows["seconds_per_problem"]).to_numpy(), rel=0.05)
-    assert len(pd.read_csv(run.folder / "timings.csv")) == 6
+    assert len(pd.read_csv(run.folder / "results" / "timings.csv")) == 6
 
 
 def test_a_servers_profile_is_refused(run):

@@ -22,23 +22,25 @@ def test_a_package_that_lacks_something_itself_says_so(tmp_path, monkeypatch):
         need("half_there", "server")
 
 
-@pytest.mark.parametrize(
-    ("package", "extra", "use"),
-    [
-        ("openai", "server", "from tokenskip_lib.inference.server import ServerEngine as S; from tokenskip_lib.core."
-         "settings import ServerSettings as T; S(T(url='http://localhost:1/v1', model='m'), None, adapted=False)"),
-        ("reasoning_gym", "demo", "from tokenskip_lib.core.profiles import load_profile as l; from tokenskip_lib."
-         "problems.sets import load_problems as p; p(l('demo'), 'test')"),
-        ("datasets", "demo", "from tokenskip_lib.core.profiles import load_profile as l; from tokenskip_lib."
-         "problems.sets import load_problems as p; p(l('qwen2.5-7b-gsm8k'), 'test')"),
-        ("papermill", "notebooks", "from tokenskip_lib.experiments.notebooks import publish as p; from tokenskip_lib."
-         "core.profiles import load_profile as l; p(l('demo'))"),
-        ("seaborn", "figures", "import tokenskip_lib.figures.results"),
-        ("bpe_openai", "llmlingua", "from tokenskip_lib.pruning.llmlingua_mode import _gpt_encoding as e; e()"),
-    ],
-)  # fmt: skip
-def test_every_part_that_needs_an_extra_names_it(package, extra, use, root):
-    code = f"import sys; sys.modules['{package}'] = None; {use}"
+PROFILE = "from tokenskip_lib.core.profiles import load_profile;"
+USES = {
+    ("openai", "server"): "from tokenskip_lib.inference.server import ServerEngine;"
+    "from tokenskip_lib.core.settings import ServerSettings;"
+    "ServerEngine(ServerSettings(url='http://localhost:1/v1', model='m'), None, adapted=False)",
+    ("reasoning_gym", "demo"): f"{PROFILE} from tokenskip_lib.problems.sets import load_problems;"
+    "load_problems(load_profile('demo'), 'test')",
+    ("datasets", "demo"): f"{PROFILE} from tokenskip_lib.problems.sets import load_problems;"
+    "load_problems(load_profile('qwen2.5-7b-gsm8k'), 'test')",
+    ("papermill", "notebooks"): "from tokenskip_lib.experiments.notebooks import run_notebooks;"
+    "run_notebooks('demo', {'run_dir': '/not/written'})",
+    ("seaborn", "figures"): "import tokenskip_lib.figures.results",
+    ("bpe_openai", "llmlingua"): "from tokenskip_lib.pruning.llmlingua_mode import _gpt_encoding; _gpt_encoding()",
+}
+
+
+@pytest.mark.parametrize(("package", "extra"), USES)
+def test_every_part_that_needs_an_extra_names_it(package, extra, root):
+    code = f"import sys; sys.modules['{package}'] = None; {USES[package, extra]}"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     says = f"{package} is not installed; this needs the extra '{extra}': pip install 'tokenskip[{extra}]'"
     assert done.stderr.splitlines()[-1] == f"tokenskip_lib.core.records.InputError: {says}"

@@ -3,11 +3,10 @@
 import pytest
 import yaml
 
-from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
+from tokenskip_lib.core.profiles import load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.evaluation.methods import method_ratios
-from tokenskip_lib.experiments.steps import STAGE_OF_SECTION, STAGES
 from tokenskip_lib.problems.sets import PROBLEM_SETS
 from tokenskip_lib.pruning.registry import check_scorers
 
@@ -161,14 +160,6 @@ def test_assignments_are_read_as_yaml():
 @pytest.mark.parametrize("assignment", ["training.epochs", "=1", "pruning.ratios=[1"])
 def test_an_assignment_that_is_none_is_refused_as_it_was_written(assignment):
     assert assignment in _refusal(parse_overrides, [assignment])
-
-
-def test_every_stage_section_is_a_setting_and_maps_to_a_stage():
-    assert {name.partition(".")[0] for name in STAGE_OF_SECTION} <= set(Profile.model_fields)
-    assert set(STAGE_OF_SECTION.values()) <= set(range(1, len(STAGES) + 1))
-    undecided = set(Profile.model_fields) - set(STAGE_OF_SECTION)
-    places = {"name", "description", "run_dir", "figures_dir", "results_dir"}
-    assert undecided == places | {"target_training", "server", "studies"}
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith(("qwen", "llama", "published"))])

@@ -11,6 +11,7 @@ from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Prediction
 from tokenskip_lib.evaluation.methods import Method, register_method
 from tokenskip_lib.evaluation.metrics import markdown_table
+from tokenskip_lib.experiments import evaluate as evaluation
 from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.workload import stage_work
@@ -46,7 +47,7 @@ def asked(tiny_profile, make_adapter, monkeypatch):
         overrides = {f"evaluation.{name}": value for name, value in settings.items()}
         run = Run.create(with_overrides(tiny_profile, overrides, where="test"))
         requests: dict[str, list] = {}
-        predict = stages.predict_all
+        predict = evaluation.predict_all
 
         def noting(engine, *arguments, **options):
             generate = engine.generate
@@ -60,7 +61,7 @@ def asked(tiny_profile, make_adapter, monkeypatch):
             yield from predict(engine, *arguments, **options)
             engine.generate = generate
 
-        monkeypatch.setattr(stages, "predict_all", noting)
+        monkeypatch.setattr(evaluation, "predict_all", noting)
         stages.evaluate(run)
         return run, requests
 
@@ -71,7 +72,7 @@ def test_a_registered_prompt_is_evaluated_tabled_and_drawn(own_methods, asked):
     register_method(Method("hurry", prompt="Hurry up."))
     run, requests = asked({"hurry": []})
     assert all("Hurry up." in request.prompt for request in requests["hurry"])
-    metrics = pd.read_csv(run.folder / "metrics.csv", keep_default_na=False)
+    metrics = pd.read_csv(run.folder / "results" / "metrics.csv", keep_default_na=False)
     assert list(metrics["method"]) == ["original", "hurry"] and set(metrics["scorer"]) == {""}
     assert "| hurry |  | 2 |" in markdown_table(metrics)
     axes = accuracy_figure(metrics, "t").axes[0]
@@ -92,7 +93,7 @@ def test_a_method_named_by_its_place_goes_from_the_profile_to_the_figure(own_met
     on = {"tokenskip"} if attach else {None}
     assert switched == {"original": {None}, "truncation": {None}, "half": on}
 
-    metrics = pd.read_csv(run.folder / "metrics.csv", keep_default_na=False)
+    metrics = pd.read_csv(run.folder / "results" / "metrics.csv", keep_default_na=False)
     assert list(metrics["method"]) == ["original", "truncation", "half", "half"]  # own ones after the built-in ones
     assert list(metrics["scorer"]) == ["", "", run.profile.pruned_by, run.profile.pruned_by]
     assert "| half | 0.25 | 2 |" in markdown_table(metrics)

@@ -25,7 +25,7 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     source.write_text("a,b\n1,2\n")
     figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
     path = run.save_figure(figure, "loss", source)
-    assert path == tmp_path / "figures" / "smoke_loss.png" and path.read_bytes().startswith(b"\x89PNG")
+    assert path == run.folder / "figures" / "loss.png" and path.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
     assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError, Prediction, Problem
 from tokenskip_lib.evaluation.comparison import pair_outcomes
 from tokenskip_lib.evaluation.statistics import interval, resample
@@ -80,6 +81,7 @@ def fit_policy(problems: Sequence[Problem], predictions: Iterable[Prediction]) -
     Raises:
         InputError: there are answers at fewer than two ratios, or all are right, or all are wrong.
     """
+    need("sklearn", "figures")
     from sklearn.linear_model import LinearRegression, LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler

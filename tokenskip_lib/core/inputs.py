@@ -88,4 +88,5 @@ def _as_dict(item: Any, where: str, text: str) -> dict[str, Any]:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value != value  # pandas writes NaN where a cell is empty
+    # pandas writes NaN or NA where a cell is empty.
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # rows of a table in a notebook
 LONGEST = 300  # characters of a text in a table
+_LEFT = 'style="text-align: left"'  # JupyterLab's own tables are of numbers, and right-aligned
 
 R = TypeVar("R", bound=Record)
 
@@ -86,11 +87,11 @@ def table_html(rows: Sequence[dict[str, Any]]) -> str:
     """An HTML table with the first row's keys as its header. Dollar signs are not read as mathematics.
 
     Example:
-        >>> "<td>&lt;b&gt;</td>" in table_html([{"text": "<b>"}])
+        >>> "&lt;b&gt;</td>" in table_html([{"text": "<b>"}])
         True
     """
-    header = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
-    lines = ["".join(f"<td>{_cell_html(value)}</td>" for value in row.values()) for row in rows]
+    header = "".join(f"<th {_LEFT}>{escape(name)}</th>" for name in rows[0]) if rows else ""
+    lines = ["".join(f"<td {_LEFT}>{_cell_html(value)}</td>" for value in row.values()) for row in rows]
     table = "".join(f"<tr>{line}</tr>" for line in [header, *lines])
     return f'<div class="mathjax_ignore tex2jax_ignore"><table>{table}</table></div>'
 

@@ -58,6 +58,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     check_studies(profile)
     _refuse_beyond(profile, only, redo_from)
     need_checkout("the notebooks are")
+    need("papermill", "notebooks")
     run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(steps(profile), 1):

@@ -48,8 +48,9 @@ from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.grading import is_correct, split_output
 from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
+from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
-from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, export_rows, own_tails
+from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, own_tails
 
 
 def check_names(profile: Profile) -> None:
@@ -156,7 +157,7 @@ def prune(run: Run) -> list[SFTRow]:
 
 
 def export(run: Run, style: str, folder: Path) -> list[Path]:
-    """The training rows of stage 3 for another trainer; see sft_rows.export_rows."""
+    """The training rows of stage 3 for another trainer; see training.export.export_rows."""
     rows = run.need(SFT_ROWS, SFTRow, "prune")
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)

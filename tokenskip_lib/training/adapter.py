@@ -42,7 +42,7 @@ class Adapter:
 
 
 def open_training(folder: Path, made_with: Mapping[str, Any]) -> Adapter | None:
-    """Begin a training in a folder, or go on with it: a training goes on only with its own rows and settings.
+    """Begin a training in a folder, or go on with it. A training goes on only with its own rows and settings.
 
     Args:
         made_with: what decides the result: model, prompts, recipe, seed and a digest of the rows.
@@ -55,12 +55,13 @@ def open_training(folder: Path, made_with: Mapping[str, Any]) -> Adapter | None:
     """
     note, summary = folder / NOTE, folder / SUMMARY
     now = json.loads(json.dumps(made_with))
-    if note.exists():
+    trained = summary.exists() or any(folder.glob("checkpoints/checkpoint-*"))
+    if trained and note.exists():
         begun = json.loads(note.read_text(encoding="utf-8"))
         differs = next((name for name in now if begun.get(name) != now[name]), None)
         if differs is not None:
             raise InputError(f"{folder}: holds a training with another '{differs}'; name another folder, or remove it")
-    elif summary.exists() or (folder / "adapter_config.json").exists():
+    elif trained or (folder / "adapter_config.json").exists():
         raise InputError(f"{folder}: holds an adapter that was made elsewhere; name another folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
