@@ -1,8 +1,8 @@
 """Split an output into chain and answer, extract the answer, check it with math-verify.
 
-Strict, the default: an answer counts only where the output states one (boxed, or after an answer
-phrase), and only if it equals the gold answer. There is no fallback to the last number of the text.
-The reference's more lenient rule stands beside it, so that published numbers can be met on their terms.
+The default rule is strict: an answer counts only if the output states it (boxed, or after an answer phrase) and if
+it equals the gold answer. The last number of a text is not taken for an answer. The more lenient rule of the authors'
+code is here too, so that published accuracies can be compared.
 """
 
 import math
@@ -68,9 +68,9 @@ class Boxed(NamedTuple):
 
 
 class SplitOutput(NamedTuple):
-    """An output in two parts; `prediction` is None where none is stated.
+    """An output in two parts, and the answer that it states (`prediction`), None if it states none.
 
-    `chain + answer` is the output, less an opening `<think>`.
+    `chain + answer` is the output without an opening `<think>`.
     """
 
     chain: str
@@ -91,18 +91,22 @@ def last_boxed(text: str) -> Boxed | None:
 
 
 def split_output(output: str, layout: str = "answer") -> SplitOutput:
-    """Where the chain of thought ends and the answer begins, whatever words announce it.
+    """Split an output into its chain of thought and its answer.
 
-    In the layout "think" the chain is what stands before `</think>`, without the opening `<think>`,
-    and the answer begins with that tag; without the tag the model has not finished thinking.
+    In the layout "think" the chain ends before `</think>` and does not have the opening `<think>`. The answer begins
+    with `</think>`. Without that tag the model has not finished thinking.
 
     In the layout "answer" words decide:
-    The answer is the last boxed expression. If its sentence announces an answer ("The final answer
-    is ..."), the sentence belongs to the answer; otherwise, or where it goes on calculating, only the
-    box does, so that a calculation that ends in a box keeps its tokens. Without a box, an "answer is ..."
-    or "#### ..." that ends the output is taken, by the same rule. Without either the whole output is the
-    chain and nothing is predicted: a cut-off output is counted to its last token. A closing phrase that
-    was cut off itself is no chain; it takes nothing from what a box before it stated.
+    - The answer is the last boxed expression. If its sentence announces an answer ("The final answer is ..."), the
+      sentence belongs to the answer. Otherwise, or if the sentence goes on calculating, only the box does, so that a
+      calculation that ends in a box keeps its tokens.
+    - Without a box, an "answer is ..." or "#### ..." at the end of the output is taken by the same rule.
+    - Without either, the whole output is the chain and nothing is predicted.
+    - A closing phrase that was cut off belongs to the answer. A box before it still states the prediction.
+
+    Example:
+        >>> split_output("3 + 4 = 7.\\nThe final answer is \\\\boxed{7}.")
+        SplitOutput(chain='3 + 4 = 7.\\n', answer='The final answer is \\\\boxed{7}.', prediction='7')
     """
     if layout == "think":
         thought = _OPENING_THINK.sub("", output)
@@ -138,7 +142,7 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
 
 
 def _sentence_start(text: str, position: int) -> int:
-    """Where the sentence begins that `position` lies in; the text is looked at whole, beyond the position too."""
+    """The start of the sentence that holds `position`; the text after the position is read too."""
     return max((m.end() for m in _SENTENCE_START.finditer(text) if m.end() <= position), default=0)
 
 
@@ -146,15 +150,20 @@ def _sentence_start(text: str, position: int) -> int:
 def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
-    Before it is asked: a gold letter is a choice, and the letter stated must be it; a set is no tuple;
-    spaces between digits in threes are left out, and so is what a number counts, where the gold answer is a
-    bare number or a percentage. A percent sign is such a unit, or a hundredth: 50% is 50 as well as 0.5.
-    Of a choice the letter has to be stated: its text alone is not looked up.
+    These rules come before math-verify:
+    - If the gold answer is a letter, it is a choice: the prediction must state this letter, its text is not enough.
+    - A set does not equal a tuple.
+    - If the gold answer is a bare number or a percentage, spaces between groups of three digits and the unit after a
+      number are left out. A percent sign is a unit or a hundredth: 50% equals 50 and 0.5.
 
     Args:
-        prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify
+        prediction: the answer as extracted, LaTeX or plain. None is wrong, and so is an answer that math-verify
             cannot settle in 5 seconds.
         gold: the data set's answer.
+
+    Example:
+        >>> is_correct("18 dollars", "18"), is_correct("\\\\frac{1}{2}", "0.5"), is_correct("19", "18")
+        (True, True, False)
     """
     if prediction is None or not prediction.strip():
         return False
@@ -210,13 +219,17 @@ def _other_process() -> ProcessPoolExecutor:
 
 
 def is_correct_by_reference(output: str, gold: str) -> bool:
-    """Whether the reference implementation's rule takes an output for right.
+    """Whether an output is right by the rule of the authors' code.
 
-    Its answer is the last box, else what follows "the answer is", else the last number of the whole
-    text. Numbers within 0.01% of the gold answer, of a hundredth or of a hundred times it are equal;
-    what is no number is compared as `is_correct` does.
+    The answer is the last box, otherwise the text after "the answer is", otherwise the last number of the output.
+    A number is right if it is within 0.01% of the gold answer, of a hundredth of it or of a hundred times it.
+    Other answers are compared by `is_correct`.
 
-    Source: github.com/hemingkx/TokenSkip, the rule as described; its symbolic comparison is math-verify's here.
+    Example:
+        >>> is_correct_by_reference("So 3 * 6 = 18 apples", "18"), is_correct("So 3 * 6 = 18 apples", "18")
+        (True, False)
+
+    Source: github.com/hemingkx/TokenSkip, as its rule is described; math-verify compares expressions here.
     """
     prediction = _reference_answer(output)
     stated, wanted = _plain_number(prediction), _plain_number(gold)
