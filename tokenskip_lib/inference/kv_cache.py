@@ -1,4 +1,4 @@
-"""Keys and values of earlier tokens: buffers that grow, or of one fixed size for compiled decoding."""
+"""Keys and values of earlier tokens, in buffers that grow, or in buffers of one size for compiled decoding."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tokenskip_lib.core.records import InputError
 
 
 class GrowingLayer(DynamicLayer):
-    """One block's keys and values in a buffer with room to spare: a new token is written, nothing is copied."""
+    """One block's keys and values in a buffer with spare room: a new token is written without copying the others."""
 
     room = 128  # positions that the buffer grows by
 
@@ -52,13 +52,13 @@ def new_cache(model: PreTrainedModel) -> Cache:
 
 
 def fixed_size(cache: Cache, room: int) -> Cache:
-    """The same keys and values in tensors of one size for every step, as a compiled step needs them.
+    """The same keys and values in tensors whose size stays, which a compiled step needs.
 
     Args:
-        room: new tokens that must fit, at least.
+        room: number of new tokens that must fit.
 
     Raises:
-        InputError: a block that does not attend to everything.
+        InputError: a block of the model does not attend to everything.
     """
     layers: list[Any] = []
     for layer in cache.layers:
