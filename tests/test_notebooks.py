@@ -102,15 +102,16 @@ def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, place
 def _in_a_fresh_process(overrides: dict[str, str], *names: str) -> None:
     """Stages as a user runs them, in a process that begins with nothing."""
     code = (
-        "from tokenskip_lib import stages; from tokenskip_lib.config import load_profile; "
-        f"from tokenskip_lib.runs import Run; run = Run(load_profile('smoke', {overrides!r})); "
+        "from tokenskip_lib.core.profiles import load_profile; from tokenskip_lib.experiments import stages; "
+        "from tokenskip_lib.experiments.run import Run; "
+        f"run = Run.create(load_profile('smoke', {overrides!r})); "
         + "; ".join(f"stages.{name}(run)" for name in names)
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_same_seed_gives_the_same_records_to_the_byte(smoke, places, tmp_path):
-    _in_a_fresh_process({**places, "run_dir": str(tmp_path)}, "generate", "score", "prune_chains")
+    _in_a_fresh_process({**places, "run_dir": str(tmp_path)}, "generate", "score", "prune")
     for name in (steps.TRAIN_PROBLEMS, steps.CHAINS, steps.SCORED, steps.PRUNED, steps.SFT_ROWS):
         assert (tmp_path / name).read_bytes() == (smoke.folder / name).read_bytes(), name
 
