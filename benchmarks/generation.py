@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.settings import ServerSettings
-from tokenskip_lib.evaluation.methods import build_requests
+from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.inference.engine import Engine, Request, TransformersEngine
 from tokenskip_lib.inference.server import ServerEngine
 from tokenskip_lib.models.loading import TargetModel, describe

@@ -147,8 +147,6 @@ def tiny_profile(tiny_target, tmp_path, problems):
         "smoke",
         {
             "run_dir": str(tmp_path / "run"),
-            "figures_dir": str(tmp_path / "figures"),
-            "results_dir": str(tmp_path / "results"),
             "target.model": str(tiny_target),
             "target.adapter": None,
             "target.device": "cpu",
@@ -204,6 +202,17 @@ def chain_of():
         )
 
     return make
+
+
+@pytest.fixture
+def own_methods():
+    """Methods that a test registers are forgotten after it."""
+    from tokenskip_lib.evaluation.methods import METHODS
+
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tokenskip_lib
 from tokenskip_lib.core.profiles import profile_names
 from tokenskip_lib.core.records import Chain, Problem
 from tokenskip_lib.core.store import RecordStore
@@ -15,7 +16,7 @@ from tokenskip_lib.core.store import RecordStore
 @pytest.fixture
 def command(root, tmp_path):
     """A function of arguments: run `python -m tokenskip_lib` from the root, outputs below tmp_path."""
-    places = {name: tmp_path / name for name in ("run_dir", "figures_dir", "results_dir")}
+    places = {"run_dir": tmp_path / "run_dir"}
 
     def call(*arguments: str, profile: str = "smoke") -> subprocess.CompletedProcess:
         settings = [word for name, path in places.items() for word in ("--set", f"{name}={path}")]
@@ -155,4 +156,8 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
         "publish",
     )
     assert all(command in shown for command in commands)
-    assert [line.split()[0] for line in say("profiles").splitlines()] == profile_names()
+    listed = say("profiles").splitlines()
+    assert [line.split()[0] for line in listed] == profile_names()
+    column = max(map(len, profile_names())) + 2
+    assert all(line[column - 2 : column] == "  " and line[column] != " " for line in listed)
+    assert say("--version") == f"tokenskip {tokenskip_lib.__version__}\n"

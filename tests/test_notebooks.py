@@ -29,7 +29,7 @@ FIGURES = [
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("smoke")
-    return {name: str(folder / name) for name in ("run_dir", "figures_dir", "results_dir")}
+    return {"run_dir": str(folder / "run")}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_every_notebook_was_executed_with_the_profile_and_without_errors(smoke):
 
 
 def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem(smoke):
-    metrics = pd.read_csv(smoke.folder / "metrics.csv", keep_default_na=False)
+    metrics = pd.read_csv(smoke.folder / "results" / "metrics.csv", keep_default_na=False)
     wanted = method_ratios(smoke.profile.evaluation)
     assert list(metrics.columns) == METRIC_COLUMNS
     assert sorted(zip(metrics["method"], metrics["ratio"], strict=True)) == sorted(wanted)
@@ -57,14 +57,15 @@ def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem
     assert metrics["accuracy"][0] == round(correct / smoke.profile.problems.test_size, 4)
 
 
-def test_results_are_the_run_metrics_to_the_byte(smoke, places):
-    committed = Path(places["results_dir"]) / "smoke_metrics.csv"
-    assert committed.read_bytes() == (smoke.folder / "metrics.csv").read_bytes()
+def test_a_run_writes_into_its_folder_alone(smoke, root):
+    status = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True)
+    assert "smoke" not in status.stdout
+    assert not list((root / "figures").glob("smoke*")) and not list((root / "data" / "results").glob("smoke*"))
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_names_its_source(smoke, places, name):
-    picture = Path(places["figures_dir"]) / f"smoke_{name}.png"
+def test_every_figure_names_its_source(smoke, name):
+    picture = smoke.folder / "figures" / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(picture.with_suffix(".json").read_text())
     assert origin["profile"] == "smoke" and Path(origin["source"]).exists() and len(origin["source_sha256"]) == 64
@@ -95,7 +96,7 @@ def test_a_second_run_redoes_nothing(smoke, places):
 
 
 def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, places):
-    with pytest.raises(InputError, match=r"'training' section.*--from 03"):
+    with pytest.raises(InputError, match=r"training\.epochs.*--from 04"):
         run_notebooks("smoke", {**places, "training.epochs": 2})
 
 
@@ -104,8 +105,7 @@ def _in_a_fresh_process(overrides: dict[str, str], *names: str) -> None:
     code = (
         "from tokenskip_lib.core.profiles import load_profile; from tokenskip_lib.experiments import stages; "
         "from tokenskip_lib.experiments.run import Run; "
-        f"run = Run.create(load_profile('smoke', {overrides!r})); "
-        + "; ".join(f"stages.{name}(run)" for name in names)
+        f"run = Run.create(load_profile('smoke', {overrides!r})); " + "; ".join(f"stages.{name}(run)" for name in names)
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -124,7 +124,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_predictions(smoke, plac
     for name in (steps.TRAIN_PROBLEMS, steps.ADAPTER):
         (folder / name).symlink_to(smoke.folder / name)
     (folder / steps.PREDICTIONS).write_text("".join(lines[:-9]) + lines[-9][:40])
-    _in_a_fresh_process({**places, "run_dir": str(folder), "results_dir": str(tmp_path)}, "evaluate")
+    _in_a_fresh_process({**places, "run_dir": str(folder)}, "evaluate")
 
     def content(path: Path) -> list[dict]:
         return [p.model_dump(exclude={"seconds"}) for p in RecordStore(path, Prediction)]

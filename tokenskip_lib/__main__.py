@@ -1,15 +1,16 @@
-"""The command line: `python -m tokenskip_lib --help`."""
+"""The command line: `tokenskip --help`, or `python -m tokenskip_lib --help`. Every command calls the library."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides
+import tokenskip_lib
+from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
 
 app = typer.Typer(
-    help="TokenSkip: chains of thought that skip their unimportant tokens, by a ratio chosen at inference.",
+    help=(tokenskip_lib.__doc__ or "").splitlines()[0],
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +40,21 @@ TargetName = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tokenskip {tokenskip_lib.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
 @app.command()
 def run(
     profile: ProfileName = "demo",
@@ -61,27 +77,27 @@ def run(
         redo_from=stage_number(redo_from) if redo_from else None,
         only=stage_number(only) if only else None,
     )
-    print(f"records, metrics.csv and notebooks: {relative(made.folder)}; figures: {made.profile.figures_dir}")
+    print(f"records, tables (results/), figures (figures/) and notebooks: {relative(made.folder)}")
 
 
 @app.command()
 def profiles() -> None:
     """List the profiles."""
-    from tokenskip_lib.core.profiles import profile_names
-
+    width = max(map(len, profile_names()))
     for name in profile_names():
-        print(f"{name:20} {load_profile(name).description}")
+        print(f"{name:{width}}  {load_profile(name).description}")
 
 
 @app.command()
 def plan(
     profile: ProfileName = "demo",
     card: Annotated[
-        str | None, typer.Option(help="H100, H200, A100-80GB, L40S, RTX-4090, T4 or cpu; else what is here.")
+        str | None,
+        typer.Option(help="H100, H200, A100-80GB, L40S, RTX-4090, T4 or cpu; without it this machine."),
     ] = None,
     assignments: Assignments = None,
 ) -> None:
-    """What a run needs before it starts: memory, disk, tokens and time on a card."""
+    """Tell what a run needs before it starts: memory, disk, tokens and time on a card."""
     from tokenskip_lib.experiments.plan import report
 
     print(report(_load(profile, assignments), card))
@@ -151,38 +167,29 @@ def grade(
         str, typer.Argument(metavar="PREDICTIONS.jsonl", help="id, answer, output a line; `-` reads a pipe.")
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")] = "-",
-    layout: Annotated[str, typer.Option(help="answer; or think: the answer stands behind </think>.")] = "answer",
+    layout: Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")] = "answer",
 ) -> None:
-    """Anyone's predictions: prediction and is_correct added, strictly and by the reference's rule."""
-    from tokenskip_lib.evaluation.own_predictions import grade_file
+    """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
+    from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
-    counts = grade_file(predictions, output, layout)
-    shares = ", ".join(
-        f"{100 * counts[name] / counts['rows']:.1f}% {words}"
-        for name, words in [
-            ("correct", "correct"),
-            ("correct_by_reference", "by the reference's rule"),
-            ("no_answer", "state no answer"),
-        ]
-    )
-    print(f"{counts['rows']} predictions: {shares}", file=sys.stderr)
+    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
 
 
 @app.command()
 def export(
-    output: Annotated[str, typer.Option("--output", "-o", help="The folder to write to.")],
-    style: Annotated[str, typer.Option("--format", help="trl, or llamafactory.")] = "trl",
+    output: Annotated[str, typer.Option("--output", "-o", help="The folder to write into.")],
+    style: Annotated[str, typer.Option("--format", help="trl or llamafactory.")] = "trl",
     profile: ProfileName = "demo",
     assignments: Assignments = None,
 ) -> None:
-    """The training rows of stage 3, for another trainer."""
+    """Write the training rows of stage 3 for another trainer."""
     from pathlib import Path
 
     from tokenskip_lib.core.paths import relative
     from tokenskip_lib.experiments import stages
     from tokenskip_lib.experiments.run import Run
 
-    for path in stages.export(Run.create(_load(profile, assignments)), style, Path(output)):
+    for path in stages.export(Run.open(_load(profile, assignments)), style, Path(output)):
         print(relative(path))
 
 

@@ -96,3 +96,18 @@ def test_nothing_to_learn_from_is_refused():
         fit_policy(problems, [p for p in predictions if p.ratio == 1])
     with pytest.raises(InputError, match="some right and some wrong"):
         fit_policy(problems, [p.model_copy(update={"is_correct": True}) for p in predictions])
+
+
+def test_no_problems_no_answers_or_another_ratio_are_one_line_each():
+    problems, predictions = _world(40, 0, visible=True)
+    policy = fit_policy(problems, predictions)
+    with pytest.raises(InputError, match="there are none"):
+        choose_ratios(policy, [], 0.7)
+    with pytest.raises(InputError, match=r"answers at 0\.5, 0\.7, 1, not at 0\.6"):
+        choose_ratios(policy, problems, 0.6)
+    with pytest.raises(InputError, match="needs problems"):
+        compare_policy(policy, [], predictions)
+    with pytest.raises(InputError, match="needs answers of 'tokenskip'"):
+        compare_policy(policy, problems, [p for p in predictions if p.method == "original"])
+    with pytest.raises(InputError, match="problem 'p39' has no answer"):
+        compare_policy(policy, problems, [p for p in predictions if p.id != "p39"])

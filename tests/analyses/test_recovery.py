@@ -9,40 +9,6 @@ from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.models.prompts import RECOVERY, build_recovery_prompt
-from tokenskip_lib.problems.arithmetic import equations, found, numbers
-
-TEXT = "She pays 2 * $1,250 = $2,500.50 in 3 weeks, so (4+6)/2=5 are left; 7 = seven, x=9."
-
-
-def test_numbers_and_equations_are_read_as_they_stand():
-    assert numbers(TEXT) == ["2", "1250", "2500.50", "3", "4", "6", "2", "5", "7", "9"]
-    assert equations(TEXT) == ["2*1250=2500.50", "(4+6)/2=5"]
-    assert numbers("none") == equations("none") == []
-    assert numbers("1{,}000 and 2,500") == ["1000", "2500"]
-
-
-@pytest.mark.parametrize(
-    ("text", "equation"),
-    [
-        (r"\(2 \times 3 = 6\)", "2×3=6"),
-        (r"\[ 6 \div 2 = 3 \]", "6÷2=3"),
-        (r"$\frac{6}{2} = 3$", "6/2=3"),
-        (r"1{,}000 + 2 = 1{,}002", "1000+2=1002"),
-        ("1+" * 5_000, None),
-        ("3 = 3", None),
-        (r"\$4 \cdot 2 = \$8", "4×2=8"),
-    ],
-)
-def test_equations_in_latex_are_read_as_plain_ones(text, equation):
-    assert equations(text) == ([equation] if equation else [])
-
-
-@pytest.mark.parametrize(
-    ("wanted", "given", "share"),
-    [(["1", "2"], ["2"], 0.5), (["1", "1"], ["1"], 0.5), (["1"], ["1", "3"], 1), ([], ["1"], None)],
-)
-def test_each_is_found_as_often_as_it_is_there(wanted, given, share):
-    assert found(wanted, given) == share
 
 
 def test_the_model_is_asked_in_the_papers_words(tiny_tokenizer):

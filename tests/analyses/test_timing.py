@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from tokenskip_lib.analyses.timing import TIMING_COLUMNS, time_run
+from tokenskip_lib.analyses.timing import ComparedTiming, time_run
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import ServerSettings
+from tokenskip_lib.evaluation.tables import column_names
 from tokenskip_lib.experiments.run import Run
 
 
@@ -19,7 +20,7 @@ def run(tiny_profile, make_adapter):
 
 def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
     timings = time_run(run, 2, [1, 2])
-    assert list(timings.columns) == [*TIMING_COLUMNS, "speedup", "speedup_low", "speedup_high", "device"]
+    assert list(timings.columns) == column_names(ComparedTiming)
     pairs = [("original", 1.0), ("tokenskip", 1.0), ("tokenskip", 0.5)]
     assert sorted(zip(timings["batch_size"], timings["method"], timings["ratio"], strict=True)) == sorted(
         (size, *pair) for size in (1, 2) for pair in pairs
@@ -36,10 +37,16 @@ def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
         rows = timings[timings["batch_size"] == size]
         own = rows.loc[rows["method"] == "original", "seconds_per_problem"].iloc[0]
         assert rows["speedup"].to_numpy() == pytest.approx((own / rows["seconds_per_problem"]).to_numpy(), rel=0.05)
-    assert len(pd.read_csv(run.folder / "timings.csv")) == 6
+    assert len(pd.read_csv(run.folder / "results" / "timings.csv")) == 6
 
 
 def test_a_servers_profile_is_refused(run):
     server = ServerSettings(url="http://127.0.0.1:9/v1", model="base")
     with pytest.raises(InputError, match="server=null"):
         time_run(Run.create(run.profile.model_copy(update={"server": server})), 2, [1])
+
+
+@pytest.mark.parametrize(("size", "batch_sizes"), [(0, [1]), (2, [])])
+def test_nothing_to_time_is_one_line(run, size, batch_sizes):
+    with pytest.raises(InputError, match="at least one problem and one batch size"):
+        time_run(run, size, batch_sizes)

@@ -3,12 +3,10 @@
 import pytest
 import yaml
 
-from tokenskip_lib.core.paths import project_root, resolve_path
-from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
+from tokenskip_lib.core.profiles import load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.evaluation.methods import method_ratios
-from tokenskip_lib.experiments.steps import STAGE_OF_SECTION, STAGES
 from tokenskip_lib.problems.sets import PROBLEM_SETS
 from tokenskip_lib.pruning.registry import check_scorers
 
@@ -102,8 +100,8 @@ def test_a_choice_that_is_none_is_answered_with_the_valid_ones(key):
     assert {"target.dtype": "bfloat16", "prompts.format": "reference_qwen"}[key] in message and "nonsense" in message
 
 
-def test_defaults_that_the_file_does_not_mention_can_be_overridden():
-    written = yaml.safe_load((project_root() / "tokenskip_lib/profiles/demo.yaml").read_text())
+def test_defaults_that_the_file_does_not_mention_can_be_overridden(root):
+    written = yaml.safe_load((root / "tokenskip_lib/profiles/demo.yaml").read_text())
     assert "ratios" not in written["pruning"] and "system" not in written["prompts"]
     profile = load_profile("demo", {"pruning.ratios": [0.3, 1.0], "prompts.system": "Be brief.", "training.rank": 2})
     assert profile.pruning.ratios == [0.3, 1.0] and profile.prompts.system == "Be brief."
@@ -162,23 +160,6 @@ def test_assignments_are_read_as_yaml():
 @pytest.mark.parametrize("assignment", ["training.epochs", "=1", "pruning.ratios=[1"])
 def test_an_assignment_that_is_none_is_refused_as_it_was_written(assignment):
     assert assignment in _refusal(parse_overrides, [assignment])
-
-
-def test_every_stage_section_is_a_setting_and_maps_to_a_stage():
-    assert {name.partition(".")[0] for name in STAGE_OF_SECTION} <= set(Profile.model_fields)
-    assert set(STAGE_OF_SECTION.values()) <= set(range(1, len(STAGES) + 1))
-    undecided = set(Profile.model_fields) - set(STAGE_OF_SECTION)
-    places = {"name", "description", "run_dir", "figures_dir", "results_dir"}
-    assert undecided == places | {"target_training", "server", "studies"}
-
-
-def test_relative_paths_lie_under_the_root_from_any_folder_below_it(root, monkeypatch, tmp_path):
-    for folder in (root, root / "notebooks"):
-        monkeypatch.chdir(folder)
-        assert project_root() == root and resolve_path("data/x") == root / "data" / "x"
-    monkeypatch.chdir(tmp_path)
-    assert project_root() == tmp_path
-    assert resolve_path(str(root)) == root
 
 
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith(("qwen", "llama", "published"))])

@@ -1,5 +1,7 @@
-"""Methods: which there are, their budgets and prompts, and how an answer is graded and counted."""
+"""Methods: which there are, what each takes, their budgets, and your own."""
 
+import sys
+import textwrap
 from fractions import Fraction
 
 import pytest
@@ -10,14 +12,14 @@ from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
 from tokenskip_lib.evaluation.methods import (
     METHODS,
-    RATIO_METHODS,
-    build_requests,
-    grade_generation,
+    Method,
+    answer_budget,
+    find_method,
     method_ratios,
+    register_method,
     truncation_budget,
 )
-from tokenskip_lib.inference.engine import Generation
-from tokenskip_lib.models.prompts import build_prompt
+from tokenskip_lib.evaluation.predictions import build_requests
 
 
 def _settings(**methods) -> EvaluationSettings:
@@ -66,43 +68,92 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
         method_ratios(_settings(tokenskp=[0.5]))
 
 
-@pytest.mark.parametrize("method", sorted(RATIO_METHODS))
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.takes_ratio])
 def test_a_method_that_reads_a_ratio_needs_one(method):
     with pytest.raises(InputError, match=f"{method} needs a list of ratios"):
         method_ratios(_settings(**{method: []}))
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - RATIO_METHODS))
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.takes_ratio])
 def test_a_method_that_reads_no_ratio_takes_none(method):
     with pytest.raises(InputError, match=f"{method} takes no ratios"):
         method_ratios(EvaluationSettings(methods={"original": [], method: [0.5]}))
 
 
-def test_requests_differ_between_methods_in_their_prompt_alone(problems, tiny_tokenizer):
-    for method, ratio in (("original", 1.0), ("tokenskip", 0.5), ("truncation", 0.5), ("lc_prompt", 0.7)):
-        made = build_requests(problems, tiny_tokenizer, PromptSettings(), method=method, ratio=ratio, max_new_tokens=33)
-        assert [(r.key, r.max_new_tokens) for r in made] == [((p.id, method, ratio), 33) for p in problems]
-        assert [r.prompt for r in made] == [
-            build_prompt(tiny_tokenizer, p.question, PromptSettings(), method=method, ratio=ratio) for p in problems
-        ]
+BRIEF = Method("brief", takes_ratio=True, prompt="Write \\boxed{} after {percent}% fewer words.", colour="red")
 
 
-def test_a_prediction_counts_chain_and_answer_apart(problems):
-    text = "3 + 4 = 7 apples.\n\nThe final answer is: $\\boxed{7}$"
-    generation = Generation(key=("p0", "tokenskip", 0.5), text=text, tokens=15, cut_off=False, seconds=0.123456)
-    made = grade_generation(
-        problems[0], generation, max_new_tokens=64, count_tokens=lambda texts: [len(t.split()) for t in texts]
+def test_an_own_method_is_known_once_it_is_registered(own_methods, problems, tiny_tokenizer):
+    with pytest.raises(InputError, match="unknown method 'brief'"):
+        method_ratios(_settings(brief=[0.7]))
+    register_method(BRIEF)
+    register_method(BRIEF)  # as a notebook's cell does that is run twice
+    assert find_method("brief") is BRIEF
+    assert method_ratios(_settings(brief=[0.5, 0.7])) == [("original", 1.0), ("brief", 0.7), ("brief", 0.5)]
+    [request] = build_requests(
+        problems[:1], tiny_tokenizer, PromptSettings(), method="brief", ratio=0.7, max_new_tokens=9
     )
-    assert (made.id, made.method, made.ratio, made.answer, made.output) == ("p0", "tokenskip", 0.5, "7", text)
-    assert made.chain + "The final answer is: $\\boxed{7}$" == text
-    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (6, 5, "7", True)
-    assert (made.max_new_tokens, made.cut_off, made.seconds) == (64, False, 0.1235)
+    assert "\\boxed{}. Write \\boxed{} after 30% fewer words.\n" in request.prompt
 
 
-def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
-    generation = Generation(key=("p0", "truncation", 0.5), text="He has 3 + 4 = 7", tokens=7, cut_off=True, seconds=0.1)
-    made = grade_generation(
-        problems[0], generation, max_new_tokens=7, count_tokens=lambda texts: [len(t.split()) for t in texts],
-    )  # fmt: skip
-    assert (made.chain_tokens, made.answer_tokens, made.prediction, made.is_correct) == (7, 0, None, False)
-    assert made.cut_off
+@pytest.mark.parametrize(
+    ("name", "message"), [("tokenskip", "a method of this library"), ("a:b", "colon"), ("", "empty")]
+)
+def test_a_name_that_would_be_mistaken_for_another_is_refused(own_methods, name, message):
+    with pytest.raises(InputError, match=message):
+        register_method(Method(name, prompt="Hurry."))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of one's own in the working directory: `own_methods_of_a_test`."""
+    text = """
+        from tokenskip_lib.evaluation.methods import Method
+
+        HURRY = Method("hurry", prompt="Hurry up.")
+        WORDS = "Hurry up."
+    """
+    (tmp_path / "own_methods_of_a_test.py").write_text(textwrap.dedent(text))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "own_methods_of_a_test"
+    sys.modules.pop("own_methods_of_a_test", None)
+
+
+def test_an_own_method_is_found_by_module_and_attribute(own_methods, own_module):
+    settings = _settings(**{f"{own_module}:HURRY": []})
+    assert method_ratios(settings) == [("original", 1.0), ("hurry", 1.0)]
+    assert find_method("hurry").prompt == "Hurry up."
+    with pytest.raises(InputError, match="two methods of the name 'hurry'"):
+        method_ratios(_settings(**{f"{own_module}:HURRY": [], "hurry": []}))
+    with pytest.raises(InputError, match="takes no ratios"):
+        method_ratios(_settings(**{f"{own_module}:HURRY": [0.5]}))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("WORDS", "is a str; it must be a Method"), ("HURY", "has no 'HURY'")]
+)
+def test_what_is_no_method_is_refused_in_one_line(own_methods, own_module, attribute, message):
+    with pytest.raises(InputError, match=message):
+        find_method(f"{own_module}:{attribute}")
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "budget", "tokens"),
+    [
+        ("original", 1.0, "scaled", 100),
+        ("tokenskip", 0.5, "fixed", 100),
+        ("tokenskip", 0.5, "scaled", 50),
+        ("tokenskip", 0.001, "scaled", 1),
+        ("lc_prompt", 0.5, "scaled", 100),
+        ("truncation", 0.5, "fixed", 40),
+    ],
+)
+def test_each_method_has_its_budget(method, ratio, budget, tokens):
+    settings = _settings().model_copy(update={"budget": budget, "max_new_tokens": 100})
+    assert answer_budget(settings, method, ratio, [10, 10, 100]) == tokens
+
+
+def test_a_method_that_follows_the_original_has_no_budget_before_it():
+    with pytest.raises(ValueError, match="'truncation' follows from the original's answers"):
+        answer_budget(_settings(), "truncation", 0.5)

@@ -59,7 +59,7 @@ def test_a_pipe_goes_through(source, capsys, monkeypatch):
     [
         ('{"id": "d", "answer": "7"}', "4: no 'output'"),
         ('{"id": "d", "answer": null, "output": "x"}', "4: no 'answer'"),
-        ('{"id": "d", "answer": ["7"], "output": "x"}', "4: no 'answer'"),
+        ('{"id": "d", "answer": ["7"], "output": "x"}', "4: no 'answer' that is a text or a number"),
         ('{"id": "a", "answer": "7", "output": "x"}', "4: id 'a' was there before"),
         ("{", "4: not JSON"),
     ],

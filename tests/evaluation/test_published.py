@@ -5,11 +5,11 @@ import io
 import json
 import subprocess
 from operator import attrgetter
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tokenskip_lib.core.paths import project_root
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS, markdown_table
@@ -17,11 +17,13 @@ from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE
 from tokenskip_lib.experiments.steps import STAGES, STEPS
 from tokenskip_lib.experiments.studies import variant_profiles
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def committed(path: str) -> str:
     """A file as committed: a reader's own `make demo` rewrites results in the working tree."""
-    shown = subprocess.run(["git", "-C", str(project_root()), "show", f"HEAD:{path}"], capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else (project_root() / path).read_text(encoding="utf-8")
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True, text=True)
+    return shown.stdout if shown.returncode == 0 else (ROOT / path).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_data_readme_states_what_a_committed_adapter_was_made_with(name):
     assert f"{summary['tokens_an_epoch']:,} tokens, {summary['steps']} steps" in section
     assert f"| held-out loss | {summary['held_out_loss']} nats" in section
     assert f"| time | {summary['seconds'] / 60:.0f} minutes" in section
-    weights = project_root() / "data" / name / "adapter_model.safetensors"
+    weights = ROOT / "data" / name / "adapter_model.safetensors"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in section and weights.stat().st_size <= 10_000_000
 
 

@@ -1,12 +1,28 @@
 """The pipeline around the notebooks: what it refuses before it starts, and what it publishes."""
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
 import nbformat
+import papermill
 import pytest
 
-from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core import paths
+from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.experiments import notebooks, steps
 from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE, _for_readers, publish, run_notebooks
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.steps import STEPS
+from tokenskip_lib.experiments.steps import STAGES, STEPS
+
+PREDICTION = Prediction(
+    id="p", method="original", ratio=1.0, answer="7", output="7", chain="7", prediction="7", is_correct=True,
+    chain_tokens=1, answer_tokens=1, max_new_tokens=8, cut_off=False, seconds=0.1,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -36,24 +52,159 @@ def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
         run_notebooks("demo", {}, **step)
 
 
-def test_an_unfinished_run_is_not_published(tiny_profile, root):
-    before = (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes()
-    profile = tiny_profile.model_copy(update={"name": "demo", "studies": {}})
-    run = Run.create(profile)
-    for stage in ("generate", "score", "train", "evaluate"):
-        run.note(stage, notebook_seconds=1.0)
+def test_outside_a_checkout_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "checkout", lambda: None)
+    with pytest.raises(InputError, match="the notebooks are only in a checkout"):
+        run_notebooks("smoke", {"run_dir": str(tmp_path / "run")})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def execute(monkeypatch):
+    """A function that replaces the execution of every notebook by a call with its run and step."""
+
+    def replace(work) -> None:
+        by_name = {name: step for step, name in NOTEBOOKS.items()}
+        monkeypatch.setattr(notebooks, "_execute", lambda run, notebook, *_: work(run, by_name[notebook]))
+
+    return replace
+
+
+def test_a_notebook_that_showed_published_tables_is_not_said_to_be_done(execute, tmp_path):
+    execute(lambda run, step: None)
+    place = {"run_dir": str(tmp_path / "run")}
+    assert run_notebooks("smoke", place, only=6).timings() == {}
+    execute(lambda run, step: run.note(step, done=1))
+    assert list(run_notebooks("smoke", place).timings()) == list(STEPS)
+    execute(lambda run, step: pytest.fail("executed again"))
+    run_notebooks("smoke", place)
+
+
+def test_own_modules_are_found_by_a_notebooks_kernel_where_the_run_was_started(tiny_profile, tmp_path, monkeypatch):
+    seen = []
+
+    def look(source, target, **options):
+        code = "import my_scorers, other; print(my_scorers.__file__, other.__file__)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=options["cwd"], capture_output=True, text=True)
+        seen.append(done.stdout.split())
+
+    monkeypatch.setattr(papermill, "execute_notebook", look)
+    mine, others = tmp_path / "my_scorers.py", tmp_path / "others" / "other.py"
+    others.parent.mkdir()
+    mine.touch()
+    others.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(others.parent))
+    notebooks._execute(Run.create(tiny_profile), NOTEBOOKS["score"], "smoke", {})
+    assert seen == [[str(mine), str(others)]] and os.environ["PYTHONPATH"] == str(others.parent)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of its own, whose notebooks open with the profile `demo`; the working directory is in it."""
+    root = tmp_path / "checkout"
+    for folder in ("notebooks", "tokenskip_lib"):
+        (root / folder).mkdir(parents=True)
+    for name in NOTEBOOKS.values():
+        _write_notebook(root / "notebooks" / f"{name}.ipynb", "old")
+    (root / "README.md").write_text("<!-- metrics -->\nold\n<!-- /metrics -->\n")
+    monkeypatch.chdir(root)
+    return root
+
+
+def _write_notebook(path, text: str) -> None:
+    v4 = nbformat.v4
+    cells = [v4.new_code_cell('PROFILE = "demo"\nOVERRIDES = {}', metadata={"tags": ["parameters"]})]
+    notebook = v4.new_notebook(cells=[*cells, v4.new_markdown_cell(text)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def finished(checkout, tiny_profile):
+    """A function name -> the finished run of a profile, with a record, a table and two figures; below the checkout."""
+
+    def make(name: str) -> Run:
+        update = {"name": name, "studies": {}, "run_dir": f"data/runs/{name}"}
+        run = Run.create(tiny_profile.model_copy(update=update))
+        metrics = compute_metrics([PREDICTION], scorer="random", seed=0)
+        (run.folder / steps.CHAINS).write_text("{}\n")
+        run.save_figure(plt.figure(), "accuracy", run.write_result(metrics, steps.METRICS))
+        run.save_figure(plt.figure(), "lengths", run.folder / steps.CHAINS)
+        (run.folder / "notebooks").mkdir()
+        for stage in STAGES:
+            _write_notebook(run.folder / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb", "new")
+            run.note(stage, notebook_seconds=60.0)
+        return run
+
+    return make
+
+
+def _files(root) -> dict[str, bytes]:
+    """The checkout's files outside the run's folder."""
+    paths = [path for path in root.rglob("*") if path.is_file() and "runs" not in path.parts]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def test_publishing_copies_figures_tables_notebooks_and_the_readmes_table(checkout, finished):
+    run, before = finished("demo"), _files(checkout)
+    written = publish(run.profile)
+    after = _files(checkout)
+    assert {str(path.relative_to(checkout)) for path in written} == {
+        name for name in after if after[name] != before.get(name)
+    }
+    kinds = ("json", "png", "svg")
+    figures = {f"figures/demo_{name}.{kind}" for name in ("accuracy", "lengths") for kind in kinds}
+    assert set(after) - set(before) == {"data/results/demo_metrics.csv", *figures}
+    table = (run.folder / "results" / "metrics.csv").read_bytes()
+    assert after["data/results/demo_metrics.csv"] == table
+    assert b"| original |" in after["README.md"] and b"old" not in after["README.md"]
+    assert b"5.0 in all" in after["README.md"]
+    by_stage = [after[f"notebooks/{NOTEBOOKS[step]}.ipynb"] for step in STEPS]
+    assert [b"new" in notebook for notebook in by_stage] == [True] * 5 + [False] * 2
+
+
+def test_a_published_figure_names_its_source_relative_to_the_project(checkout, finished):
+    publish(finished("demo").profile)
+    named = {}
+    for path in sorted((checkout / "figures").glob("*.json")):
+        origin = json.loads(path.read_text())
+        named[path.name] = origin["source"]
+        assert origin["source_sha256"] == hashlib.sha256((checkout / origin["source"]).read_bytes()).hexdigest()
+    assert named == {
+        "demo_accuracy.json": "data/results/demo_metrics.csv",
+        "demo_lengths.json": "data/runs/demo/01_chains.jsonl",
+    }
+
+
+def test_of_a_profile_that_no_notebook_opens_with_figures_and_tables_are_published(checkout, finished):
+    run, before = finished("mine"), _files(checkout)
+    publish(run.profile)
+    after = _files(checkout)
+    assert {name: after[name] for name in before} == before
+    assert "data/results/mine_metrics.csv" in after and "figures/mine_lengths.svg" in after
+
+
+def test_publishing_writes_nothing_into_the_run(checkout, finished):
+    run = finished("demo")
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    publish(run.profile)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+
+
+def test_an_unfinished_run_is_not_published(checkout, finished):
+    run, before = finished("demo"), _files(checkout)
+    del run.state["stages"]["prune"]
+    run._write()
     with pytest.raises(InputError, match="03_pruning has not been run"):
-        publish(profile)
-    assert (root / "notebooks" / "01_chains_of_thought.ipynb").read_bytes() == before
+        publish(run.profile)
+    assert _files(checkout) == before
 
 
-@pytest.mark.parametrize("only", [None, 6])
-def test_a_run_is_published_where_the_notebook_opens_with_its_profile(tiny_profile, only):
-    run = Run.create(tiny_profile)
-    for stage in STEPS:
-        run.note(stage, notebook_seconds=1.0)
-    with pytest.raises(InputError, match="opens with profile 'demo"):
-        publish(tiny_profile, only=only)
+def test_what_is_no_run_is_not_published(checkout, tiny_profile):
+    with pytest.raises(InputError, match="no run here"):
+        publish(tiny_profile)
+    assert not tiny_profile.path("").exists()
 
 
 def test_only_the_marked_table_of_the_readme_is_replaced():

@@ -1,5 +1,6 @@
 """The plan: counts against published models and real tensors, tokens against what a run really took."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.experiments import costs, stages, steps
 from tokenskip_lib.experiments.costs import CARDS, find_card, kv_cache_bytes, read_shape
-from tokenskip_lib.experiments.plan import ADAPTER_BYTES, report
+from tokenskip_lib.experiments.plan import ADAPTER_BYTES, _time, report
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.workload import stage_work
+from tokenskip_lib.experiments.workload import EVALUATIONS, stage_work
 from tokenskip_lib.inference import build
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.inference.kv_cache import new_cache
@@ -223,6 +224,10 @@ def test_rows_and_compared_chains_are_counted_up_to_their_limits(tiny_profile):
 def test_an_unknown_card_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="unknown card 'H10' \\(did you mean 'H100'"):
         find_card("H10", "auto")
+    with pytest.raises(InputError, match="did you mean 'A100-80GB'"):  # and not H100, which differs in one letter
+        find_card("A100", "auto")
+    with pytest.raises(InputError, match="did you mean 'RTX-4090'"):
+        find_card("4090", "auto")
     assert find_card("rtx 4090", "auto") == (CARDS["RTX-4090"], torch.bfloat16)
     assert find_card("T4", "auto") == (CARDS["T4"], torch.float16)
 
@@ -236,6 +241,7 @@ def test_an_unknown_card_is_refused_with_the_nearest_name():
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA GeForce RTX 4090", "RTX-4090"),
         ("Tesla T4", "T4"),
+        ("NVIDIA A100-PCIE-40GB", "A100-80GB"),
     ],
 )
 def test_the_card_that_is_here_is_found_by_its_name(device, card, monkeypatch):
@@ -252,6 +258,33 @@ def test_the_report_says_what_it_assumes_and_where_it_does_not_fit(tiny_profile,
     assert "DOES NOT FIT" not in text
     monkeypatch.setitem(CARDS, "T4", replace(CARDS["T4"], memory=1e4))
     assert "DOES NOT FIT" in report(tiny_profile, "T4")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "printed"),
+    [
+        (0, "0.0 s"),
+        (1e-5, "< 0.1 ms"),
+        (0.0123, "12.3 ms"),
+        (0.25, "0.2 s"),
+        (99, "99.0 s"),
+        (600, "10.0 min"),
+        (7200, "2.0 h"),
+    ],
+)
+def test_short_times_are_not_printed_as_nothing(seconds, printed):
+    assert _time(seconds) == printed
+
+
+def test_the_held_out_rows_are_read_as_often_as_training_reads_them(
+    tiny_profile, tiny_target, tiny_tokenizer, tmp_path
+):
+    rows = [SFTRow(id=f"r{i}", ratio=0.5, prompt="Tom", completion=" has 3", held_out=i < 2) for i in range(18)]
+    settings = TrainingSettings(rank=4, alpha=8, epochs=1, batch_size=1, accumulation=1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_target)
+    train_adapter(model, tiny_tokenizer, rows, settings, tmp_path / "adapter", base_name="tiny", seed=0)
+    log = [json.loads(line) for line in (tmp_path / "adapter" / "training_log.jsonl").read_text().splitlines()]
+    assert sum("eval_loss" in line for line in log) == EVALUATIONS
 
 
 def _plan(root, *arguments: str) -> subprocess.CompletedProcess:

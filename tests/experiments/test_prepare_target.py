@@ -58,10 +58,21 @@ def test_a_training_does_not_go_on_with_other_settings(profile, changed, name):
         prepare_target(with_overrides(profile, changed, where="t"))
 
 
+def test_a_training_goes_on_with_other_settings_that_change_no_result(profile):
+    first = prepare_target(profile)
+    changed = {"target_training.training.save_every": 7, "target_training.training.checkpointing": True}
+    assert prepare_target(with_overrides(profile, changed, where="t")) == first
+
+
 def test_a_validation_problem_that_is_also_taught_is_refused(profile, problems, tmp_path):
     RecordStore(tmp_path / "validation.jsonl", Problem).append(problems[:1])
     with pytest.raises(InputError, match="'p0' is also training problem 'p0'"):
         prepare_target(profile)
+
+
+def test_a_whole_solution_was_not_pruned_by_spans(problems):
+    chain = module._unpruned(problems[0], lambda text: len(text.split()))
+    assert chain.kept is None and chain.text == problems[0].solution and chain.actual_ratio == 1
 
 
 def test_a_profile_without_a_target_training_is_refused(tiny_profile):

@@ -24,6 +24,12 @@ def test_questions_are_asked_at_every_ratio_in_their_order(run, problems, make_a
     assert list(adapted["id"]) == list(table["id"]) and list(adapted["output"]) != list(table["output"])
 
 
+def test_chains_are_asked_as_their_problems_are(run, problems, chain_of):
+    chains = [chain_of(problem) for problem in problems[:2]]
+    by_chain = ask_at_ratios(run, chains, RATIOS, adapter=None)
+    assert by_chain.equals(ask_at_ratios(run, problems[:2], RATIOS, adapter=None))
+
+
 def test_the_profiles_adapter_comes_before_the_runs_own(run):
     with pytest.raises(InputError, match="tokenskip_lib train"):
         find_trained(run)

@@ -1,14 +1,18 @@
 """Run folders: other settings are refused by name, redoing a stage removes it and what follows."""
 
 import json
+import os
 
+import pandas as pd
 import pytest
 
 from tokenskip_lib.core.paths import relative
+from tokenskip_lib.core.profiles import is_how, load_profile, setting_values
 from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.experiments import run as run_module
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.steps import STAGE_OF_SECTION, STAGES, stage_number
+from tokenskip_lib.experiments.steps import STAGE_OF, STAGES, stage_number, stage_of
 
 STAGE_FILES = [
     "01_train_problems.jsonl",
@@ -19,7 +23,7 @@ STAGE_FILES = [
     "04_adapter/summary.json",
     "05_predictions.jsonl",
 ]
-# One change a section, or field of its own stage: (section, dotted key, value).
+# One change for every entry of STAGE_OF: (dotted name, value).
 CHANGES = {
     "seed": ("seed", 99),
     "target": ("target.model", "another/model"),
@@ -31,6 +35,11 @@ CHANGES = {
     "importance": ("importance.scorer", "random"),
     "pruning": ("pruning.ratios", [0.5, 1.0]),
     "training": ("training.epochs", 7),
+    "training.ratios_a_problem": ("training.ratios_a_problem", "all"),
+    "training.rows": ("training.rows", 7),
+    "training.seed": ("training.seed", 7),
+    "training.held_out": ("training.held_out", 0.5),
+    "server.model": ("server", ServerSettings(url="http://127.0.0.1:1/v1", model="other")),
     "evaluation": ("evaluation.max_new_tokens", 9),
     "prompts.baseline_place": ("prompts.baseline_place", "question"),
     "prompts.marker": ("prompts.marker", "words"),
@@ -113,22 +122,22 @@ def test_a_stage_names_the_code_that_finished_it_whoever_reads_it_later(tiny_pro
     assert reader.state["stages"]["score"]["finished_by"]["versions"] == reader.state["versions"]
 
 
-@pytest.mark.parametrize("section", sorted(STAGE_OF_SECTION))
-def test_other_settings_are_refused_with_their_section_and_the_stage_to_redo(finished, tiny_profile, section):
+@pytest.mark.parametrize("section", sorted(CHANGES))
+def test_another_value_is_refused_with_the_settings_name_and_the_stage_to_redo(finished, tiny_profile, section):
     files = _files(finished)
     with pytest.raises(InputError) as caught:
         Run.create(_changed(tiny_profile, *CHANGES[section]))
     message = str(caught.value)
-    assert f"'{section}'" in message and f"--from {STAGE_OF_SECTION[section]:02}" in message and "\n" not in message
+    assert section in message and f"--from {STAGE_OF[section]:02}" in message and "\n" not in message
     assert _files(finished) == files
     assert json.loads((finished.folder / "profile.json").read_text())["profile"] == tiny_profile.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("section", sorted(STAGE_OF_SECTION))
+@pytest.mark.parametrize("section", sorted(CHANGES))
 def test_other_settings_are_taken_where_their_stage_is_redone(finished, tiny_profile, section):
-    changed, stage = _changed(tiny_profile, *CHANGES[section]), STAGE_OF_SECTION[section]
+    changed, stage = _changed(tiny_profile, *CHANGES[section]), STAGE_OF[section]
     if stage < len(STAGES):
-        with pytest.raises(InputError, match=f"'{section}'"):
+        with pytest.raises(InputError, match=section):
             Run.create(changed, redo_from=stage + 1)
     Run.create(changed, redo_from=stage)
     assert json.loads((finished.folder / "profile.json").read_text())["profile"] == changed.model_dump(mode="json")
@@ -139,7 +148,7 @@ def test_settings_of_stages_that_have_not_begun_may_change(tiny_profile):
     run = Run.create(tiny_profile)
     (run.folder / "01_chains.jsonl").write_text("{}\n")
     Run.create(_changed(tiny_profile, *CHANGES["importance"]))
-    with pytest.raises(InputError, match="'chains'"):
+    with pytest.raises(InputError, match=r"chains\.max_new_tokens"):
         Run.create(_changed(tiny_profile, *CHANGES["chains"]))
 
 
@@ -152,8 +161,109 @@ def test_the_held_out_share_is_part_of_the_rows_that_stage_3_wrote(finished, tin
         Run.create(changed, redo_from=4)
 
 
-def test_where_a_run_writes_its_figures_is_no_reason_to_redo_it(finished, tiny_profile, tmp_path):
-    Run.create(tiny_profile.model_copy(update={"figures_dir": str(tmp_path / "other"), "description": "another"}))
+def test_what_a_run_is_called_is_no_reason_to_redo_it(finished, tiny_profile):
+    Run.create(tiny_profile.model_copy(update={"description": "another"}))
+
+
+def test_every_setting_says_what_it_changes(tiny_profile):
+    # A new setting has to say what it changes: a stage (STAGE_OF), or how the work is done (HOW).
+    places = {"name", "description", "run_dir", "studies", "target_training.rows", "target_training.training"}
+    undecided = [key for key in setting_values(tiny_profile) if stage_of(key) is None and not is_how(key)]
+    assert set(undecided) == places
+    assert {*CHANGES, "server.tokenskip_model"} == set(STAGE_OF)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target.batch_tokens", 4096),
+        ("target.cache_dir", "/elsewhere"),
+        ("importance.batch_tokens", 99),
+        ("training.save_every", 7),
+        ("training.checkpointing", True),
+    ],
+)
+def test_how_the_work_is_done_never_asks_for_a_stage_to_be_redone(finished, tiny_profile, key, value):
+    Run.create(_changed(tiny_profile, key, value))
+
+
+def _served(profile, **settings):
+    """The profile with a server's answers."""
+    server = {"url": "http://127.0.0.1:1/v1", "model": "A", **settings}
+    return profile.model_copy(update={"server": ServerSettings(**server)})
+
+
+@pytest.mark.parametrize("other", [{"model": "B"}, None])
+def test_what_answered_cannot_change_under_chains_that_are_there(tiny_profile, other):
+    run = Run.create(_served(tiny_profile))
+    (run.folder / "01_chains.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"server\.model .*--from 01"):
+        Run.create(tiny_profile if other is None else _served(tiny_profile, **other))
+
+
+def test_the_adapter_that_answered_cannot_change_under_its_predictions(tiny_profile):
+    run = Run.create(_served(tiny_profile))
+    (run.folder / "05_predictions.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"server\.tokenskip_model .*--from 05"):
+        Run.create(_served(tiny_profile, tokenskip_model="other"))
+
+
+def test_where_the_same_server_is_and_how_it_is_asked_may_change(tiny_profile):
+    run = Run.create(_served(tiny_profile))
+    for name in ("01_chains.jsonl", "05_predictions.jsonl"):
+        (run.folder / name).write_text("{}\n")
+    how = {"url": "http://127.0.0.1:2/v1", "concurrency": 2, "retries": 0, "timeout": 5, "api_key_variable": "KEY"}
+    Run.create(_served(tiny_profile, **how))
+
+
+def test_opening_a_run_to_read_it_writes_nothing(finished, tiny_profile, monkeypatch):
+    monkeypatch.setattr(run_module, "commit", lambda: "another")
+    monkeypatch.setattr(run_module, "write_json", lambda *_: pytest.fail("written"))
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.folder.rglob("*")}
+    opened = Run.open(tiny_profile)
+    assert opened.state == finished.state and list(opened.timings()) == list(STAGES)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.folder.rglob("*")} == before
+
+
+def test_a_run_that_is_not_there_is_not_opened(tiny_profile):
+    with pytest.raises(InputError, match="no run here"):
+        Run.open(tiny_profile)
+    assert not tiny_profile.path("").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(finished, tiny_profile):
+    state = json.loads((finished.folder / "profile.json").read_text())
+    state["profile"] |= {"figures_dir": "figures", "results_dir": "data/results"}
+    (finished.folder / "profile.json").write_text(json.dumps(state))
+    Run.create(tiny_profile)
+    with pytest.raises(InputError, match="seed"):
+        Run.create(_changed(tiny_profile, "seed", 99))
+
+
+def test_a_result_is_the_runs_own_or_else_the_published_one(tmp_path, root):
+    run = Run.create(load_profile("demo", {"run_dir": str(tmp_path / "run"), "target.batch_tokens": 4096}))
+    assert run.find_result("metrics.csv") == root / "data" / "results" / "demo_metrics.csv"
+    run.write_result(pd.DataFrame({"a": [1]}), "metrics.csv")
+    assert run.find_result("metrics.csv") == run.folder / "results" / "metrics.csv"
+    with pytest.raises(InputError, match="not published"):
+        run.find_result("nothing.csv")
+
+
+def test_a_published_result_is_not_shown_for_a_run_with_other_settings(tmp_path):
+    run = Run.create(load_profile("demo", {"run_dir": str(tmp_path / "run"), "training.epochs": 2}))
+    with pytest.raises(InputError, match=r"was made with another 'training\.epochs'"):
+        run.find_result("metrics.csv")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into a read-only folder")
+def test_a_run_in_a_read_only_folder_can_be_read(finished, tiny_profile):
+    finished.folder.chmod(0o555)
+    try:
+        assert list(Run.open(tiny_profile).timings()) == list(STAGES)
+        with pytest.raises(PermissionError):
+            Run.create(tiny_profile)
+    finally:
+        finished.folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
@@ -220,7 +330,7 @@ def test_another_test_set_concerns_the_evaluation_alone(tiny_profile):
     smaller = tiny_profile.model_copy(update={"problems": tiny_profile.problems.model_copy(update={"test_size": 1})})
     Run.create(smaller)
     (run.folder / "05_predictions.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"'problems.test_size' setting.*--from 05"):
+    with pytest.raises(InputError, match=r"problems\.test_size .*--from 05"):
         Run.create(tiny_profile)
 
 

@@ -232,7 +232,7 @@ def test_from_scores_to_metrics(answered, problems, tmp_path):
     budgets = {p.max_new_tokens for p in predictions if p.method == "truncation"}
     assert budgets == {truncation_budget(spent, 0.5)}
     assert {p.max_new_tokens for p in predictions if p.method != "truncation"} == {8}
-    written = pd.read_csv(tmp_path / "results" / "smoke_metrics.csv", keep_default_na=False)
+    written = pd.read_csv(tmp_path / "run" / "results" / "metrics.csv", keep_default_na=False)
     assert list(written["method"]) == list(metrics["method"])
 
     # A tear in the file costs time, not content.

@@ -9,9 +9,9 @@ from tokenskip_lib.core import records
 from tokenskip_lib.core.profiles import Profile, load_profile, with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem
 from tokenskip_lib.core.store import RecordStore
-from tokenskip_lib.evaluation import methods
+from tokenskip_lib.evaluation import predictions
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
-from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments import evaluate, stages, steps
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.studies import check_studies, run_study, variant_profiles
 
@@ -45,7 +45,7 @@ def test_every_variant_has_its_rows_with_what_was_varied(with_study, tmp_path):
     assert list(table["method"]) == ["original", "tokenskip"] * 2
     assert list(table["training.rows"]) == list(table["rows_trained"]) == [1, 1, 2, 2]
     assert list(table["prompts.marker"]) == ["eos", "eos", "words", "words"]
-    written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", keep_default_na=False, na_values=[""])
+    written = pd.read_csv(tmp_path / "run" / "results" / "mine.csv", keep_default_na=False, na_values=[""])
     pd.testing.assert_frame_equal(written, table)
 
 
@@ -72,7 +72,7 @@ def test_a_variant_may_change_nothing_and_has_the_runs_own_adapter(with_study, t
     run_study(run, "mine")
     unchanged = Run.create(variant_profiles(run.profile, "mine")[1][1]).folder
     assert unchanged.name.startswith("unchanged") and (unchanged / steps.ADAPTER).is_symlink()
-    written = pd.read_csv(tmp_path / "results" / "smoke_mine.csv", dtype=str, keep_default_na=False)
+    written = pd.read_csv(tmp_path / "run" / "results" / "mine.csv", dtype=str, keep_default_na=False)
     assert list(written["training.rows"]) == ["1", "1", "", ""]  # not 1.0
     assert list(written["rows_trained"]) == ["1", "1", "3", "3"]
 
@@ -81,18 +81,18 @@ def test_a_study_that_is_done_is_not_done_again(with_study, monkeypatch):
     run = with_study({"training.rows": 1}, {"training.rows": 2})
     before = run_study(run, "mine")
     monkeypatch.setattr(stages, "train_adapter", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(stages, "predict_all", lambda *_, **__: pytest.fail("answered again"))
+    monkeypatch.setattr(evaluate, "predict_all", lambda *_, **__: pytest.fail("answered again"))
     pd.testing.assert_frame_equal(run_study(Run.create(run.profile), "mine"), before)
 
 
 def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
-    asked, answer = [], methods.predict_all
+    asked, answer = [], predictions.predict_all
 
     def counting(engine, tokenizer, problems, prompts, plan, **options):
         asked.extend(method for method, *_ in plan)
         return answer(engine, tokenizer, problems, prompts, plan, **options)
 
-    monkeypatch.setattr(stages, "predict_all", counting)
+    monkeypatch.setattr(evaluate, "predict_all", counting)
     run_study(with_study({"training.rows": 1}, {"training.rows": 2}, {"evaluation.max_new_tokens": 6}), "mine")
     assert asked == ["original", "tokenskip", "tokenskip", "original", "tokenskip"]
 
@@ -160,7 +160,7 @@ def test_a_wrong_variant_is_refused_before_anything_runs(with_study, varied, mes
 @pytest.mark.parametrize(
     ("study", "varied", "message"),
     [
-        ("mine", {"figures_dir": "elsewhere"}, "changes no stage"),
+        ("mine", {"description": "another"}, "changes no stage"),
         ("metrics", {"training.rows": 1}, "written over"),
     ],
 )

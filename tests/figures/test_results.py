@@ -6,7 +6,9 @@ import json
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
+from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.figures import results, style
 
@@ -23,7 +25,7 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     source.write_text("a,b\n1,2\n")
     figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
     path = run.save_figure(figure, "loss", source)
-    assert path == tmp_path / "figures" / "smoke_loss.png" and path.read_bytes().startswith(b"\x89PNG")
+    assert path == run.folder / "figures" / "loss.png" and path.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
     assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])
@@ -72,10 +74,27 @@ def test_the_axis_is_broken_where_most_of_it_is_empty_and_every_point_lies_in_on
 
 
 def test_every_method_has_a_style_of_its_own():
-    from tokenskip_lib.evaluation.methods import METHODS
+    styles = style.method_styles([*METHODS, "random pruning", "another"])
+    assert len(set(styles.values())) == len({colour for colour, _ in styles.values()}) == len(METHODS) + 2
+    built_in = {to_rgb(method.colour) for method in METHODS.values()}
+    assert built_in == {to_rgb("black"), *(style.PALETTE[number] for number in range(6))}
+    assert built_in.isdisjoint(style.FREE_COLOURS)
+    assert not set(style.FREE_MARKERS) & {method.marker for method in METHODS.values()}
+    assert styles["random pruning"] == (style.PALETTE[7], "v")
 
-    assert set(style.METHOD_STYLE) == {*METHODS, "random pruning"}
-    assert len(set(style.METHOD_STYLE.values())) == len(METHODS) + 1
+
+def test_more_methods_than_free_colours_are_drawn_all_the_same():
+    styles = style.method_styles([f"own {number}" for number in range(12)])
+    assert len(styles) == 12 and len(set(styles.values())) > len(style.FREE_COLOURS)
+
+
+def test_a_method_that_nobody_registered_is_drawn_too():
+    metrics = _metrics(("original", 1.0, 0.5, 100.0), ("mine", 0.5, 0.45, 60.0), ("yours", 0.5, 0.48, 70.0))
+    published = _metrics(("theirs", 0.5, 0.47, 80.0))
+    [axes] = results.accuracy_figure(metrics, "t", published).axes
+    assert _drawn(axes) == {(100.0, 50.0), (60.0, 45.0), (70.0, 48.0)}
+    colours = {text.get_text(): to_rgb(text.get_color()) for text in axes.texts}
+    assert len(set(colours.values())) == len(colours) == 4 and "theirs, published" in colours
 
 
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicLayer
 
 from tokenskip_lib.core.records import InputError
@@ -164,7 +165,7 @@ def test_no_request_is_no_batch(tiny_model, tiny_tokenizer):
 def _siblings(tokenizer, problems) -> list[Request]:
     """Every problem at three ratios, not in order."""
     asked = [(p, ratio) for ratio in (0.5, 1.0, 0.9) for p in problems]
-    prompts = [build_prompt(tokenizer, p.question, PromptSettings(), method="tokenskip", ratio=r) for p, r in asked]
+    prompts = [build_prompt(tokenizer, p.question, PromptSettings(), ratio=r) for p, r in asked]
     return [Request((p.id, ratio), prompt, BUDGET) for (p, ratio), prompt in zip(asked, prompts, strict=True)]
 
 
@@ -289,3 +290,28 @@ def test_a_batch_holds_no_more_tokens_than_allowed_and_changes_no_answer(tiny_mo
     assert {g.key: g.text for batch in batches for g in batch} == {
         name: tiny_tokenizer.decode(ids, skip_special_tokens=True) for name, ids in alone.items()
     }
+
+
+def test_a_step_reads_the_chosen_tokens_and_waits_for_nothing_else(tiny_model, tiny_tokenizer, requests):
+    class Waits(TorchDispatchMode):
+        """Counts the operations whose result the host must know before it goes on."""
+
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            name = operation.overloadpacket.__name__
+            places = args[1] if name in ("index", "index_put_") else []
+            by_mask = any(place is not None and place.dtype == torch.bool for place in places)
+            if by_mask or name in ("nonzero", "_local_scalar_dense", "is_nonzero"):
+                self.names.append(name)
+            return operation(*args, **kwargs or {})
+
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, len(requests))
+    counts = []
+    for budget in (4, 10):
+        with Waits() as waits:
+            _answers(engine, [replace(request, max_new_tokens=budget) for request in requests])
+        counts.append(len(waits.names))
+    assert counts[1] - counts[0] <= 10 - 4  # one a step: transformers asks whether the mask hides anything

@@ -15,6 +15,7 @@ from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.inference.engine import Request, TransformersEngine
 from tokenskip_lib.inference.server import ServerEngine
 from tokenskip_lib.models.prompts import build_prompt, encode_prompt
+from tokenskip_lib.models.tokens import token_counter
 
 BUDGET = 6
 MODELS = ["base", "tokenskip"]
@@ -26,7 +27,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, complete):
-        self.complete, self.faults = complete, {}
+        self.complete, self.faults, self.counts_nothing = complete, {}, False
         self.bodies, self.running, self.most = [], 0, 0
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -71,10 +72,14 @@ class _Handler(BaseHTTPRequestHandler):
                 text, tokens, cut_off = server.complete(body["prompt"], body["max_tokens"])
                 choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "length" if cut_off else "stop"}
                 made = tokens + (not cut_off)
-                usage = {"prompt_tokens": 1, "completion_tokens": made, "total_tokens": 1 + made}
+                usage = (
+                    None
+                    if server.counts_nothing
+                    else {"prompt_tokens": 1, "completion_tokens": made, "total_tokens": 1 + made}
+                )
                 self._send({
                     "id": "x", "object": "text_completion", "created": 0, "model": body["model"],
-                    "choices": [choice], "usage": usage,
+                    "choices": [choice], "usage": None if server.counts_nothing else usage,
                 })  # fmt: skip
         finally:
             with server.lock:
@@ -129,6 +134,13 @@ def test_answers_are_those_of_the_model_behind_it_and_prompts_are_ours_to_the_to
     sent = sorted(body["prompt"] for body in server.bodies)
     assert sent == sorted(encode_prompt(tiny_tokenizer, r.prompt) for r in requests)
     assert all(b["temperature"] == 0 and b["max_tokens"] == BUDGET and b["model"] == "base" for b in server.bodies)
+
+
+def test_answers_of_a_server_that_counts_nothing_are_counted_here(server, requests, tiny_tokenizer):
+    server.counts_nothing = True
+    counted = token_counter(tiny_tokenizer)
+    made = _answers(_engine(server, tiny_tokenizer), requests)
+    assert len(made) == len(requests) and all(tokens == counted(text) for text, tokens, _ in made.values())
 
 
 def test_no_sampling_setting_is_left_to_the_model_on_the_server(server, tiny_tokenizer, requests):

@@ -46,7 +46,7 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("transformers")
-    places = {name: str(folder / name) for name in ("run_dir", "figures_dir", "results_dir")}
+    places = {"run_dir": str(folder / "run")}
     return {**places, **SETTINGS, "problems.test_size": PROBLEMS, "evaluation.methods": METHODS}
 
 
@@ -129,10 +129,10 @@ def _is_up(port: int) -> bool:
 
 def _through_the_server(here: Run, overrides: dict, folder: Path, url: str) -> dict:
     """Overrides for the same evaluation in a folder of its own, asked of the server."""
-    (folder / "run_dir").mkdir()
+    (folder / "run").mkdir()
     for name in (steps.TRAIN_PROBLEMS, steps.ADAPTER):
-        (folder / "run_dir" / name).symlink_to(here.folder / name)
-    places = {name: str(folder / name) for name in ("run_dir", "figures_dir", "results_dir")}
+        (folder / "run" / name).symlink_to(here.folder / name)
+    places = {"run_dir": str(folder / "run")}
     return {**overrides, **places, "server.url": url, "server.model": "target", "server.retries": 1}
 
 

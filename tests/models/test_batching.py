@@ -1,5 +1,7 @@
 """Batches: every row gets its own result in the order it came, within the budget, even where memory runs out."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -108,3 +110,19 @@ def test_the_budget_suits_the_device_where_none_is_given():
     assert TokenBatches(None, torch.device("cpu")).budget == 512
     assert TokenBatches(None, torch.device("cuda")).budget > 512
     assert TokenBatches(7, torch.device("cuda")).budget == 7
+
+
+def test_a_failed_batch_is_let_go_before_memory_is_given_back(monkeypatch):
+    made, alive_then = [], []
+
+    def run(batch):
+        tensor = torch.zeros(3)
+        made.append(weakref.ref(tensor))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("injected")
+        return batch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive_then.append(made[-1]() is not None))
+    assert TokenBatches(20, torch.device("cpu")).map([10, 10], run) == [0, 1]
+    assert alive_then == [False]

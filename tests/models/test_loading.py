@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TargetSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 from tokenskip_lib.models import loading
 from tokenskip_lib.models.loading import (
     TargetModel,
@@ -72,6 +72,12 @@ def test_a_target_loads_what_is_asked_for_and_once(settings, monkeypatch):
     target = TargetModel(settings)
     assert target.tokenizer is target.tokenizer and loaded == []
     assert target.model is target.model and loaded == ["model"]
+
+
+def test_a_target_model_has_the_prompts_it_is_asked_with(settings):
+    prompts = PromptSettings(system="You count.")
+    assert TargetModel(settings, prompts).prompts is prompts
+    assert TargetModel(settings).prompts == PromptSettings()
 
 
 def test_an_adapter_is_merged_and_its_absence_is_named(settings, tiny_target, tiny_model, tmp_path):

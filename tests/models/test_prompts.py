@@ -7,9 +7,9 @@ import pytest
 
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings
-from tokenskip_lib.evaluation.methods import build_requests
+from tokenskip_lib.evaluation.methods import METHODS
+from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.models.prompts import (
-    BASELINE_PROMPTS,
     INSTRUCTION,
     answer_tail,
     build_prompt,
@@ -51,8 +51,8 @@ def test_the_marker_is_the_ratio_between_two_end_tokens(tokenizer, ratio, writte
 def test_there_is_no_marker_at_1(tokenizer):
     assert ratio_marker(tokenizer, 1.0, PromptSettings()) == ""
     settings = PromptSettings()
-    full = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=1.0)
-    assert full == build_prompt(tokenizer, QUESTION, settings, method="original")
+    full = build_prompt(tokenizer, QUESTION, settings, ratio=1.0)
+    assert full == build_prompt(tokenizer, QUESTION, settings)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_a_marker_for_an_impossible_ratio_is_refused(tokenizer, ratio):
 def test_the_marker_follows_the_question_and_nothing_else_changes(tokenizer):
     settings = PromptSettings()
     original = build_prompt(tokenizer, QUESTION, settings)
-    asked = build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=0.5)
+    asked = build_prompt(tokenizer, QUESTION, settings, ratio=0.5)
     assert asked == original.replace(QUESTION, QUESTION + ratio_marker(tokenizer, 0.5, PromptSettings()))
-    prompts = {build_prompt(tokenizer, QUESTION, settings, method="tokenskip", ratio=ratio) for ratio in RATIOS}
+    prompts = {build_prompt(tokenizer, QUESTION, settings, ratio=ratio) for ratio in RATIOS}
     assert len(prompts) == len(RATIOS)
 
 
@@ -132,12 +132,12 @@ def test_the_chat_layout_has_system_message_instruction_question_and_an_open_ans
 
 def test_the_qwen_format_of_the_reference_is_reproduced_exactly(qwen):
     settings = PromptSettings(format="reference_qwen")
-    assert build_prompt(qwen, QUESTION, settings, method="tokenskip", ratio=0.5) == (
+    assert build_prompt(qwen, QUESTION, settings, ratio=0.5) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "Please reason step by step, and put your final answer within \\boxed{}.\n"
         "Tom has 3 apples and buys 4 more. How many has he?<|eot_id|>0.5<|eot_id|><|im_end|>\n<|im_start|>assistant\n"
     )
-    assert build_prompt(qwen, QUESTION, settings, method="tokenskip", ratio=1.0) == (
+    assert build_prompt(qwen, QUESTION, settings, ratio=1.0) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "Please reason step by step, and put your final answer within \\boxed{}.\n"
         "Tom has 3 apples and buys 4 more. How many has he?<|im_end|>\n<|im_start|>assistant\n"
@@ -154,16 +154,17 @@ def test_the_qwen_format_of_the_reference_is_reproduced_exactly(qwen):
 )
 def test_a_baselines_sentence_stands_where_the_profile_says(tiny_tokenizer, place, system, user):
     settings = PromptSettings(system="You count.", baseline_place=place)
-    prompt = build_prompt(tiny_tokenizer, QUESTION, settings, method="be_concise")
+    prompt = build_prompt(tiny_tokenizer, QUESTION, settings, sentence="Be concise.")
     asked = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     assert prompt == f"<|im_start|>system\n{system}<|im_end|>\n{asked}"
     alone = build_prompt(tiny_tokenizer, QUESTION, settings)
-    assert "Be concise." not in alone and build_prompt(tiny_tokenizer, QUESTION, settings, method="truncation") == alone
+    assert "Be concise." not in alone
+    assert METHODS["truncation"].build_prompt(tiny_tokenizer, QUESTION, settings, 0.5) == alone
 
 
 def test_a_sentence_may_be_the_whole_system_message(tiny_tokenizer):
     settings = PromptSettings(system="", baseline_place="system")
-    prompt = build_prompt(tiny_tokenizer, QUESTION, settings, method="lc_prompt", ratio=0.7)
+    prompt = METHODS["lc_prompt"].build_prompt(tiny_tokenizer, QUESTION, settings, 0.7)
     assert prompt.startswith(
         "<|im_start|>system\nPlease reduce 30% of the words in your Chain-of-Thought process.<|im_end|>"
     )
@@ -173,13 +174,13 @@ def test_a_sentence_may_be_the_whole_system_message(tiny_tokenizer):
 
 def test_the_llama_format_of_the_reference_is_reproduced_exactly(llama3):
     settings = PromptSettings(format="reference_llama3")
-    assert build_prompt(llama3, QUESTION, settings, method="tokenskip", ratio=0.5) == (
+    assert build_prompt(llama3, QUESTION, settings, ratio=0.5) == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
         "Please reason step by step, and put your final answer within \\boxed{}.\n"
         "Tom has 3 apples and buys 4 more. How many has he?\n"
         "<|eot_id|>0.5<|eot_id|><|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    assert build_prompt(llama3, QUESTION, settings, method="tokenskip", ratio=1.0) == (
+    assert build_prompt(llama3, QUESTION, settings, ratio=1.0) == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
         "Please reason step by step, and put your final answer within \\boxed{}.\n"
         "Tom has 3 apples and buys 4 more. How many has he?\n"
@@ -200,24 +201,25 @@ def test_the_llama_format_of_the_reference_is_reproduced_exactly(llama3):
 )
 def test_a_baseline_adds_its_published_sentence_to_the_instruction(tiny_tokenizer, method, ratio, sentence):
     original = build_prompt(tiny_tokenizer, QUESTION, PromptSettings())
-    prompt = build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), method=method, ratio=ratio)
+    prompt = METHODS[method].build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), ratio)
     assert prompt == original.replace(INSTRUCTION, f"{INSTRUCTION} {sentence}")
 
 
 def test_the_instruction_and_the_four_baselines_are_the_published_ones():
     assert INSTRUCTION == "Please reason step by step, and put your final answer within \\boxed{}."
-    assert set(BASELINE_PROMPTS) == {"be_concise", "only_numbers", "abbre_words", "lc_prompt"}
+    asking = {name for name, method in METHODS.items() if method.prompt}
+    assert asking == {"be_concise", "only_numbers", "abbre_words", "lc_prompt"}
 
 
 def test_truncation_asks_what_the_original_asks(tiny_tokenizer):
     original = build_prompt(tiny_tokenizer, QUESTION, PromptSettings())
-    assert build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), method="truncation", ratio=0.5) == original
+    assert METHODS["truncation"].build_prompt(tiny_tokenizer, QUESTION, PromptSettings(), 0.5) == original
 
 
 def test_braces_and_chat_tokens_in_a_question_are_left_as_they_are(tiny_tokenizer):
     question = "What is \\frac{1}{2} of {percent}% of {{ 8 }}?"
     for method in ("tokenskip", "lc_prompt"):
-        assert question in build_prompt(tiny_tokenizer, question, PromptSettings(), method=method, ratio=0.5)
+        assert question in METHODS[method].build_prompt(tiny_tokenizer, question, PromptSettings(), 0.5)
 
 
 def test_a_response_ends_in_the_tail_and_one_end_token(tokenizer):

@@ -3,12 +3,10 @@
 import json
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Problem
-from tokenskip_lib.problems.arithmetic import check_equations, evaluate_arithmetic
+from tokenskip_lib.problems.arithmetic import check_equations
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
 from tokenskip_lib.problems.sets import load_problem_set, load_problems, read_problems, refuse_shared_questions
 
@@ -71,7 +69,8 @@ def test_every_kept_solution_is_checked_and_within_the_largest_number(symbolic):
 def test_what_is_dropped_is_counted_by_reason(symbolic):
     dropped = symbolic["train"].dropped
     rules = {"number above 99", "more than 60 words"}
-    assert set(dropped) <= rules | {"wrong equation", "uncheckable equation", "repeated question"}
+    others = {"wrong equation", "uncheckable equation", "repeated question", "multiplication written as x"}
+    assert set(dropped) <= rules | others
     assert dropped.keys() >= rules
     assert dropped["uncheckable equation"] > 0
 
@@ -194,105 +193,6 @@ def test_only_a_file_or_gsm_symbolic_has_validation_problems(train):
 def test_a_split_without_a_size_is_refused_by_its_name():
     with pytest.raises(InputError, match=r"problems\.validation_size"):
         load_problems(load_profile("smoke"), "validation")
-
-
-@pytest.mark.parametrize(
-    ("solution", "verdict"),
-    [
-        ("72*0.25=18", "clean"),
-        ("She pays 2 * $5 = $10, then.", "clean"),
-        ("2 × 3 = 6 apples", "clean"),
-        ("12 ÷ 4 = 3", "clean"),
-        ("50% * 10 = 5", "clean"),
-        ("1,000 * 2 = 2,000", "clean"),
-        ("(3 + 4) * 2 = 14", "clean"),
-        ("2 + 3 = 10 / 2 = 5", "clean"),
-        ("He loses 3 - 4 = -1.", "clean"),
-        ("2 * 3 = 6. Then 4 * 5 = 20.", "clean"),
-        ("First 2 + 2 = 4\nThen 4 + 4 = 8", "clean"),
-        ("0.88*40 = 35", "wrong equation"),
-        ("2 + 3 = 5 = 6", "wrong equation"),
-        ("2 + 2 = 4\n4 + 4 = 9", "wrong equation"),
-        ("1 / 3 = 0.33", "wrong equation"),
-        ("48=48", "uncheckable equation"),
-        ("x = 3", "uncheckable equation"),
-        ("5 * 2 eggs = 10 eggs", "uncheckable equation"),
-        ("3 apples + 4 = 7", "uncheckable equation"),
-        ("2 * 3 = six", "uncheckable equation"),
-        ("6 / 0 = 1", "uncheckable equation"),
-        ("9 ** 9 ** 9 = 1", "uncheckable equation"),
-        ("There is nothing to compute.", "uncheckable equation"),
-        ("", "uncheckable equation"),
-    ],
-)
-def test_equations_are_checked(solution, verdict):
-    assert check_equations(solution) == verdict
-
-
-a_number = st.integers(0, 10_000) | st.decimals(0, 1000, places=2)
-
-
-@given(a_number, st.sampled_from("+-*"), a_number, st.integers(1, 50))
-def test_a_right_equation_is_clean_and_any_other_result_is_wrong(left, symbol, right, off):
-    from decimal import Decimal
-
-    left, right = Decimal(left), Decimal(right)
-    value = {"+": left + right, "-": left - right, "*": left * right}[symbol]
-    assert check_equations(f"So {left} {symbol} {right} = {value:f} in all.") == "clean"
-    assert check_equations(f"So {left} {symbol} {right} = {value + off:f} in all.") == "wrong equation"
-
-
-@given(st.text(alphabet="0123456789 .,+-*/×÷()$%=ab\n", max_size=40))
-def test_checking_any_text_gives_a_verdict(text):
-    assume("**" not in text.replace(" ", ""))
-    assert check_equations(text) in ("clean", "wrong equation", "uncheckable equation")
-
-
-@pytest.mark.parametrize(
-    ("expression", "value"), [("1+2*3", 7), ("(1+2)*3", 9), ("-4/8", -0.5), ("2.5*4", 10), ("--3", 3), ("007.5", 7.5)]
-)
-def test_arithmetic_has_its_value(expression, value):
-    assert evaluate_arithmetic(expression) == value
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "__import__('os')",
-        "().__class__",
-        "abs(1)",
-        "x",
-        "x+1",
-        "'a'*3",
-        "[1]*3",
-        "True",
-        "1<2",
-        "1 if 1 else 2",
-        "2**3",
-        "9**9**9",
-        "7//2",
-        "7%2",
-        "1<<60",
-        "1,2",
-        "1+",
-        "",
-        "lambda: 1",
-        "9" * 400 + ".0",
-        "9" * 200 + "*" + "9" * 200,
-        "9" * 10_000,
-        "(" * 300 + "1" + ")" * 300,
-        "1+" * 5_000 + "1",
-    ],
-    ids=lambda expression: expression[:20] or "empty",
-)
-def test_what_is_not_plain_arithmetic_of_a_sane_size_is_refused(expression):
-    with pytest.raises(ValueError):
-        evaluate_arithmetic(expression)
-
-
-@pytest.mark.parametrize("huge", ["9" * 400 + ".0", "9" * 200 + "*" + "9" * 200, "1+" * 5_000 + "1"], ids=len)
-def test_an_equation_of_absurd_size_is_uncheckable(huge):
-    assert check_equations(f"{huge}+1 = 5") == "uncheckable equation"
 
 
 def test_a_gsm8k_style_file_is_split_into_solution_and_answer(tmp_path):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenskip_lib.core.records import ScoredChain
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.models.tokens import batch_token_counter
-from tokenskip_lib.pruning.prune import Layout, prune, prune_many
+from tokenskip_lib.pruning.layout import Layout
+from tokenskip_lib.pruning.prune import prune, prune_many
 from tokenskip_lib.pruning.spans import segment, span_kind
 
 LONG = (

@@ -79,7 +79,11 @@ def test_training_learns_the_response_and_saves_an_adapter_for_the_base(
     )  # fmt: skip
     assert trained["train_loss"] < summary["train_loss"] - 0.5
     assert json.loads((folder / "summary.json").read_text()) == trained
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert config["target_modules"] == sorted(config["target_modules"]) and len(config["target_modules"]) > 1
+    modes = {(folder / name).stat().st_mode & 0o777 for name in ("adapter_model.safetensors", "training_log.jsonl")}
+    assert len(modes) == 1 and modes.pop() & 0o400
     assert not (folder / "checkpoints").exists()
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     assert {"step", "epoch"} <= set(log[0]) and any("eval_loss" in line for line in log)
@@ -102,17 +106,17 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
         return train_adapter(model, tiny_tokenizer, rows, settings, tmp_path / name, base_name="tiny", seed=0)
 
     whole = train("whole")
-    step_end = lora._LogWriter.on_step_end
+    step_end = lora.LogWriter.on_step_end
 
     def killed(self, args, state, control, **kwargs):
         step_end(self, args, state, control, **kwargs)
         if state.global_step == 4:  # its losses are logged, its checkpoint is not written yet
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(lora._LogWriter, "on_step_end", killed)
+    monkeypatch.setattr(lora.LogWriter, "on_step_end", killed)
     with pytest.raises(KeyboardInterrupt):
         train("killed")
-    monkeypatch.setattr(lora._LogWriter, "on_step_end", step_end)
+    monkeypatch.setattr(lora.LogWriter, "on_step_end", step_end)
     assert not (tmp_path / "killed" / "summary.json").exists()
     last = tmp_path / "killed" / "checkpoints" / "checkpoint-3"
     shutil.copytree(last, last.with_name("checkpoint-4"))  # and a kill while it is saved: its state comes last

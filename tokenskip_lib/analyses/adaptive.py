@@ -1,21 +1,24 @@
-"""A ratio for each problem: more tokens for problems that look hard, at the same tokens on average.
+"""A ratio for each problem: more tokens for problems that look hard, the same tokens on average.
 
-One adapter answers at every ratio, so the choice costs nothing at inference. What is known before an
-answer is the question alone; a small predictor is fitted on problems that are neither trained nor tested on.
+One adapter answers at every ratio, so the choice needs no extra tokens or passes. Before the answer only the
+question is known. A small predictor reads it; it is fitted on problems that are neither trained nor tested on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError, Prediction, Problem
 from tokenskip_lib.evaluation.comparison import pair_outcomes
 from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.evaluation.tables import column_names, row_table
 from tokenskip_lib.problems.arithmetic import numbers_in
 
 if TYPE_CHECKING:
@@ -23,11 +26,36 @@ if TYPE_CHECKING:
 
 
 FEATURES = ["words", "sentences", "numbers", "largest_number", "fractions", "compared"]
-POLICY_COLUMNS = ["ratio", "tokens", "accuracy", "fixed_accuracy", "difference", "difference_low", "difference_high"]
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """The policy against one ratio for all problems.
+
+    The last four are missing (NaN) if no fixed ratio spends as few, or as many, tokens as the policy.
+
+    Attributes:
+        ratio: the fixed ratio whose tokens the policy may spend on average.
+        tokens: mean chain tokens that the policy spends.
+        accuracy: the policy's, a fraction.
+        fixed_accuracy: accuracy of fixed ratios at the same tokens, interpolated between them.
+        difference: accuracy less fixed_accuracy, with its 95% bootstrap interval over problems.
+    """
+
+    ratio: float
+    tokens: float
+    accuracy: float
+    fixed_accuracy: float = float("nan")
+    difference: float = float("nan")
+    difference_low: float = float("nan")
+    difference_high: float = float("nan")
+
+
+POLICY_COLUMNS = column_names(PolicyRow)
 
 
 class Policy(NamedTuple):
-    """Two predictors of (question, ratio): the probability of a right answer, and the chain's tokens."""
+    """Two predictors from (question, ratio): the probability of a right answer, and the chain's tokens."""
 
     correct: Pipeline
     tokens: Pipeline
@@ -35,7 +63,7 @@ class Policy(NamedTuple):
 
 
 def question_features(question: str) -> list[float]:
-    """What a question shows before it is answered, in the order of FEATURES."""
+    """What can be read off a question before it is answered, in the order of FEATURES."""
     numbers = numbers_in(question)
     return [
         float(len(question.split())),
@@ -51,8 +79,9 @@ def fit_policy(problems: Sequence[Problem], predictions: Iterable[Prediction]) -
     """Fit both predictors on tokenskip's answers to problems of a validation split.
 
     Raises:
-        InputError: fewer than two ratios, or answers that are all right or all wrong.
+        InputError: there are answers at fewer than two ratios, or all are right, or all are wrong.
     """
+    need("sklearn", "figures")
     from sklearn.linear_model import LinearRegression, LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
@@ -74,11 +103,26 @@ def fit_policy(problems: Sequence[Problem], predictions: Iterable[Prediction]) -
 
 
 def choose_ratios(policy: Policy, problems: Sequence[Problem], ratio: float) -> list[float]:
-    """A ratio for each problem, in their order, at the tokens that `ratio` for all would take on average.
+    """A ratio for each problem, such that all together take the tokens that `ratio` for all would take.
 
-    Each problem gets the ratio with the largest predicted accuracy less a price for its predicted tokens;
-    the price is set so that the predicted tokens meet the budget.
+    Each problem gets the ratio with the largest predicted accuracy, less a price for its predicted tokens.
+    The price is the one at which the predicted tokens meet the budget.
+
+    Args:
+        problems: at least one.
+        ratio: one of the policy's ratios.
+
+    Returns:
+        One ratio a problem, in the order of `problems`.
+
+    Raises:
+        InputError: there are no problems, or the policy was fitted without answers at this ratio.
     """
+    if not problems:
+        raise InputError("a ratio for each problem needs problems; there are none")
+    if ratio not in policy.ratios:
+        known = ", ".join(f"{value:g}" for value in policy.ratios)
+        raise InputError(f"the policy was fitted on answers at {known}, not at {ratio:g}")
     features = np.array([question_features(problem.question) for problem in problems])
     inputs = [np.column_stack([features, np.full(len(features), value)]) for value in policy.ratios]
     correct = np.column_stack([policy.correct.predict_proba(rows)[:, 1] for rows in inputs])
@@ -90,7 +134,7 @@ def choose_ratios(policy: Policy, problems: Sequence[Problem], ratio: float) -> 
         chosen = (correct - price * tokens).argmax(axis=1)
         low, high = (price, high) if tokens[everyone, chosen].mean() > budget else (low, price)
     chosen, dearer = ((correct - price * tokens).argmax(axis=1) for price in (high, low))
-    # At one price many problems may change their mind at once: as many do as the budget has room for.
+    # At one price many problems may change their ratio at once: only as many do as the budget has room for.
     extra = tokens[everyone, dearer] - tokens[everyone, chosen]
     room = budget * len(features) - tokens[everyone, chosen].sum()
     for number in np.flatnonzero(extra > 0):
@@ -102,29 +146,44 @@ def choose_ratios(policy: Policy, problems: Sequence[Problem], ratio: float) -> 
 def compare_policy(
     policy: Policy, problems: Sequence[Problem], predictions: Iterable[Prediction], *, seed: int = 0
 ) -> pd.DataFrame:
-    """The policy against one ratio for all, on problems it was not fitted on; a row a fixed ratio, in POLICY_COLUMNS.
+    """The policy against one ratio for all, on problems that it was not fitted on: the columns of PolicyRow.
 
-    Each problem's answer at its chosen ratio is one that was given anyway. tokens and accuracy are the
-    policy's; fixed_accuracy is what the fixed ratios' own curve, interpolated, has at those tokens;
-    difference is in accuracy, with its 95% bootstrap interval (problems resampled). The last four are
-    missing where the curve does not reach those tokens.
+    No new answers are needed: each problem was already answered at every ratio, so at its chosen one too.
+
+    Args:
+        problems: those to choose ratios for, at least one.
+        predictions: of `original` and `tokenskip` on these problems.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: there are no problems, one has no answer, or no ratio of the policy was answered.
     """
     answers = pair_outcomes([predictions])
-    correct, tokens = (table["tokenskip"].loc[[p.id for p in problems]] for table in (answers.correct, answers.tokens))
-    ratios = sorted(set(policy.ratios) & set(correct.columns))
+    if strangers := [problem.id for problem in problems if problem.id not in answers.correct.index]:
+        raise InputError(f"problem '{strangers[0]}' has no answer; finish the run first")
+    answered = {ratio for method, ratio in answers.pairs if method == "tokenskip"}
+    ratios = sorted(set(policy.ratios) & answered)
+    if not problems or not ratios:
+        missing = "answers of 'tokenskip' at the policy's ratios" if problems else "problems"
+        raise InputError(f"a ratio for each problem needs {missing}; there are none")
+    ids, asked = [problem.id for problem in problems], [("tokenskip", ratio) for ratio in ratios]
+    correct, tokens = (table.loc[ids][asked].to_numpy() for table in (answers.correct, answers.tokens))
     policy = policy._replace(ratios=tuple(ratios))
     counts = np.vstack([np.ones(len(problems)), resample(len(problems), seed)])
-    curve = [counts @ table[ratios].to_numpy() / len(problems) for table in (tokens, correct)]
+    curve = [counts @ table / len(problems) for table in (tokens, correct)]
     rows = []
     for ratio in ratios:
         chosen = choose_ratios(policy, problems, ratio)
-        places = (range(len(problems)), [correct.columns.get_loc(value) for value in chosen])
-        spent, right = (counts @ table.to_numpy()[places] / len(problems) for table in (tokens, correct))
-        rows.append([ratio, spent[0], right[0]] + 4 * [np.nan])
+        places = (range(len(problems)), [ratios.index(value) for value in chosen])
+        spent, right = (counts @ table[places] / len(problems) for table in (tokens, correct))
+        row = PolicyRow(ratio, tokens=spent[0], accuracy=right[0])
         if curve[0][0].min() - 1e-9 <= spent[0] <= curve[0][0].max() + 1e-9:
             fixed = np.array([_interpolate(*draw) for draw in zip(spent, *curve, strict=True)])
-            rows[-1][3:] = [fixed[0], right[0] - fixed[0], *interval((right - fixed)[1:])]
-    return pd.DataFrame(rows, columns=POLICY_COLUMNS)
+            low, high = interval((right - fixed)[1:])
+            difference = right[0] - fixed[0]
+            row = replace(row, fixed_accuracy=fixed[0], difference=difference, difference_low=low, difference_high=high)
+        rows.append(row)
+    return row_table(rows, PolicyRow)
 
 
 def _interpolate(at: float, tokens: np.ndarray, accuracy: np.ndarray) -> float:

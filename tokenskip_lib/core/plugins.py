@@ -1,8 +1,9 @@
-"""Your own code by name: `mypackage.module:function`, in a profile, on the command line and in notebooks alike."""
+"""Code that may be there or not: your own by name (`mypackage.module:function`), and packages that an extra brings."""
 
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from tokenskip_lib.core.records import InputError
 
@@ -39,3 +40,27 @@ def load_own(name: str, *, setting: str) -> object:
         return getattr(module, attribute)
     except AttributeError:
         raise InputError(f"{setting} '{name}': module '{module_name}' has no '{attribute}'") from None
+
+
+def need(package: str, extra: str) -> ModuleType:
+    """Import a package that comes with an extra of this library.
+
+    Args:
+        package: dotted module name, e.g. "openai".
+        extra: the extra that installs it, e.g. "server".
+
+    Raises:
+        InputError: it is not installed; the message names the extra.
+
+    Example:
+        >>> need("json", "server").__name__
+        'json'
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
+            raise  # the package is there, and something that it needs itself is not
+        raise InputError(
+            f"{package} is not installed; this needs the extra '{extra}': pip install 'tokenskip[{extra}]'"
+        ) from None

@@ -5,6 +5,7 @@ A changed section tells the first stage that has to be redone. The settings of e
 
 import difflib
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.records import InputError, Record, first_error
+from tokenskip_lib.core.records import InputError, first_error
 from tokenskip_lib.core.settings import (
+    HOW,
     ChainSettings,
     EvaluationSettings,
     ImportanceSettings,
@@ -36,8 +38,6 @@ class Profile(Settings):
     description: str
     seed: int = 0
     run_dir: str
-    figures_dir: str = "figures"
-    results_dir: str = "data/results"
     target: TargetSettings
     prompts: PromptSettings = PromptSettings()
     problems: ProblemSettings
@@ -60,10 +60,6 @@ class Profile(Settings):
         """What the pruned chains' `scorer` field says."""
         return "llmlingua" if self.pruning.mode == "llmlingua" else self.importance.scorer
 
-    def pruned_keys(self, chain: Record) -> list[tuple]:
-        """The keys of the records that pruning one chain gives."""
-        return [(chain.id, self.pruned_by, ratio) for ratio in self.pruning.ratios]
-
     def path(self, name: str) -> Path:
         """A file of this run's folder."""
         return resolve_path(self.run_dir) / name
@@ -84,6 +80,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     Raises:
         InputError: unknown profile, unknown key (the nearest valid one is named), or a bad value.
     """
+    source: Path | Traversable
     if name.endswith((".yaml", ".yml")):
         source = Path(name)
         if not source.is_file():
@@ -105,6 +102,40 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -> Profile:
     """The profile with some settings changed; `where` says whose overrides they are, should they be wrong."""
     return _validated(profile.model_dump(), overrides, where=where)
+
+
+def setting_values(profile: Profile) -> dict[str, Any]:
+    """Every setting by its dotted name, those of absent sections as None.
+
+    Example:
+        >>> setting_values(load_profile("demo"))["training.rank"]
+        16
+    """
+    values: dict[str, Any] = {}
+    for name, field in Profile.model_fields.items():
+        value, section = getattr(profile, name), _section(field.annotation)
+        if section is None or isinstance(value, dict):
+            values[name] = value
+            continue
+        values |= {f"{name}.{inner}": getattr(value, inner, None) for inner in section.model_fields}
+    return values
+
+
+def is_how(key: str) -> bool:
+    """Whether a setting, by its dotted name, changes how the work is done and not what comes out.
+
+    Example:
+        >>> is_how("training.save_every"), is_how("training.epochs"), is_how("no.setting")
+        (True, False, False)
+    """
+    model: type[BaseModel] | None = Profile
+    marks: list[Any] = []
+    for name in key.split("."):
+        if model is None or name not in model.model_fields:
+            return False
+        field = model.model_fields[name]
+        model, marks = _section(field.annotation), field.metadata
+    return HOW in marks
 
 
 def parse_overrides(assignments: list[str]) -> dict[str, Any]:
@@ -158,13 +189,17 @@ def _set(values: dict, dotted: str, value: Any) -> None:
 def _fields(parents: list[str]) -> list[str]:
     model: type[BaseModel] = Profile
     for position, parent in enumerate(parents):
-        annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        section = _section(model.model_fields[parent].annotation) if parent in model.model_fields else None
         if section is None:
             raise InputError(_unknown_key(parents[:position], parent))
         model = section
     return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The settings class that a field holds; None if it holds a plain value."""
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def _unknown_key(parents: list[str], field: str) -> str:

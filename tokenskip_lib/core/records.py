@@ -4,6 +4,7 @@ A stage reads records and appends records; a killed stage continues where it sto
 knows nothing about models, prompts or notebooks.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -128,6 +129,16 @@ class PrunedChain(Record):
     @property
     def actual_ratio(self) -> float:
         return self.tokens / self.original_tokens
+
+
+def pruned_keys(chain: Record, scorer: str, ratios: Iterable[float]) -> list[PrunedKey]:
+    """The keys of the records that pruning one chain at several ratios gives.
+
+    Example:
+        >>> pruned_keys(ChainText(id="a", chain="3 + 4 = 7"), "random", [0.5])
+        [PrunedKey(id='a', scorer='random', ratio=0.5)]
+    """
+    return [PrunedKey(chain.id, scorer, ratio) for ratio in ratios]
 
 
 class SFTRow(Record):

@@ -1,9 +1,14 @@
-"""The settings of each part of a run, validated; `config.py` puts them together in a profile."""
+"""The settings of each part of a run, validated. `profiles.py` puts them together in a profile.
+
+A setting marked HOW changes how the work is done (memory, speed, where a server is), not what comes out. A run never
+refuses another value of it.
+"""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+HOW = "how"
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -22,9 +27,10 @@ class TargetSettings(Settings):
     device: str = "auto"
     dtype: Dtype = "auto"
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"  # the latter where flash-attn is installed
-    batch_tokens: PositiveInt | None = None  # of a generation batch at most, prompts and whole budgets; None: any
+    # Most tokens of a generation batch, prompts and whole budgets together; None: any.
+    batch_tokens: Annotated[PositiveInt | None, HOW] = None
     compile: bool = False  # decode by a compiled step over a cache of fixed size
-    cache_dir: str = "~/.cache/tokenskip"
+    cache_dir: Annotated[str, HOW] = "~/.cache/tokenskip"
 
 
 class PromptSettings(Settings):
@@ -82,7 +88,9 @@ class ImportanceSettings(Settings):
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
     classifier_dtype: Dtype = "auto"
     whole_latex: bool = False  # a LaTeX command and its arguments are one span
-    batch_tokens: PositiveInt | None = None  # padded tokens of a forward pass; None: what suits the device
+    batch_tokens: Annotated[PositiveInt | None, HOW] = (
+        None  # padded tokens of a forward pass; None: the device's default
+    )
 
 
 class KeepSettings(Settings):
@@ -134,10 +142,11 @@ class TrainingSettings(Settings):
     accumulation: PositiveInt = 8
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of all steps
     max_tokens: PositiveInt = 2048
-    checkpointing: bool | None = None  # compute activations anew for the gradient; None: on a GPU
+    # Compute activations again for the gradient, which saves memory; None: on a GPU only.
+    checkpointing: Annotated[bool | None, HOW] = None
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     log_every: PositiveInt = 10  # optimiser steps
-    save_every: PositiveInt = 100  # optimiser steps between resumable checkpoints
+    save_every: Annotated[PositiveInt, HOW] = 100  # optimiser steps between resumable checkpoints
 
 
 class EvaluationSettings(Settings):
@@ -165,13 +174,13 @@ class EvaluationSettings(Settings):
 class ServerSettings(Settings):
     """An OpenAI-compatible server that answers in place of this process; chains and evaluation go to it."""
 
-    url: str  # up to and with /v1
+    url: Annotated[str, HOW]  # ends with /v1
     model: str  # what the server calls the target model
     tokenskip_model: str = "tokenskip"  # and the target model with the TokenSkip adapter
-    concurrency: PositiveInt = 32
-    retries: Annotated[int, Field(ge=0)] = 8
-    timeout: Annotated[float, Field(gt=0)] = 600  # seconds, of one request
-    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key, if one is needed
+    concurrency: Annotated[PositiveInt, HOW] = 32  # requests at a time
+    retries: Annotated[int, Field(ge=0), HOW] = 8
+    timeout: Annotated[float, Field(gt=0), HOW] = 600  # seconds for one request
+    api_key_variable: Annotated[str, HOW] = "OPENAI_API_KEY"  # the environment variable that holds the key
 
 
 class TargetTrainingSettings(Settings):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +14,19 @@ from tokenskip_lib.core.records import InputError, Record, first_error
 PIPE = "-"  # standard input or output, where a file's path could stand
 
 R = TypeVar("R", bound=Record)
+Written = TypeVar("Written", bound=Record, contravariant=True)
+
+
+class RecordSink(Protocol[Written]):
+    """Where records are written: a RecordLog, or a pipe."""
+
+    def __contains__(self, key: tuple, /) -> bool:
+        """Whether a record of this key is there already."""
+        ...
+
+    def append(self, records: Iterable[Written], /) -> None:
+        """Write records, as one batch."""
+        ...
 
 
 class RecordLog(Generic[R]):
@@ -67,7 +80,7 @@ class RecordStore(RecordLog[R]):
     """A RecordLog that holds its records too."""
 
     def __iter__(self) -> Iterator[R]:
-        return iter(self._records.values())
+        return (record for record in self._records.values() if record is not None)
 
     def _remember(self, record: R) -> None:
         self._records[record.key] = record

@@ -2,47 +2,56 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from tokenskip_lib.core.processes import processes, rank
-from tokenskip_lib.core.records import ChainText, Record, ScoredChain
-from tokenskip_lib.core.store import RecordLog
+from tokenskip_lib.core.records import Record
+from tokenskip_lib.core.store import R, RecordSink
 
 WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
 
 
-def windows(chains: Iterable[ChainText]) -> Iterator[list[ChainText]]:
+C = TypeVar("C", bound=Record)  # a chain's text, or a scored chain
+
+
+def windows(chains: Iterable[C]) -> Iterator[list[C]]:
     """The chains in runs of WINDOW, in order; no more than one run is held."""
-    chains = iter(chains)
-    while window := list(islice(chains, WINDOW)):
+    remaining = iter(chains)
+    while window := list(islice(remaining, WINDOW)):
         yield window
 
 
 def write_windows(
-    chains: Iterable[ChainText | ScoredChain],
-    log: RecordLog,
-    make: Callable[[Sequence], Iterable[Record]],
-    keys: Callable[[ChainText | ScoredChain], list[tuple]],
+    chains: Iterable[C],
+    sink: RecordSink[R],
+    make: Callable[[Sequence[C]], Iterable[R]],
+    keys: Callable[[C], Sequence[tuple]],
     *,
     total: int | None,
     label: str,
 ) -> int:
-    """Make records of each window of chains that is not wholly done, and write them down before the next.
+    """Make the records of each window of chains that is not done, and write them before the next window.
 
     Launched processes take turns with the windows.
 
     Args:
-        make: one window -> its records, whose keys `keys` gives for each chain.
-        total: chains there are, if known, for the progress bar.
+        sink: where the records go. A window is done if the sink has a record for each of its keys.
+        make: one window -> its records.
+        keys: one chain -> the keys of its records.
+        total: how many chains there are, for the progress bar; None if that is not known.
+        label: of the progress bar.
 
     Returns:
         How many chains there were.
     """
+    count = 0
     with tqdm(total=total, unit="chain", desc=label) as bar:
         for number, window in enumerate(windows(chains)):
             mine = number % processes() == rank()
-            if mine and not all(key in log for chain in window for key in keys(chain)):
-                log.append(make(window))
+            if mine and not all(key in sink for chain in window for key in keys(chain)):
+                sink.append(make(window))
             bar.update(len(window))
-    return bar.n
+            count += len(window)
+    return count

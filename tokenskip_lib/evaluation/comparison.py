@@ -1,39 +1,106 @@
-"""Methods compared on the same problems: paired differences, curves, and why answers are lost."""
+"""Methods compared on the same problems: paired differences, and why answers are lost."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.problems.arithmetic import check_equations
 
-COMPARISON_COLUMNS = ["method", "ratio", "n", "difference", "difference_low", "difference_high", "gained", "lost"]
-COMPARISON_COLUMNS += ["p_value", "actual_ratio", "actual_ratio_low", "actual_ratio_high"]
-LOSS_COLUMNS = ["method", "ratio", "gained", "lost", "cut_off", "wrong_equation", "uncheckable", "equations_hold"]
-CURVE_COLUMNS = ["method", "points", "area", "area_low", "area_high", "within_a_point", "within_low", "within_high"]
 ORIGINAL = ("original", 1.0)
-SHORTER = 0.01  # of the original's tokens: saving less is saving nothing
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One method and ratio against another, the base, on the same problems.
+
+    Attributes:
+        n: problems.
+        difference: in accuracy (a fraction), with its 95% paired bootstrap interval over problems.
+        gained: problems that this method solves and the base does not.
+        lost: problems that the base solves and this method does not.
+        p_value: McNemar's exact test; missing if several seeds are pooled.
+        actual_ratio: chain tokens divided by the original's, with its 95% bootstrap interval.
+    """
+
+    method: str
+    ratio: float
+    n: int
+    difference: float
+    difference_low: float
+    difference_high: float
+    gained: int
+    lost: int
+    p_value: float | None
+    actual_ratio: float
+    actual_ratio_low: float
+    actual_ratio_high: float
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """Why one method at one ratio loses answers.
+
+    Attributes:
+        gained: problems that the method solves and the original does not.
+        lost: problems that the original solves and the method does not; the four causes below add up to it.
+        cut_off: lost, and the budget ended the answer.
+        wrong_equation: of the others, those with a false equation in the chain.
+        uncheckable: of the others, those without an equation that can be checked.
+        equations_hold: of the others, those where all equations hold, so that something else is wrong.
+    """
+
+    method: str
+    ratio: float
+    gained: int
+    lost: int
+    cut_off: int
+    wrong_equation: int
+    uncheckable: int
+    equations_hold: int
 
 
 class PairedOutcomes(NamedTuple):
-    """Who answered what: P problems x M (method, ratio) pairs, each a mean over the seeds that are pooled."""
+    """The outcomes of M (method, ratio) pairs on the same P problems.
+
+    Attributes:
+        correct: P x M, 1.0 for a right answer; the mean over seeds if several are pooled.
+        tokens: P x M, chain tokens; the mean over seeds as well.
+        seeds: how many seeds are pooled.
+    """
 
     correct: pd.DataFrame
     tokens: pd.DataFrame
     seeds: int
 
+    @property
+    def pairs(self) -> list[tuple[str, float]]:
+        """The (method, ratio) of each column."""
+        return cast(list[tuple[str, float]], list(self.correct.columns))
+
+    def resampled(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """DRAWS x M sums of correct and of tokens, over the same resampled problems.
+
+        They are sums because sums of whole numbers are exact: equal answers then differ by 0 and not by 1e-16.
+        """
+        drawn = resample(len(self.correct), seed)
+        return drawn @ self.correct.to_numpy(), drawn @ self.tokens.to_numpy()
+
 
 def pair_outcomes(runs: Sequence[Iterable[Prediction]]) -> PairedOutcomes:
-    """The predictions of one run, or of several seeds on the same problems, side by side.
+    """Put the predictions of one run, or of several seeds on the same problems, side by side.
 
-    A problem that several seeds answer is one observation, not several: resampling problems then gives
-    intervals that do not shrink by asking the same problem again.
+    A problem that several seeds answer counts as one observation. So the intervals, which resample problems,
+    do not get narrower when the same problems are answered again.
 
     Raises:
-        InputError: a problem that one method or seed answered and another did not, or no `original`.
+        InputError: there is no `original`, or a problem lacks an answer by some method or seed.
     """
     tables = []
     for number, predictions in enumerate(runs):
@@ -51,129 +118,77 @@ def pair_outcomes(runs: Sequence[Iterable[Prediction]]) -> PairedOutcomes:
             f"problem '{missing.index[0]}' was not answered by every method and seed; finish the run first"
         )
     means = table.groupby(keys, sort=False)[["correct", "tokens"]].mean().unstack(["method", "ratio"])
-    return PairedOutcomes(means["correct"].astype(float), means["tokens"].astype(float), len(tables))
+    correct, tokens = (cast(pd.DataFrame, means[name]).astype(float) for name in ("correct", "tokens"))
+    return PairedOutcomes(correct, tokens, len(tables))
 
 
 def compare_methods(answers: PairedOutcomes, *, seed: int = 0, against: tuple[str, float] = ORIGINAL) -> pd.DataFrame:
-    """Every method and ratio against one of them, on the same problems; a row each, in COMPARISON_COLUMNS.
+    """Compare every method and ratio with one of them: the columns of ComparisonRow.
 
-    difference is in accuracy (a fraction) with its 95% paired bootstrap interval, problems resampled;
-    gained and lost are the problems that one solves and the other does not, p_value McNemar's, exact
-    (none where seeds are pooled); actual_ratio is in chain tokens against the original's, with its interval.
+    Args:
+        seed: of the bootstrap.
+        against: (method, ratio) of the base.
+
+    Raises:
+        InputError: there are no answers of the base.
 
     Source: McNemar (1947), doi:10.1007/BF02295996; Efron and Tibshirani (1993) for the bootstrap.
     """
     from scipy.stats import binomtest
 
-    correct, tokens = _resampled(answers, seed)
-    base, original = answers.correct.columns.get_loc(against), answers.correct.columns.get_loc(ORIGINAL)
+    pairs = answers.pairs
+    if against not in pairs:
+        raise InputError(f"no predictions of '{against[0]}' at {against[1]:g}: there is nothing to compare with")
+    base, original = pairs.index(against), pairs.index(ORIGINAL)
+    right, lengths = answers.correct.to_numpy(), answers.tokens.to_numpy()
+    correct, tokens = answers.resampled(seed)
     rows = []
-    for number, (method, ratio) in enumerate(answers.correct.columns):
-        if (method, ratio) == against:
+    for number, (method, ratio) in enumerate(pairs):
+        if number == base:
             continue
-        ours, theirs = answers.correct.iloc[:, number], answers.correct.iloc[:, base]
+        ours, theirs = right[:, number], right[:, base]
         gained, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
-        p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-        shares = tokens[:, number] / tokens[:, original]
-        share = answers.tokens.iloc[:, number].mean() / answers.tokens.iloc[:, original].mean()
-        differences = (correct[:, number] - correct[:, base]) / len(ours)
-        row = [method, ratio, len(ours), ours.mean() - theirs.mean(), *interval(differences)]
-        row += [gained, lost, p_value if answers.seeds == 1 else None, share, *interval(shares)]
-        rows.append(row)
-    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-
-
-def summarise_curves(answers: PairedOutcomes, *, seed: int = 0, points: float = 1.0) -> pd.DataFrame:
-    """Each method's accuracy-token curve in two numbers with 95% bootstrap intervals; a row a method, in CURVE_COLUMNS.
-
-    area: the mean, over budgets from none to all of the original's tokens, of the accuracy of the best
-    point that a budget pays for; below a method's shortest point that is none, so a method that reaches
-    further gains, and one that is never right has 0. Points that save less than a hundredth of the
-    original's tokens have no part in it; a method with no other has no area (NaN).
-    within_a_point: the share of the original's tokens needed to stay at most `points` below the original's
-    accuracy, on straight lines between the method's own points, from the longest that is so near down; 1
-    where none is, since that takes the original itself.
-    """
-    columns = answers.correct.columns
-    correct, tokens = _resampled(answers, seed)
-    original = columns.get_loc(ORIGINAL)
-    correct, shares = correct / len(answers.correct), tokens / tokens[:, [original]]
-    lengths = answers.tokens.mean().to_numpy()
-    means = (answers.correct.mean().to_numpy()[None], (lengths / lengths[original])[None])
-    rows = []
-    for method in dict.fromkeys(columns.get_level_values("method")):
-        if method == "original":
-            continue
-        own = [number for number, pair in enumerate(columns) if pair[0] == method]
-        # Which points are shorter is settled once, or resamples would leave out now one, now another.
-        shorter = [number for number in own if means[1][0, number] <= 1 - SHORTER]
-        area, areas = (_areas(*each, shorter) for each in (means, (correct, shares)))
-        within, withins = (_within(*each, own, original, points / 100) for each in (means, (correct, shares)))
-        rows.append([method, len(own), area[0], *interval(areas), within[0], *interval(withins)])
-    return pd.DataFrame(rows, columns=CURVE_COLUMNS)
-
-
-def _resampled(answers: PairedOutcomes, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """DRAWS x M sums of correct and tokens over problems drawn with replacement, the same ones for all.
-
-    Sums, because those of whole numbers are exact: of one seed's answers a difference of nothing is 0, not 1e-16.
-    """
-    drawn = resample(len(answers.correct), seed)
-    return drawn @ answers.correct.to_numpy(), drawn @ answers.tokens.to_numpy()
-
-
-def _areas(correct: np.ndarray, shares: np.ndarray, shorter: list[int]) -> np.ndarray:
-    """The area of each of D draws, from D x M means of correct and of the original's tokens' shares."""
-    if not shorter:
-        return np.full(len(correct), np.nan)
-    areas = []
-    for accuracies, lengths in zip(correct[:, shorter], np.minimum(shares[:, shorter], 1), strict=True):
-        order = np.argsort(lengths, kind="stable")
-        areas.append(np.diff(np.append(lengths[order], 1)) @ np.maximum.accumulate(accuracies[order]))
-    return np.array(areas)
-
-
-def _within(correct: np.ndarray, shares: np.ndarray, own: list[int], original: int, margin: float) -> np.ndarray:
-    """within_a_point of each of D draws, from what `_areas` takes."""
-    found = []
-    for accuracies, lengths in zip(correct, np.minimum(shares, 1), strict=True):
-        order = np.argsort(lengths[own], kind="stable")
-        found.append(_needed(lengths[own][order], accuracies[own][order], accuracies[original] - margin))
-    return np.array(found)
-
-
-def _needed(shares: np.ndarray, heights: np.ndarray, wanted: float) -> float:
-    """How far left a curve of straight pieces stays at a height, from its last point there; 1 where none is."""
-    reached = heights >= wanted - 1e-12
-    if not reached.any():
-        return 1.0
-    last = int(np.flatnonzero(reached)[-1])
-    below = np.flatnonzero(~reached[:last])
-    if not len(below):
-        return float(shares[0])
-    left = int(below[-1])
-    part = (wanted - heights[left]) / (heights[left + 1] - heights[left])
-    return float(shares[left] + part * (shares[left + 1] - shares[left]))
+        p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+        low, high = interval((correct[:, number] - correct[:, base]) / len(ours))
+        ratio_low, ratio_high = interval(tokens[:, number] / tokens[:, original])
+        rows.append(
+            ComparisonRow(
+                method=method,
+                ratio=ratio,
+                n=len(ours),
+                difference=float(ours.mean() - theirs.mean()),
+                difference_low=low,
+                difference_high=high,
+                gained=gained,
+                lost=lost,
+                p_value=p_value if answers.seeds == 1 else None,
+                actual_ratio=float(lengths[:, number].mean() / lengths[:, original].mean()),
+                actual_ratio_low=ratio_low,
+                actual_ratio_high=ratio_high,
+            )
+        )
+    return row_table(rows, ComparisonRow)
 
 
 def explain_losses(predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """What is wrong with the answers that a method loses: problems that the original solves and it does not.
+    """Why each method and ratio loses answers that the original gets right: the columns of LossRow.
 
-    Returns:
-        A row for each method and ratio beside the original, in LOSS_COLUMNS: problems gained and lost, and of the
-        lost how many are cut off; of the others how many chains have a false equation, how many none
-        that can be checked, and in how many all hold, so that something else went wrong.
+    Raises:
+        InputError: the original did not answer a problem that another method answered.
     """
-    verdicts = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
+    causes = {"wrong equation": "wrong_equation", "uncheckable equation": "uncheckable", "clean": "equations_hold"}
     solved = {p.id: p.is_correct for p in predictions if p.method == "original"}
-    rows = []
+    counts: dict[tuple[str, float], Counter[str]] = {}
     for p in predictions:
         if p.method == "original":
             continue
-        lost, cause = solved[p.id] and not p.is_correct, None
-        if lost:
-            cause = "cut_off" if p.cut_off else verdicts[check_equations(p.chain)]
-        causes = [cause == name for name in ("cut_off", *verdicts.values())]
-        rows.append([p.method, p.ratio, p.is_correct and not solved[p.id], lost, *causes])
-    table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
-    return table.groupby(["method", "ratio"], sort=False, as_index=False).sum()
+        if p.id not in solved:
+            raise InputError(f"problem '{p.id}' was not answered by 'original'; finish the run first")
+        count = counts.setdefault((p.method, p.ratio), Counter())
+        count["gained"] += p.is_correct and not solved[p.id]
+        if solved[p.id] and not p.is_correct:
+            count["lost"] += 1
+            count["cut_off" if p.cut_off else causes[check_equations(p.chain)]] += 1
+    names = ("gained", "lost", "cut_off", *causes.values())
+    rows = [LossRow(method, ratio, *(count[name] for name in names)) for (method, ratio), count in counts.items()]
+    return row_table(rows, LossRow)

@@ -1,20 +1,15 @@
-"""Scored chains as tables, one row a span: what notebooks look at and figures draw."""
+"""Scored chains as tables with one row a span, for notebooks and figures."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from tokenskip_lib.core.records import ScoredChain
 from tokenskip_lib.models.tokens import CountTokens
+from tokenskip_lib.pruning.display import importance_ranks
 from tokenskip_lib.pruning.prune import prune_many
-from tokenskip_lib.pruning.spans import span_kind
-
-
-def importance_ranks(chain: ScoredChain) -> np.ndarray:
-    """Importance as ranks in the chain, 0 to 1, so that scorers of different units can be compared."""
-    return (rankdata(chain.importance) - 0.5) / len(chain.importance)
+from tokenskip_lib.pruning.spans import span_kinds
 
 
 def span_table(scored: Sequence[ScoredChain]) -> pd.DataFrame:
@@ -26,9 +21,9 @@ def span_table(scored: Sequence[ScoredChain]) -> pd.DataFrame:
                 "id": chain.id,
                 "position": range(len(chain.spans)),
                 "span": (texts := [chain.text[start:end] for start, end in chain.spans]),
-                "kind": [span_kind(text) for text in texts],
+                "kind": span_kinds(texts),
                 "importance": chain.importance,
-                "rank": importance_ranks(chain),
+                "rank": importance_ranks(chain.importance),
             }
         )
         for chain in scored
@@ -37,7 +32,7 @@ def span_table(scored: Sequence[ScoredChain]) -> pd.DataFrame:
 
 
 def kept_table(scored: Sequence[ScoredChain], ratios: Sequence[float], *, count_tokens: CountTokens) -> pd.DataFrame:
-    """`span_table` once a ratio, with columns ratio and kept (bool): what pruning by importance alone leaves."""
+    """`span_table` once a ratio, with the columns ratio and kept (bool). Chains are pruned by importance alone."""
     table, pruned = span_table(scored), prune_many(scored, ratios, count_tokens=count_tokens)
     tables = []
     for number, ratio in enumerate(ratios):
@@ -52,7 +47,8 @@ def rank_correlations(table: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of every two scorers, S x S: within each chain, averaged over chains.
 
     Args:
-        table: the columns of `span_table`. Chains in which a scorer ties everything count for none of its pairs.
+        table: the columns of `span_table`. If a scorer gives all spans of a chain one score, the chain does not count
+            for that scorer's pairs.
     """
     wide = table.pivot_table(index=["id", "position"], columns="scorer", values="rank", sort=False)
     wide = wide[list(table["scorer"].unique())]

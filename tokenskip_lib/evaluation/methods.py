@@ -1,70 +1,58 @@
-"""Methods x ratios -> requests -> graded predictions.
+"""Methods: one object and one registration each.
 
-Every method answers the same problems through the same engine; they differ in prompt, adapter and
-budget alone.
+All methods answer the same problems through the same engine (evaluation.predictions). They differ in three
+things: the prompt, the adapter and the budget of new tokens.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
+from tokenskip_lib.core.plugins import is_own, load_own
 from tokenskip_lib.core.profiles import nearest
-from tokenskip_lib.core.records import InputError, Prediction, PredictionKey, Problem
+from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
-from tokenskip_lib.inference.engine import Engine, Generation, Request
-from tokenskip_lib.models.prompts import BASELINE_PROMPTS, build_prompt
-from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
-from tokenskip_lib.problems.grading import is_correct, split_output
+from tokenskip_lib.models.prompts import build_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-METHODS = ["original", "tokenskip", "truncation", *BASELINE_PROMPTS]
-# These read a ratio; the others give one row.
-RATIO_METHODS = {"tokenskip", "truncation", "lc_prompt"}
+# (evaluation settings, ratio, chain tokens of the original's answers) -> the most new tokens of an answer
+Budget = Callable[[EvaluationSettings, float, Sequence[int]], int]
 
 
-def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
-    """Every (method, ratio) of an evaluation, original first; ratio 1.0 for a method that reads none.
-
-    Raises:
-        InputError: unknown method, or ratios given to a method that reads none, or missing.
-    """
-    pairs = []
-    for method, ratios in settings.methods.items():
-        if method not in METHODS:
-            raise InputError(f"evaluation.methods: unknown method '{method}'{nearest(method, METHODS)}")
-        if bool(ratios) != (method in RATIO_METHODS):
-            wanted = "needs a list of ratios" if method in RATIO_METHODS else "takes no ratios: write []"
-            raise InputError(f"evaluation.methods.{method} {wanted}")
-        pairs += [(method, ratio) for ratio in sorted(ratios, reverse=True)] or [(method, 1.0)]
-    return pairs
+def full_budget(settings: EvaluationSettings, ratio: float, original_tokens: Sequence[int]) -> int:
+    """`evaluation.max_new_tokens`, whatever the ratio."""
+    return settings.max_new_tokens
 
 
-def answer_budget(settings: EvaluationSettings, method: str, ratio: float) -> int:
-    """The most new tokens that an answer may have; truncation's is not known before the original's answers are."""
-    scaled = method == "tokenskip" and settings.budget == "scaled"
-    return max(1, round(settings.max_new_tokens * (ratio if scaled else 1)))
+def ratio_budget(settings: EvaluationSettings, ratio: float, original_tokens: Sequence[int]) -> int:
+    """`evaluation.max_new_tokens`, times the ratio if `evaluation.budget` is `scaled` (as in the authors' code)."""
+    return max(1, round(settings.max_new_tokens * (ratio if settings.budget == "scaled" else 1)))
 
 
 def truncation_budget(chain_tokens: Sequence[int], ratio: float) -> int:
-    """The one budget, for all problems, under which the original's chains average `ratio` of their length.
+    """The budget, one for all problems, at which the original's chains keep `ratio` of their tokens on average.
 
-    The smallest cap c with mean(min(length, c)) >= ratio * mean(length): truncation is compared at
-    equal chain tokens, and what ends within the cap, its answer included, still finishes.
+    It is the smallest cap c with mean(min(length, c)) >= ratio * mean(length). So truncation is compared
+    at equal chain tokens, and an answer that ends within the cap still finishes.
 
     Args:
-        chain_tokens: the original's chain length of each problem, tokens.
-        ratio: fraction of those tokens to spend.
+        chain_tokens: the original's chain length for each problem, in tokens.
+        ratio: fraction of these tokens to spend, 0 < ratio <= 1.
 
     Raises:
-        InputError: chains without a token.
+        InputError: no chain has a token.
 
     Source: TokenSkip's Truncation baseline caps max_new_tokens at a fraction of the original's
-        budget; its published actual ratios (.95, .70, .49) are of the tokens really spent.
+        budget; its published actual ratios (.95, .70, .49) are of the tokens that were spent.
+
+    Example:
+        >>> truncation_budget([10, 10, 100], 0.5)  # 10 + 10 + 40 is half of 120
+        40
     """
     if not any(chain_tokens):
         raise InputError("evaluation.methods.truncation: the original's chains are empty, there is nothing to truncate")
@@ -73,103 +61,192 @@ def truncation_budget(chain_tokens: Sequence[int], ratio: float) -> int:
     return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in chain_tokens))]
 
 
-def build_requests(
-    problems: Sequence[Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptSettings,
-    *,
-    method: str,
-    ratio: float,
-    max_new_tokens: int,
-    adapter: str | None = None,
-) -> list[Request]:
-    """One request a problem for a method at a ratio; its id is the key that a Prediction has."""
-    return [
-        Request(
-            key=PredictionKey(problem.id, method, ratio),
-            prompt=build_prompt(tokenizer, problem.question, prompts, method=method, ratio=ratio),
-            max_new_tokens=max_new_tokens,
-            adapter=adapter,
-        )
-        for problem in problems
-    ]
+@dataclass(frozen=True)
+class Method:
+    """One way to get an answer, with everything that evaluation, plan, tables and figures need to know about it.
 
+    Attributes:
+        name: what records, tables and figures call it.
+        takes_ratio: whether a profile gives it ratios. Without, it answers once, and its ratio is 1.0.
+        prompt: a sentence added to the prompt; `{percent}` becomes the percentage to leave out.
+        marks_ratio: whether the prompt carries the ratio marker.
+        uses_adapter: whether the TokenSkip adapter answers; otherwise the target model without it.
+        budget: how many new tokens an answer may have.
+        follows_original: whether `budget` reads the original's chain lengths, so that the original answers first.
+        colour: of its curve in figures, as matplotlib takes it; "" is the next free one.
+        marker: of its points in figures, as matplotlib takes it; "" is the next free one.
+        description: one line for people.
 
-def predict_all(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    prompts: PromptSettings,
-    plan: Sequence[tuple[str, float, int]],
-    *,
-    is_done: Callable[[tuple], bool] = lambda _: False,
-    label: str,
-    attached: bool = False,
-) -> Iterator[list[Prediction]]:
-    """Every method and ratio of a plan over the problems in one pass, graded batch by batch.
-
-    Args:
-        plan: (method, ratio, max_new_tokens) of each.
-        is_done: whether a prediction of this key is already on disk.
-        attached: the engine's model has the adapter `tokenskip` attached, for that method alone.
+    Example:
+        >>> brief = Method("brief", prompt="Answer in {percent}% fewer words.", takes_ratio=True)
+        >>> brief.sentence(0.7)
+        'Answer in 30% fewer words.'
     """
-    by_id = {problem.id: problem for problem in problems}
-    budgets = {(method, ratio): budget for method, ratio, budget in plan}
-    requests = [
-        request
-        for method, ratio, budget in plan
-        for request in build_requests(
-            problems,
-            tokenizer,
-            prompts,
-            method=method,
-            ratio=ratio,
-            max_new_tokens=budget,
-            adapter="tokenskip" if attached and method == "tokenskip" else None,
-        )
-    ]
-    count = batch_token_counter(tokenizer)
-    for batch in engine.generate(requests, is_done=is_done, label=label):
-        yield [
-            grade_generation(
-                by_id[g.key.id],
-                g,
-                max_new_tokens=budgets[g.key.method, g.key.ratio],
-                count_tokens=count,
-                layout=prompts.layout,
-            )
-            for g in batch
-        ]
+
+    name: str
+    _: KW_ONLY
+    takes_ratio: bool = False
+    prompt: str = ""
+    marks_ratio: bool = False
+    uses_adapter: bool = False
+    budget: Budget = full_budget
+    follows_original: bool = False
+    colour: str = ""
+    marker: str = ""
+    description: str = ""
+
+    def sentence(self, ratio: float) -> str:
+        """The sentence that the prompt gets at this ratio; "" if the method adds none."""
+        return self.prompt.replace("{percent}", str(round(100 * (1 - ratio))))
+
+    def build_prompt(
+        self, tokenizer: PreTrainedTokenizerBase, question: str, prompts: PromptSettings, ratio: float
+    ) -> str:
+        """The whole prompt for a question, up to where the model starts to answer."""
+        marked = ratio if self.marks_ratio else None
+        return build_prompt(tokenizer, question, prompts, sentence=self.sentence(ratio), ratio=marked)
 
 
-def grade_generation(
-    problem: Problem,
-    generation: Generation,
-    *,
-    max_new_tokens: int,
-    count_tokens: CountTokens,
-    layout: str = "answer",
-) -> Prediction:
-    """Grade one generation. Chain tokens are counted up to the answer, by one rule for every method.
-
-    Args:
-        generation: its id is the prediction's key: (problem id, method, ratio).
-    """
-    parts = split_output(generation.text, layout)
-    _, method, ratio = generation.key
-    chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
-    return Prediction(
-        id=problem.id,
-        method=method,
-        ratio=ratio,
-        answer=problem.answer,
-        output=generation.text,
-        chain=parts.chain,
-        prediction=parts.prediction,
-        is_correct=is_correct(parts.prediction, problem.answer),
-        chain_tokens=chain_tokens,
-        answer_tokens=answer_tokens,
-        max_new_tokens=max_new_tokens,
-        cut_off=generation.cut_off,
-        seconds=round(generation.seconds, 4),
+# Every method by its name, in the order of tables. Colours are those of seaborn's palette "colorblind". The
+# sentences of the prompt-only baselines are as published.
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("original", colour="black", marker="*", description="The target model, asked for nothing more."),
+        Method(
+            "tokenskip",
+            takes_ratio=True,
+            marks_ratio=True,
+            uses_adapter=True,
+            budget=ratio_budget,
+            colour="#0173b2",
+            marker="o",
+            description="The target model with the TokenSkip adapter; the prompt carries the ratio.",
+        ),
+        Method(
+            "truncation",
+            takes_ratio=True,
+            budget=lambda settings, ratio, original_tokens: truncation_budget(original_tokens, ratio),
+            follows_original=True,
+            colour="#d55e00",
+            marker="s",
+            description="The original's prompt, cut off after as many tokens as the ratio leaves.",
+        ),
+        Method(
+            "be_concise",
+            prompt="Be concise.",
+            colour="#de8f05",
+            marker="D",
+            description="A prompt that asks for a concise answer.",
+        ),
+        Method(
+            "only_numbers",
+            prompt="Only use numbers or equations.",
+            colour="#cc78bc",
+            marker="P",
+            description="A prompt that asks for numbers and equations only.",
+        ),
+        Method(
+            "abbre_words",
+            prompt="Abbreviate words as much as possible.",
+            colour="#ca9161",
+            marker="X",
+            description="A prompt that asks for abbreviated words.",
+        ),
+        Method(
+            "lc_prompt",
+            takes_ratio=True,
+            prompt="Please reduce {percent}% of the words in your Chain-of-Thought process.",
+            colour="#029e73",
+            marker="^",
+            description="A prompt that states the percentage of words to leave out.",
+        ),
     )
+}
+BUILT_IN = frozenset(METHODS)
+
+
+def register_method(method: Method) -> None:
+    """Make your own method available by its name in this process.
+
+    Profiles, evaluation, the plan, tables and figures then know it. A profile can name a method without
+    registration as `mypackage.module:attribute`, which also works on the command line.
+
+    Raises:
+        InputError: the name is empty, has a colon, or is a method of this library.
+
+    Example:
+        >>> register_method(Method("brief", prompt="Answer in one line."))
+        >>> find_method("brief").sentence(1.0)
+        'Answer in one line.'
+        >>> del METHODS["brief"]
+    """
+    if not method.name or is_own(method.name):
+        raise InputError(f"'{method.name}' cannot be a method's name: it is empty or has a colon")
+    if method.name in BUILT_IN and METHODS[method.name] != method:
+        raise InputError(f"'{method.name}' is a method of this library; choose another name")
+    METHODS[method.name] = method
+
+
+def find_method(name: str) -> Method:
+    """A method by its name, or by where your own code is.
+
+    Args:
+        name: a name in METHODS, or "mypackage.module:attribute"; the attribute is a Method and gets registered.
+
+    Raises:
+        InputError: no such method, no such module or attribute, or the attribute is no Method.
+    """
+    if is_own(name):
+        method = load_own(name, setting="evaluation.methods")
+        if not isinstance(method, Method):
+            raise InputError(
+                f"evaluation.methods '{name}' is a {type(method).__name__}; it must be a Method "
+                "(tokenskip_lib.evaluation.methods)"
+            )
+        register_method(method)
+        return method
+    if name not in METHODS:
+        raise InputError(f"evaluation.methods: unknown method '{name}'{nearest(name, list(METHODS))}")
+    return METHODS[name]
+
+
+def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
+    """Every (method's name, ratio) of an evaluation, ratios descending; 1.0 for a method that takes none.
+
+    Methods come in the profile's order, and the original is always first.
+
+    Raises:
+        InputError: unknown method, two of one name, ratios for a method that takes none, or none for one that does.
+
+    Example:
+        >>> method_ratios(EvaluationSettings(methods={"original": [], "tokenskip": [0.5, 0.9]}))
+        [('original', 1.0), ('tokenskip', 0.9), ('tokenskip', 0.5)]
+    """
+    pairs: list[tuple[str, float]] = []
+    for name, ratios in settings.methods.items():
+        method = find_method(name)
+        if bool(ratios) != method.takes_ratio:
+            wanted = "needs a list of ratios" if method.takes_ratio else "takes no ratios: write []"
+            raise InputError(f"evaluation.methods.{name} {wanted}")
+        if any(method.name == known for known, _ in pairs):
+            raise InputError(f"evaluation.methods.{name}: there are two methods of the name '{method.name}'")
+        pairs += [(method.name, ratio) for ratio in sorted(ratios, reverse=True)] or [(method.name, 1.0)]
+    return pairs
+
+
+def answer_budget(
+    settings: EvaluationSettings, method: str, ratio: float, original_tokens: Sequence[int] | None = None
+) -> int:
+    """The most new tokens that an answer of a method may have at a ratio.
+
+    Args:
+        original_tokens: chain tokens of the original's answers. Only a method that `follows_original` reads them.
+
+    Raises:
+        ValueError: the method follows the original, and the original's chain tokens are missing.
+    """
+    found = find_method(method)
+    if found.follows_original and original_tokens is None:
+        raise ValueError(f"the budget of '{method}' follows from the original's answers, which are missing")
+    return found.budget(settings, ratio, original_tokens or ())

@@ -1,4 +1,4 @@
-"""Anyone's predictions, from a file or a pipe: split, extracted and graded by both rules."""
+"""Your own predictions, from a file or a pipe: split, extracted and graded by both rules."""
 
 import json
 import sys
@@ -19,17 +19,17 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
-        source: a JSONL file, or "-": rows with id, answer (the gold one) and output (the model's whole text);
-            a method and a ratio, where there are any, tell rows of one id apart.
-        output: the file to write, or "-". A file appears when all rows are in it.
-        layout: where outputs state their answer, as in `split_output`: "answer", or "think".
+        source: a JSONL file, or "-" for standard input. A row has id, answer (the gold one) and output (the
+            model's whole text). If it also has a method or a ratio, several rows may share an id.
+        output: the file to write, or "-". A file appears only when all rows are in it.
+        layout: where outputs state their answer, as in `split_output`: "answer" or "think".
 
     Returns:
-        Counts: rows, correct, correct_by_reference, no_answer (nothing stated).
+        Counts: rows, correct, correct_by_reference, no_answer (no answer is stated).
 
     Raises:
-        InputError: a row without one of the three fields, or seen before; another layout; a file that
-            cannot be written.
+        InputError: a row lacks one of the three fields or repeats an earlier one, the layout is unknown, or
+            the file cannot be written.
     """
     if layout not in get_args(OutputLayout):
         raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
@@ -48,14 +48,31 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     return counts
 
 
+def shares(counts: Counter) -> str:
+    """What `grade_file` counted, as one line for people.
+
+    Example:
+        >>> shares(Counter(rows=4, correct=3, correct_by_reference=4))
+        "4 predictions: 75.0% correct, 100.0% by the rule of the authors' code, 0.0% state no answer"
+    """
+    words = {
+        "correct": "correct",
+        "correct_by_reference": "by the rule of the authors' code",
+        "no_answer": "state no answer",
+    }
+    return f"{counts['rows']} predictions: " + ", ".join(
+        f"{100 * counts[name] / counts['rows']:.1f}% {text}" for name, text in words.items()
+    )
+
+
 def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
     for name in ("id", "answer", "output"):
         value = row.get(name)
         if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InputError(f"{where}: no '{name}' that is a text; a row has id, answer and output")
+            raise InputError(f"{where}: no '{name}' that is a text or a number; a row has id, answer and output")
     key = tuple(str(row.get(name)) for name in ("id", "method", "ratio"))
     if key in seen:
-        raise InputError(f"{where}: id '{key[0]}' was there before; ids tell the rows apart (or method and ratio)")
+        raise InputError(f"{where}: id '{key[0]}' was there before; rows of one id must differ in method or ratio")
     seen.add(key)
     text, gold = str(row["output"]), str(row["answer"])
     prediction = split_output(text, layout).prediction

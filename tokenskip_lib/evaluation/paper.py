@@ -1,4 +1,4 @@
-"""The paper's own numbers beside a run's: every published row, with where it was published.
+"""The paper's own numbers, to compare a run with. Each row says where it was published.
 
 Source: TokenSkip (arXiv:2502.12067); tokenskip_lib/evaluation/paper_results.csv.
 """
@@ -11,12 +11,12 @@ import pandas as pd
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import InputError
 
-# How many problems the paper's accuracies are of; its tables do not say how certain they are.
+# Problems behind each of the paper's accuracies; its tables give no intervals.
 PROBLEMS = {"gsm8k": 1319, "math500": 500, "mmlu-stem": 3018, "commonsense-qa": 1221}
 
 
 def published_rows(profile: Profile) -> pd.DataFrame:
-    """The paper's rows for a profile's model, training and test problems; none where it repeats no published run.
+    """The paper's rows for a profile's model, training and test problems; none if it repeats no published run.
 
     Returns:
         source, method, ratio, n, accuracy (a fraction), chain_tokens, actual_ratio, latency_seconds.
@@ -33,10 +33,11 @@ def published_rows(profile: Profile) -> pd.DataFrame:
 
 
 def published_speedups() -> pd.DataFrame:
-    """How much faster TokenSkip's answers came than the original's, wherever the paper states latencies.
+    """How much faster TokenSkip answered than the original, for all runs whose latencies the paper states.
 
     Returns:
-        run (model and problems, as one label), ratio, speedup: the original's seconds over the row's.
+        Columns run (model and problems, as one label), ratio, and speedup (the original's seconds divided by the
+        row's).
     """
     rows = _read_results().dropna(subset="latency_seconds")
     rows = rows.assign(run=rows["model"].str.split("/").str[-1] + ", " + rows["problems"])
@@ -49,11 +50,13 @@ def published_speedups() -> pd.DataFrame:
 def beside_the_paper(metrics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """A run's metrics next to the published rows of the same method and ratio.
 
+    Accuracy is graded by the rule of the authors' code on both sides, as the published numbers are.
+
     Returns:
-        method, ratio, accuracy and chain_tokens of both (`_here`, `_paper`), points (the difference in
-        accuracy), tokens (in chain tokens, as a fraction of the paper's), and out_of_noise: whether the
-        accuracies differ by more than two independent samples of their sizes would in 95 of 100 cases.
-        Accuracy is by the reference's rule on both sides: the published numbers are.
+        Columns method, ratio, accuracy and chain_tokens of both (`_here`, `_paper`); points (difference in
+        accuracy, in percentage points); tokens (difference in chain tokens, as a fraction of the paper's);
+        and out_of_noise: whether the accuracies differ by more than 95% of pairs of independent samples of
+        their sizes would.
     """
     columns = ["method", "ratio", "n", "accuracy", "chain_tokens"]
     here = metrics.assign(accuracy=metrics["accuracy_by_reference"])
@@ -73,4 +76,5 @@ def _read_results() -> pd.DataFrame:
     file = resources.files("tokenskip_lib.evaluation") / "paper_results.csv"
     if not file.is_file():
         raise InputError(f"{file}: the paper's results are missing; restore them from the repository")
-    return pd.read_csv(file, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})
+    with file.open(encoding="utf-8") as rows:
+        return pd.read_csv(rows, keep_default_na=False, na_values={"actual_ratio": [""], "latency_seconds": [""]})

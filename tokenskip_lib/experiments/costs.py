@@ -1,13 +1,15 @@
-"""What a model costs and what a card gives: parameters, bytes and FLOPs, and how many of them a second.
+"""The parameters, bytes and FLOPs of a model, and how many bytes and FLOPs a second a card gives.
 
-Formulas and data sheets alone: a model's shape comes from its config, no weight is loaded. What
-launches, kernels and padding cost is not known here.
+All numbers come from formulas and data sheets. A model's shape comes from its config; no weight is loaded.
+Launches, kernels and padding take more time, which is not counted here.
 """
 
+import re
 import time
 import warnings
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -18,13 +20,13 @@ from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.models.loading import pick_dtype
 from tokenskip_lib.training.lora import lora_config
 
-COMPUTE_SHARE = 0.4  # of the peak FLOP/s that matrix products reach: an assumption
-BANDWIDTH_SHARE = 0.6  # of the memory bandwidth that a decoding step reaches: an assumption
+COMPUTE_SHARE = 0.4  # assumed share of the peak FLOP/s that matrix products reach
+BANDWIDTH_SHARE = 0.6  # assumed share of the memory bandwidth that a decoding step reaches
 
 
 @dataclass(frozen=True)
 class Card:
-    """Dense 16-bit FLOP/s, memory bandwidth in bytes/s, memory in bytes."""
+    """A GPU, or this CPU: dense 16-bit FLOP/s, memory bandwidth in bytes/s, memory in bytes."""
 
     name: str
     flops: float
@@ -33,8 +35,8 @@ class Card:
     source: str = "data sheet"
 
 
-# NVIDIA's data sheets: bfloat16 (float16 for the T4) without sparsity, which doubles what some of them print. H100,
-# H200 and A100 are the SXM boards; the RTX 4090's FLOP/s are those with float32 accumulation, of the Ada whitepaper.
+# From NVIDIA's data sheets: bfloat16 (float16 for the T4) without sparsity; with sparsity some print twice as much.
+# H100, H200 and A100 are the SXM boards. The RTX 4090's FLOP/s are those with float32 accumulation (Ada whitepaper).
 CARDS = {
     card.name: card
     for card in (
@@ -50,12 +52,18 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model in the numbers that the formulas read.
+    """The numbers of a model that the formulas read.
 
-    parameters: all of them, tied ones once. body: those that every token passes, which leaves out the
-    embedding table and the output layer. output: those of the output layer. query, cache: heads x head
-    size of the queries, and of the keys (or values) that a cache holds. trainable: the adapter's. stored:
-    bytes of a parameter in the checkpoint.
+    Attributes:
+        parameters: all of them, tied ones once.
+        body: parameters that every token passes: all but the embedding table and the output layer.
+        output: parameters of the output layer.
+        layers: blocks.
+        hidden: width of a block's input.
+        query: heads x head size of the queries.
+        cache: heads x head size of the keys, or values, in the KV cache.
+        trainable: parameters of the adapter.
+        stored: bytes of a parameter in the checkpoint.
     """
 
     parameters: int
@@ -69,8 +77,13 @@ class Shape:
     stored: int
 
 
-def read_shape(auto_class: type, config: PreTrainedConfig, training: TrainingSettings | None = None) -> Shape:
-    """Count a model's parameters, and its LoRA adapter's, on torch's meta device: shapes without numbers."""
+def read_shape(auto_class: Any, config: PreTrainedConfig, training: TrainingSettings | None = None) -> Shape:
+    """Count the parameters of a model and of its LoRA adapter, on torch's meta device: shapes without numbers.
+
+    Args:
+        auto_class: the transformers class that builds the model from its config.
+        training: the adapter's settings; None: no adapter.
+    """
     from peft import get_peft_model
 
     with torch.device("meta"), warnings.catch_warnings():
@@ -99,69 +112,91 @@ def read_shape(auto_class: type, config: PreTrainedConfig, training: TrainingSet
 
 
 def kv_cache_bytes(shape: Shape, rows: float, length: float, itemsize: int) -> float:
-    """Keys and values of every block; less where a model attends to a window only."""
+    """Bytes of the keys and values of every block. A model with window attention needs less."""
     return 2 * shape.layers * shape.cache * rows * length * itemsize
 
 
 def forward_flops(shape: Shape, tokens: float, context: float, predicted: float) -> float:
-    """Two FLOPs a parameter and token, and attention over the whole context, as a padded batch computes it.
+    """FLOPs of a forward pass: two a parameter and token, and attention over the whole context.
 
     Args:
         context: tokens that each token attends to.
         predicted: tokens that pass the output layer.
 
-    Source: Kaplan et al. (arXiv:2001.08361), section 2.1; here the output layer is counted apart.
+    Source: Kaplan et al. (arXiv:2001.08361), section 2.1; here the output layer is counted by itself.
     """
     return 2 * (shape.body * tokens + shape.output * predicted) + 4 * shape.layers * shape.query * context * tokens
 
 
 def reading_seconds(card: Card, flops: float) -> float:
-    """Prefill, scoring and training: bound by arithmetic."""
+    """Seconds of prefill, scoring or training: arithmetic is their limit."""
     return flops / (card.flops * COMPUTE_SHARE)
 
 
 def decoding_seconds(shape: Shape, card: Card, *, steps: float, rows: float, context: float, itemsize: int) -> float:
-    """Steps that each read all weights and the cache of `rows` answers: bound by memory or by arithmetic."""
+    """Seconds of decoding: memory or arithmetic is the limit of a step.
+
+    Each step reads all weights and the KV cache of `rows` answers.
+    """
     moved = shape.parameters * itemsize + kv_cache_bytes(shape, rows, context, itemsize)
     arithmetic = reading_seconds(card, forward_flops(shape, rows, context, rows))
     return steps * max(moved / (card.bandwidth * BANDWIDTH_SHARE), arithmetic)
 
 
 def find_card(name: str | None, dtype: str) -> tuple[Card, torch.dtype]:
-    """A card by its name, or what is here where there is none; and the dtype that a setting means on it.
+    """A card by its name, and the dtype that a setting means on it.
+
+    Args:
+        name: in CARDS, or "cpu", in any case and with spaces for hyphens; None: this machine's GPU, or its CPU
+            without one.
+        dtype: of the profile's setting `target.dtype`.
 
     Raises:
-        InputError: no such card.
+        InputError: there is no such card.
     """
-    known = {card.lower(): card for card in (*CARDS, "cpu")}
+    card = _card_named("cpu" if name is None else name)
     if name is None and torch.cuda.is_available():
         card = _card_here()
-    elif (found := known.get((name or "cpu").strip().lower().replace(" ", "-"))) is None:
-        raise InputError(f"unknown card '{name}'{nearest(name.upper(), list(known.values()))}")
-    elif found == "cpu":
+    if card is None:
         weights = pick_dtype(dtype, torch.device("cpu"))
         return _measured_cpu(weights), weights
-    else:
-        card = CARDS[found]
     own = torch.float16 if card.name == "T4" else torch.bfloat16
     return card, own if dtype == "auto" else getattr(torch, dtype)
 
 
+def _card_named(name: str) -> Card | None:
+    """A card of the table, or None for "cpu"."""
+    known = {card.lower(): card for card in (*CARDS, "cpu")}
+    asked = name.strip().lower().replace(" ", "-")
+    if asked in known:
+        return CARDS.get(known[asked])
+    # First the names that begin with the word, then those that hold it: A100 is A100-80GB, and 4090 is RTX-4090.
+    near = [card for lower, card in known.items() if asked and lower.startswith(asked)]
+    near = near or [card for lower, card in known.items() if asked and asked in lower]
+    meant = " or ".join(f"'{card}'" for card in near)
+    hint = f" (did you mean {meant}?)" if near else nearest(name.upper(), list(known.values()))
+    raise InputError(f"unknown card '{name}'{hint}")
+
+
 def _card_here() -> Card:
-    """The card of the table whose name this machine's device has most of."""
+    """The card of the table that is nearest to this machine's GPU by name.
+
+    A model name that is a word of the GPU's name comes first ("L40S"), else the one with the longest common part.
+    """
     device = torch.cuda.get_device_name()
+    words = re.split(r"\W+", device)
 
-    def share(card: str) -> float:
-        word = card.split("-")[0]
-        return SequenceMatcher(None, word, device).find_longest_match().size / len(word)
+    def likeness(card: str) -> tuple[bool, float]:
+        model = card.removeprefix("RTX-").split("-")[0]
+        return model in words, SequenceMatcher(None, model, device).find_longest_match().size / len(model)
 
-    card = CARDS[max(CARDS, key=share)]
+    card = CARDS[max(CARDS, key=likeness)]
     return replace(card, source=f"{card.source}, as the nearest to {device}")
 
 
 def _measured_cpu(dtype: torch.dtype) -> Card:
-    """This machine: FLOP/s of a square matrix product, bytes/s of one row times a large matrix, each best of three."""
-    import psutil
+    """This machine: FLOP/s of a square matrix product, bytes/s of one row times a large matrix; the best of three."""
+    import psutil  # type: ignore[import-untyped]
 
     def best(rows: torch.Tensor, weight: torch.Tensor) -> float:
         taken = []

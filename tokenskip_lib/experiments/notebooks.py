@@ -1,18 +1,25 @@
 """The notebooks of a profile, in order, through papermill; and publishing what they made."""
 
+import json
+import os
 import re
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tokenskip_lib.core.paths import project_root, relative
+from tokenskip_lib.core.paths import need_checkout, relative
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, load_profile
 from tokenskip_lib.core.provenance import finished_at
 from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.store import write_json
 from tokenskip_lib.evaluation.metrics import markdown_table
-from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.run import PUBLISHED_FIGURES, PUBLISHED_RESULTS, Run
 from tokenskip_lib.experiments.stages import check_names
-from tokenskip_lib.experiments.steps import STAGES, STEPS
+from tokenskip_lib.experiments.steps import FIGURES, METRICS, RESULTS, STAGES, STEPS
 from tokenskip_lib.experiments.studies import check_studies
 
 NOTEBOOKS = dict(
@@ -50,6 +57,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     check_names(profile)
     check_studies(profile)
     _refuse_beyond(profile, only, redo_from)
+    need_checkout("the notebooks are")
+    need("papermill", "notebooks")
     run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     for number, stage in enumerate(steps(profile), 1):
@@ -62,7 +71,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         start = time.perf_counter()
         _execute(run, NOTEBOOKS[stage], name, overrides)
         seconds = time.perf_counter() - start
-        if stage not in run.timings():  # a notebook drawn again from its records did not do the work again
+        # A notebook without a run shows published tables and notes nothing; one drawn again did no work again.
+        if run.has_noted(stage) and stage not in run.timings():
             run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
         print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
@@ -79,81 +89,126 @@ def _refuse_beyond(profile: Profile, *numbers: int | None) -> None:
 
 
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    source = project_root() / "notebooks" / f"{notebook}.ipynb"
-    if not source.is_file():
-        raise InputError(f"{source}: no such notebook; run from the project's folder")
+    papermill = need("papermill", "notebooks")
+    source = need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb"
     unknown = {"PROFILE", "OVERRIDES"} - set(papermill.inspect_notebook(str(source)))
     if unknown:
         raise InputError(f"{source}: no {', '.join(sorted(unknown))} in its parameters cell")
     target = run.folder / "notebooks" / f"{notebook}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters={"PROFILE": profile_name, "OVERRIDES": overrides},
-            cwd=str(source.parent),
-            progress_bar=False,
-            stderr_file=sys.stderr,  # the stages' own progress bars, live
-        )
-    except PapermillExecutionError as error:
+        with _importable_from_here():
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters={"PROFILE": profile_name, "OVERRIDES": overrides},
+                cwd=str(source.parent),
+                progress_bar=False,
+                stderr_file=sys.stderr,  # the stages' own progress bars, live
+            )
+    except papermill.PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             target.unlink()  # it stops in the middle of a cell
             raise InputError(error.evalue) from None
         raise
 
 
-def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
-    """Put a finished run where readers see it: executed notebooks, and with notebook 05 the README's table.
+@contextmanager
+def _importable_from_here() -> Iterator[None]:
+    """Kernels started inside find your own modules where you started the run, though they run in notebooks/."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
-    Published are the notebooks that open with this profile (PROFILE in their parameters): what a reader
-    sees is what running them again gives.
+
+def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
+    """Copy what a finished run made to where readers of the repository see it.
+
+    Its figures go to figures/ and its tables to data/results/, each with the profile's name in front. Its notebooks
+    go to notebooks/, if they open with this profile (PROFILE in their parameters): then a reader who runs them gets
+    what is shown. With notebook 05, its table goes into the README.
 
     Args:
-        only: this notebook alone.
+        only: of the notebooks this one alone.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: the run is not finished, or no such notebook opens with its profile.
+        InputError: the run is not finished, or there is no checkout.
     """
-    import nbformat
-    import pandas as pd
-
     _refuse_beyond(profile, only)
-    run = Run.create(profile)
+    root, run = need_checkout("published results are kept"), Run.open(profile)
     wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
-    published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
-    if not published:
-        raise InputError(
-            f"{NOTEBOOKS[wanted[0]]} opens with profile '{_opens_with(NOTEBOOKS[wanted[0]])}': set PROFILE in its "
-            f"parameters to '{profile.name}' before publishing this run in it"
-        )
-    missing = [NOTEBOOKS[step] for step in published if step not in run.timings()]
+    missing = [NOTEBOOKS[step] for step in wanted if step not in run.timings()]
     if missing:
         raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
+    written = [*_publish_results(run, root), *_publish_figures(run, root)]
+    published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
+    written += [_publish_notebook(run, root, NOTEBOOKS[step]) for step in published]
+    if "evaluate" in published:
+        written.append(_publish_table(run, root))
+    return written
+
+
+def _publish_results(run: Run, root: Path) -> list[Path]:
+    """Copy the run's tables, as data/results/<profile>_<name>.csv."""
+    (root / PUBLISHED_RESULTS).mkdir(parents=True, exist_ok=True)
     written = []
-    for notebook in (NOTEBOOKS[step] for step in published):
-        content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
-        written.append(project_root() / "notebooks" / f"{notebook}.ipynb")
-        nbformat.write(_for_readers(content), written[-1])
-    if "evaluate" not in published:
-        return written
-    readme = project_root() / "README.md"
-    table = f"{markdown_table(pd.read_csv(run.folder / 'metrics.csv', keep_default_na=False))}\n\n{_minutes(run)}\n"
+    for path in sorted((run.folder / RESULTS).glob("*.csv")):
+        written.append(root / PUBLISHED_RESULTS / f"{run.profile.name}_{path.name}")
+        shutil.copyfile(path, written[-1])
+    return written
+
+
+def _publish_figures(run: Run, root: Path) -> list[Path]:
+    """Copy the run's figures, as figures/<profile>_<name>; one drawn from a table names the published table."""
+    (root / PUBLISHED_FIGURES).mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in sorted((run.folder / FIGURES).glob("*.*")):
+        target = root / PUBLISHED_FIGURES / f"{run.profile.name}_{path.name}"
+        written.append(target)
+        if path.suffix != ".json":
+            shutil.copyfile(path, target)
+            continue
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        table = Path(origin["source"])
+        if table == Path(relative(run.folder / RESULTS)) / table.name:
+            origin["source"] = f"{PUBLISHED_RESULTS}/{run.profile.name}_{table.name}"
+        write_json(target, origin)
+    return written
+
+
+def _publish_notebook(run: Run, root: Path, notebook: str) -> Path:
+    """Copy an executed notebook, without what only the run needs."""
+    nbformat = need("nbformat", "notebooks")
+    content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    target = root / "notebooks" / f"{notebook}.ipynb"
+    nbformat.write(_for_readers(content), target)
+    return target
+
+
+def _publish_table(run: Run, root: Path) -> Path:
+    """Put the run's metrics and its minutes between the README's markers."""
+    import pandas as pd
+
+    readme = root / "README.md"
+    metrics = pd.read_csv(run.folder / RESULTS / METRICS, keep_default_na=False)
+    table = f"{markdown_table(metrics)}\n\n{_minutes(run)}\n"
     readme.write_text(README_TABLE.sub(rf"\g<1>{table}\g<2>", readme.read_text(encoding="utf-8")), encoding="utf-8")
-    return [*written, readme]
+    return readme
 
 
 def _opens_with(notebook: str) -> str:
     """The profile that a committed notebook's parameters name."""
-    import papermill
-
-    path = project_root() / "notebooks" / f"{notebook}.ipynb"
+    papermill = need("papermill", "notebooks")
+    path = need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb"
     return papermill.inspect_notebook(str(path))["PROFILE"]["default"].strip("\"'")
 
 

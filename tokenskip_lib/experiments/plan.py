@@ -1,6 +1,6 @@
-"""What a run needs before it starts, for people: memory, disk, and the tokens and time of every stage."""
+"""What a run needs, in a report for people before it starts: memory, disk, and each stage's tokens and time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -11,28 +11,31 @@ from tokenskip_lib.experiments.stages import check_names
 from tokenskip_lib.experiments.workload import Work, stage_work
 from tokenskip_lib.models.loading import from_pretrained
 
-RECORD_BYTES = 12  # of each token in any record, with the fields around it: measured on the demo's run
-ADAPTER_BYTES = 2  # of a trained parameter where it is saved
-ADAPTER_STATE = 16  # bytes of a trained parameter in float32: itself, its gradient, AdamW's two moments
-CHECKPOINT_STATE = 12  # of these on disk while it trains: all but the gradient
+RECORD_BYTES = 12  # for each token in a record, with the fields around it: measured on the demo's run
+ADAPTER_BYTES = 2  # for each trained parameter, when it is saved
+ADAPTER_STATE = 16  # for each trained parameter in float32: itself, its gradient, AdamW's two moments
+CHECKPOINT_STATE = 12  # of these 16, on disk during training: all but the gradient
 
 
 def report(profile: Profile, card_name: str | None = None) -> str:
-    """The plan for people; what is assumed stands in it.
+    """The report for people. It states its own assumptions.
+
+    Args:
+        card_name: a name in costs.CARDS or "cpu"; None: this machine's GPU, or its CPU without one.
 
     Raises:
-        InputError: no such card; a model, tokenizer, classifier or problem set that cannot be reached.
+        InputError: there is no such card, or a model, tokenizer, classifier or problem set cannot be reached.
     """
     check_names(profile)
     where = {"cache_dir": profile.target.cache_dir}
     config = from_pretrained(AutoConfig, profile.target.model, setting="target.model", **where)
     card, dtype = costs.find_card(card_name, profile.target.dtype)
     work = stage_work(profile, checkpointing=card.name != "cpu")
-    classifier = None
+    shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
+    shapes = {False: shape}  # by Work.classifier
     if any(part.classifier for part in work):
         own = from_pretrained(AutoConfig, profile.importance.classifier, setting="importance.classifier", **where)
-        classifier = costs.read_shape(AutoModelForTokenClassification, own)
-    shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
+        shapes[True] = costs.read_shape(AutoModelForTokenClassification, own)
     scored = sum(part.read for part in work if part.stage in ("score", "prune"))
     records = RECORD_BYTES * (scored + sum(part.written for part in work))
     adapter, checkpoint = shape.trainable * ADAPTER_BYTES, shape.trainable * CHECKPOINT_STATE
@@ -46,29 +49,31 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         f"disk        {_bytes(shape.parameters * shape.stored)} model; {_bytes(adapter)} adapter; "
         f"{_bytes(checkpoint)} its checkpoint while it trains; about {_bytes(records)} records",
         "",
-        *_stage_lines(profile, work, shape, classifier, card, dtype.itemsize),
+        *_stage_lines(profile, work, shapes, card, dtype.itemsize),
         "",
         f"Time assumes {costs.COMPUTE_SHARE:.0%} of the FLOP/s in reading and training and "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth in decoding.",
-        "Not in it: launches and Python, which a small model on a fast card mostly waits for; padding; and what is",
-        "saved where the prompts of a batch begin alike. Without records, every chain is taken to be right and used.",
+        "Not counted: launches and Python, which take most of a small model's time on a fast card; padding; and the",
+        "savings when the prompts of a batch begin alike. Without records, every chain counts as right and used.",
     ]
     if profile.studies or profile.target_training:
-        lines.append("Nor are `prepare-target` and studies, each variant of which is a training or an evaluation.")
+        lines.append("Nor counted: `prepare-target`, and studies, where each variant is a training or an evaluation.")
     if profile.server is not None:
-        lines.append(f"{profile.server.url} generates and evaluates: their time is that of a server on one such card.")
+        lines.append(
+            f"{profile.server.url} answers in generate and evaluate: their time is for a server on one such card."
+        )
     return "\n".join(lines)
 
 
 def _memory_lines(profile: Profile, work: Sequence[Work], shape: Shape, card: Card, itemsize: int) -> list[str]:
     weights = shape.parameters * itemsize
-    lines, peak = [f"memory      {_bytes(weights)} weights"], weights
+    lines, peak = [f"memory      {_bytes(weights)} weights"], float(weights)
     for stage in dict.fromkeys(part.stage for part in work if part.answers):
-        parts = [part for part in work if part.stage == stage]
-        rows = min(_batch_size(profile, stage), sum(len(part.reads) for part in parts))
+        parts = [(part.reads, part.answers) for part in work if part.stage == stage and part.answers]
+        rows = min(_batch_size(profile, stage), sum(len(reads) for reads, _ in parts))
         lengths = [
-            max(max(part.reads) + max(part.answers.lengths) for part in parts),
-            max(max(part.reads) + part.answers.budget for part in parts),
+            max(max(reads) + max(answers.lengths) for reads, answers in parts),
+            max(max(reads) + answers.budget for reads, answers in parts),
         ]
         expected, most = (costs.kv_cache_bytes(shape, rows, length, itemsize) for length in lengths)
         lines.append(f"            + {_bytes(expected)} KV cache in {stage}, {rows} rows; at most {_bytes(most)}")
@@ -77,11 +82,11 @@ def _memory_lines(profile: Profile, work: Sequence[Work], shape: Shape, card: Ca
         rows, longest = profile.training.batch_size, max(trained.reads, default=0)
         state = shape.trainable * ADAPTER_STATE
         inputs = shape.layers * shape.hidden * rows * longest * itemsize
-        kept = "every block" if card.name == "cpu" else "one block at a time"  # the rest is computed again
+        kept = "every block" if card.name == "cpu" else "one block at a time"  # the other blocks are computed again
         lines += [
             f"            + {_bytes(state)} in training: adapter, gradients and AdamW's two moments in float32",
             f"            + {_bytes(inputs)} in training: what enters the blocks, {rows} x {longest:.0f} tokens",
-            f"            + in training what kernels keep inside {kept}, and logits: there is no honest formula",
+            f"            + in training, not estimated: what kernels keep inside {kept}, and logits",
         ]
         peak = max(peak, weights + state + inputs)
     if peak > card.memory:
@@ -90,13 +95,13 @@ def _memory_lines(profile: Profile, work: Sequence[Work], shape: Shape, card: Ca
 
 
 def _stage_lines(
-    profile: Profile, work: Sequence[Work], shape: Shape, classifier: Shape | None, card: Card, itemsize: int
+    profile: Profile, work: Sequence[Work], shapes: Mapping[bool, Shape], card: Card, itemsize: int
 ) -> list[str]:
     lines, total = [], 0.0
     row = "{:9} {:16} {:>6} {:>11} {:>6} {:>11} {:>11} {:>9}  {}"
     lines.append(row.format("stage", "part", "rows", "read", "passes", "written", "at most", "time", "answers as in"))
     for part in work:
-        model = classifier if part.classifier else shape
+        model = shapes[part.classifier]
         seconds = part.seconds(model, card, batch_size=_batch_size(profile, part.stage), itemsize=itemsize)
         total += seconds
         numbers = (f"{number:,}" for number in (part.written, part.most_written)) if part.answers else ("", "")
@@ -120,6 +125,8 @@ def _bytes(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms" if seconds >= 5e-5 else "< 0.1 ms"
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

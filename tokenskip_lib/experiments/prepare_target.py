@@ -1,18 +1,20 @@
 """Preparing a target model: teach a base model the task from the problem set's own solutions.
 
-Needed only where the model cannot solve the problems out of the box, as the demo's.
+Only a model that cannot solve the problems as it is needs this, for example the demo's.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.profiles import Profile, is_how
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
+from tokenskip_lib.core.settings import TargetTrainingSettings
 from tokenskip_lib.core.store import write_json
-from tokenskip_lib.evaluation.methods import predict_all
 from tokenskip_lib.evaluation.metrics import compute_metrics
+from tokenskip_lib.evaluation.predictions import predict_all
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.models.loading import load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
@@ -22,10 +24,13 @@ from tokenskip_lib.training.rows import build_sft_rows
 
 
 def prepare_target(profile: Profile) -> dict:
-    """Teach the base model the task from the problem set's own solutions, and check it.
+    """Teach the base model the task from the problem set's own solutions, and measure its accuracy.
 
-    Trains `target.adapter` on the target split and measures accuracy on the validation split, both
-    apart from every training and test problem of a run. Returns the summary it writes.
+    `target.adapter` is trained on the target split. Accuracy is measured on the validation split. Neither split has a
+    training or test problem of a run. An adapter that is already there is measured only.
+
+    Returns:
+        The summary, which is also in the adapter's folder.
 
     Raises:
         InputError: the profile's model needs no preparing (no target_training or adapter), or the adapter
@@ -36,8 +41,9 @@ def prepare_target(profile: Profile) -> dict:
         raise InputError(f"profile '{profile.name}': target.adapter must say where the adapter goes")
     refuse_shared_questions(loaded.problems, validation.problems)
     folder = resolve_path(profile.target.adapter)
-    _refuse_other_settings(folder, profile)
+    assert profile.target_training is not None  # load_problems refused a profile without it
     settings = profile.target_training.training
+    _refuse_other_settings(folder, profile, profile.target_training)
     tokenizer = load_tokenizer(profile.target)
     count = token_counter(tokenizer)
     if not (folder / "summary.json").exists():
@@ -64,33 +70,40 @@ def prepare_target(profile: Profile) -> dict:
     return summary
 
 
-def _refuse_other_settings(folder: Path, profile: Profile) -> None:
-    """Write down what the adapter is made with, or check it: a training goes on only with its own settings."""
+def _refuse_other_settings(folder: Path, profile: Profile, taught: TargetTrainingSettings) -> None:
+    """Write the settings that the adapter is made with, or raise InputError if it was begun with others."""
     now = {
         "model": profile.target.model,
         "seed": profile.seed,
         "problems": profile.problems.model_dump(include={"train", "max_number", "max_words"}),
         "prompts": profile.prompts.model_dump(),
-        **profile.target_training.model_dump(),
+        **taught.model_dump(),
     }
     file = folder / "settings.json"
     if not file.exists():
-        if (folder / "summary.json").exists():  # made elsewhere: measured as it is
+        if (folder / "summary.json").exists():  # made elsewhere; it is only measured
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, now)
     begun = json.loads(file.read_text(encoding="utf-8"))
     for name, value in now.items():
-        if begun.get(name) != value:
+        if _decisive(begun.get(name)) != _decisive(value):
             raise InputError(
                 f"{file}: this adapter was begun with other settings ({name}: {begun.get(name)}, now {value}); "
                 "remove the folder to make it anew, or --set target.adapter=... to keep both"
             )
 
 
+def _decisive(value: Any) -> Any:
+    """A value of the adapter's settings. In a section of training settings, those that change nothing are left out."""
+    if not isinstance(value, dict):
+        return value
+    return {name: inner for name, inner in value.items() if not is_how(f"target_training.training.{name}")}
+
+
 def _unpruned(problem: Problem, count: Callable[[str], int]) -> PrunedChain:
     """A gold solution as a chain at ratio 1.0, so that training rows are built in one place."""
     tokens = count(problem.solution)
     return PrunedChain(
-        id=problem.id, scorer="gold", ratio=1.0, text=problem.solution, kept=[], tokens=tokens, original_tokens=tokens
+        id=problem.id, scorer="gold", ratio=1.0, text=problem.solution, kept=None, tokens=tokens, original_tokens=tokens
     )

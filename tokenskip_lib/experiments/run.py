@@ -14,47 +14,50 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tokenskip_lib.core.paths import relative, resolve_path
+from tokenskip_lib.core.paths import checkout, relative
 from tokenskip_lib.core.processes import rank
-from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.profiles import Profile, load_profile, setting_values
 from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import R, RecordStore, write_json
-from tokenskip_lib.experiments.steps import ADAPTER, STAGE_OF_SECTION, STAGES, STEPS, TRAIN_PROBLEMS
+from tokenskip_lib.experiments.steps import ADAPTER, FIGURES, RESULTS, STAGES, STEPS, TRAIN_PROBLEMS, changed_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 STATE, STUDIES = "profile.json", "studies"
+PUBLISHED_FIGURES, PUBLISHED_RESULTS = "figures", "data/results"  # of the checkout; `publish` writes there
 
 
 class Run:
-    """One profile's run folder. Opening it writes profile.json, or checks it.
+    """The folder of one run: records, adapter, tables, figures, and profile.json that says how they were made.
 
-    Its versions and commit are those that opened it last; a stage's `finished_by` are those that did its work.
+    `Run.create` is for writing, `Run.open` for reading. The versions and the commit in profile.json are those of the
+    last `Run.create`; the `finished_by` of a stage has those that did its work.
     """
 
     def __init__(self, profile: Profile, state: dict):
-        """Use `Run.create` or `Run.open`."""
+        """For `Run.create` and `Run.open` only."""
         self.profile = profile
         self.folder = profile.path("")
         self.state = state
 
     @classmethod
     def create(cls, profile: Profile, *, redo_from: int | None = None) -> Run:
-        """Make the folder, or go on with the run that it holds.
+        """Make the run's folder, or go on with the run that is there.
 
         Args:
             profile: resolved settings.
-            redo_from: remove the files of this step (1 to 7) and of all after it first.
+            redo_from: first step (1 to 7) to redo; its files and those of all later steps are removed first.
 
         Raises:
-            InputError: the folder holds records made with other settings, which are not being redone.
+            InputError: the folder has records made with other settings, and they are not redone.
         """
         before = read_state(profile.path(""))
         if before is not None:
             run = cls(profile, before)
-            run._refuse_other_settings(before, redo_from)
+            run._refuse_other_settings(redo_from)
             if redo_from is not None:
                 run._remove_from(redo_from)
         state = {
@@ -71,31 +74,31 @@ class Run:
 
     @classmethod
     def open(cls, profile: Profile) -> Run:
-        """Open a run to read it; nothing is written.
+        """Open a run for reading. Nothing is written, so a read-only folder will do.
 
         Raises:
-            InputError: there is no such run, or it was made with other settings.
+            InputError: there is no run, or it was made with other settings.
         """
         state = read_state(profile.path(""))
         if state is None:
-            raise InputError(f"{relative(profile.path(''))}: no run here; `python -m tokenskip_lib run` makes one")
+            raise InputError(
+                f"{relative(profile.path(''))}: no run here; `python -m tokenskip_lib run --profile {profile.name}` "
+                "makes one"
+            )
         run = cls(profile, state)
-        run._refuse_other_settings(state, None)
+        run._refuse_other_settings(None)
         return run
 
-    def _remove_from(self, step: int) -> None:
-        for name in STEPS[step - 1 :]:  # nothing may be said to be done that a kill halfway has removed
-            self.state["stages"].pop(name, None)
-        self._write()
-        for number in range(step, len(STEPS) + 1):
-            self._remove(number)
-        self._remove_variants(step)
-
     def store(self, name: str, record_type: type[R]) -> RecordStore[R]:
+        """A file of records of this run, by its name in `steps`."""
         return RecordStore(self.folder / name, record_type)
 
     def need(self, name: str, record_type: type[R], stage: str) -> list[R]:
-        """The records a stage reads; InputError names the stage that makes them, if there are none."""
+        """The records that a stage reads.
+
+        Raises:
+            InputError: there are none yet; the message names the stage that makes them.
+        """
         records = list(self.store(name, record_type))
         if not records:
             raise InputError(
@@ -105,37 +108,78 @@ class Run:
         return records
 
     def in_problem_order(self, records: Iterable[R]) -> list[R]:
-        """Records in the order of the training problems; files begin with the shortest, which an engine answers first.
+        """Records in the order of the training problems.
 
-        Whoever takes the first so many gets a sample, not the easiest.
+        Files begin with the shortest problems, because an engine answers them first. In problem order the first
+        records are a sample of all, not the easiest.
         """
         order = {problem.id: number for number, problem in enumerate(self.store(TRAIN_PROBLEMS, Problem))}
         return sorted(records, key=lambda record: order.get(record.id, len(order)))
 
     def note(self, stage: str, **counts) -> None:
-        """Write a stage's counts into profile.json, with what it dropped and why, and the code that finished it."""
-        self.state["stages"] = read_state(self.folder)["stages"]  # a notebook's kernel may have written meanwhile
+        """Write a stage's counts into profile.json, and the versions and commit that finished it."""
+        state = read_state(self.folder)  # a notebook's kernel may have written in the meantime
+        if state is not None:
+            self.state["stages"] = state["stages"]
         first = {"finished_by": {name: self.state[name] for name in ("commit", "versions")}}
         self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
         self._write()
 
+    def has_noted(self, stage: str) -> bool:
+        """Whether a stage has written its counts, in this process or in another (a notebook's kernel)."""
+        state = read_state(self.folder)
+        return state is not None and stage in state["stages"]
+
+    def timings(self) -> dict[str, float]:
+        """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
+        stages = self.state["stages"]
+        return {
+            stage: stages[stage]["notebook_seconds"] for stage in STEPS if "notebook_seconds" in stages.get(stage, {})
+        }
+
+    def write_result(self, table: pd.DataFrame, name: str) -> Path:
+        """Write a table of results, for example METRICS, into the run's folder `results`."""
+        path = self.folder / RESULTS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+        return path
+
+    def find_result(self, name: str) -> Path:
+        """A table of results: the run's own, or the published one of the same profile if the run has none.
+
+        Raises:
+            InputError: neither is there, or the run's settings are not those of the published results.
+        """
+        own, root = self.folder / RESULTS / name, checkout()
+        if own.exists():
+            return own
+        published = root / PUBLISHED_RESULTS / f"{self.profile.name}_{name}" if root else own
+        if not published.exists():
+            raise InputError(f"{relative(own)}: not there, and not published for profile '{self.profile.name}' either")
+        if changed := changed_settings(self.profile, load_profile(self.profile.name)):
+            raise InputError(
+                f"{relative(own)}: not there, and the published one was made with another "
+                f"'{next(iter(changed.values()))}'; run `python -m tokenskip_lib run` with the same --set first"
+            )
+        return published
+
     def save_figure(self, figure: Figure, name: str, source: Path) -> Path:
-        """Write figures/<profile>_<name>.png and .svg, and beside them a .json that says where they come from.
+        """Write <name>.png and .svg into the run's folder `figures`, and a .json that says what was drawn.
 
         Args:
-            source: the file of records or metrics that was drawn; its sha256 is noted.
+            figure: it is closed afterwards, or a notebook would show it a second time.
+            source: the file of records or the table that was drawn; the .json has its path and sha256.
         """
         import matplotlib.pyplot as plt
 
         from tokenskip_lib.figures.style import STYLE
 
-        folder = resolve_path(self.profile.figures_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.profile.name}_{name}.png"
+        path = self.folder / FIGURES / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with plt.style.context(STYLE):
             figure.savefig(path)
             figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        plt.close(figure)  # a notebook would show an open figure a second time
+        plt.close(figure)
         origin = {
             "profile": self.profile.name,
             "seed": self.profile.seed,
@@ -143,44 +187,47 @@ class Run:
             "source": relative(source),
             "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         }
-        path.with_suffix(".json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        write_json(path.with_suffix(".json"), origin)
         return path
 
-    def timings(self) -> dict[str, float]:
-        """Seconds of each finished step's notebook, where the pipeline ran it."""
-        stages = self.state["stages"]
-        return {
-            stage: stages[stage]["notebook_seconds"] for stage in STEPS if "notebook_seconds" in stages.get(stage, {})
-        }
-
     def _write(self) -> None:
-        if rank() != 0:  # of several launched processes the first writes
-            return
-        write_json(self.folder / STATE, self.state)
+        if rank() == 0:  # of several launched processes the first writes
+            write_json(self.folder / STATE, self.state)
 
-    def _refuse_other_settings(self, state: dict, redo_from: int | None) -> None:
-        now = _parts(self.profile.model_dump())
-        try:  # settings that are new since are filled in
-            made_with = _parts(Profile.model_validate(state["profile"]).model_dump())
-        except ValidationError:
-            made_with = {}
-        for section, stage in sorted(STAGE_OF_SECTION.items(), key=lambda item: item[1]):
+    def _refuse_other_settings(self, redo_from: int | None) -> None:
+        """Raise InputError if records in the folder were made with other settings and are not redone."""
+        made_with = _profile_of(self.state)
+        if made_with is None:
+            changed = {1: "profile.json is of another version"}
+        else:
+            changed = {
+                stage: f"another {key} ({_short(setting_values(made_with)[key])}, now "
+                f"{_short(setting_values(self.profile)[key])})"
+                for stage, key in changed_settings(self.profile, made_with).items()
+            }
+        for stage, what in changed.items():
             later = range(stage, len(STAGES) + 1)
             started = any(path for number in later for path in self.folder.glob(f"{number:02}_*"))
-            if made_with.get(section) == now[section] or not started:
-                continue
-            if redo_from is None or redo_from > stage:
-                kind = "setting" if "." in section else "section"
+            if started and (redo_from is None or redo_from > stage):
                 raise InputError(
-                    f"{self.folder} was made with another '{section}' {kind}; `run --from {stage:02}` redoes it "
+                    f"{self.folder} was made with {what}; `run --from {stage:02}` redoes it "
                     "from there, --set run_dir=... keeps both"
                 )
+
+    def _remove_from(self, step: int) -> None:
+        """Remove what this and later steps wrote. profile.json forgets them first, in case a kill comes between."""
+        for name in STEPS[step - 1 :]:
+            self.state["stages"].pop(name, None)
+        self._write()
+        for number in range(step, len(STEPS) + 1):
+            self._remove(number)
+        self._remove_variants(step)
 
     def _remove(self, number: int) -> None:
         _delete(self.folder.glob(f"{number:02}_*"))
 
     def _remove_variants(self, redo_from: int) -> None:
-        """Of studies' variants what is redone: the files of those stages; all that was made from files now gone."""
+        """Remove the redone stages' files of every study's variant; the whole variant if it links to removed files."""
         for variant in self.folder.glob(f"{STUDIES}/*/*"):
             stale = [path for path in variant.glob("0*") if int(path.name[:2]) >= redo_from]
             if redo_from == STEPS.index("studies") + 1 or any(path.is_symlink() for path in stale):
@@ -190,10 +237,10 @@ class Run:
 
 
 def find_trained(run: Run) -> Path | str:
-    """The adapter that answers for tokenskip: the run's own, or the finished one that the profile names.
+    """The adapter that answers for TokenSkip: the one that the profile names, or else the run's own.
 
     Raises:
-        InputError: it would be the run's own, and that is not trained yet.
+        InputError: it is the run's own, and it is not trained yet.
     """
     if run.profile.evaluation.adapter is not None:
         return run.profile.evaluation.adapter
@@ -206,24 +253,12 @@ def find_trained(run: Run) -> Path | str:
     return folder
 
 
-def _delete(paths: Iterable[Path]) -> None:
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _parts(settings: dict) -> dict:
-    """Settings by the names of STAGE_OF_SECTION; a field that has a name of its own is not in its section's."""
-    parts = {name: settings[name] for name in STAGE_OF_SECTION if "." not in name}
-    for name in STAGE_OF_SECTION:
-        section, _, field = name.partition(".")
-        if field:
-            parts[section] = {key: value for key, value in parts[section].items() if key != field}
-            parts[name] = settings[section][field]
-    return parts
-
-
 def read_state(folder: Path) -> dict | None:
-    """What a run's folder says of itself: settings, seed, versions, commit, stages; None where there is no run."""
+    """The content of a run's profile.json: settings, seed, versions, commit, stages; None if there is no run.
+
+    Raises:
+        InputError: the file is not JSON.
+    """
     file = folder / STATE
     if not file.exists():
         return None
@@ -231,3 +266,22 @@ def read_state(folder: Path) -> dict | None:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         raise InputError(f"{file}: not JSON; remove the folder, or put the file back") from None
+
+
+def _profile_of(state: dict) -> Profile | None:
+    """The settings that a run was made with. Settings that did not exist then have their defaults."""
+    known = {name: value for name, value in state["profile"].items() if name in Profile.model_fields}
+    try:
+        return Profile.model_validate(known)
+    except ValidationError:
+        return None
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -7,35 +7,38 @@ Notebooks, the command line and any launcher call the same functions.
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
-import pandas as pd
-
-from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.processes import rank, shared_store
 from tokenskip_lib.core.profiles import Profile
-from tokenskip_lib.core.records import Chain, IdKey, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
-from tokenskip_lib.core.store import RecordStore
-from tokenskip_lib.core.windows import write_windows
-from tokenskip_lib.evaluation.methods import (
-    METHODS,
-    answer_budget,
-    build_requests,
-    method_ratios,
-    predict_all,
-    truncation_budget,
+from tokenskip_lib.core.records import (
+    Chain,
+    IdKey,
+    InputError,
+    PredictionKey,
+    Problem,
+    PrunedChain,
+    PrunedKey,
+    Record,
+    ScoredChain,
+    ScoredKey,
+    SFTRow,
+    pruned_keys,
 )
-from tokenskip_lib.evaluation.metrics import compute_metrics
-from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.evaluation.methods import method_ratios
+from tokenskip_lib.evaluation.predictions import build_requests
+from tokenskip_lib.experiments.evaluate import evaluate
+from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
     CHAINS,
-    PREDICTIONS,
     PRUNED,
     SCORED,
     SFT_ROWS,
     STAGES,
-    TEST_PROBLEMS,
     TRAIN_PROBLEMS,
 )
 from tokenskip_lib.inference.build import build_engine
@@ -43,10 +46,11 @@ from tokenskip_lib.inference.engine import Generation
 from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.grading import is_correct, split_output
-from tokenskip_lib.problems.sets import HUB_SETS, leave_out, load_problems, refuse_shared_questions
+from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
+from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
-from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, export_rows, own_tails
+from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, own_tails
 
 
 def check_names(profile: Profile) -> None:
@@ -65,7 +69,7 @@ def generate(run: Run) -> list[Chain]:
     refuse_shared_questions(train.problems, test.problems)
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
-    if not all((problem_id,) in store for problem_id in problems):
+    if not all(IdKey(problem_id) in store for problem_id in problems):
         tokenizer = load_tokenizer(profile.target)
         count = token_counter(tokenizer)
         engine = build_engine(profile, tokenizer, profile.chains.batch_size)
@@ -78,8 +82,12 @@ def generate(run: Run) -> list[Chain]:
             max_new_tokens=profile.chains.max_new_tokens,
         )
         run.store(TRAIN_PROBLEMS, Problem).append(train.problems)
-        for batch in engine.generate(requests, is_done=lambda key: IdKey(key.id) in store, label="chains of thought"):
-            store.append(_chain(problems[g.key.id], g, count, profile) for g in batch)
+
+        def is_done(key: tuple) -> bool:
+            return IdKey(cast(PredictionKey, key).id) in store
+
+        for batch in engine.generate(requests, is_done=is_done, label="chains of thought"):
+            store.append(_chain(problems[cast(PredictionKey, g.key).id], g, count, profile) for g in batch)
     chains = list(store)
     run.note(
         "generate",
@@ -99,14 +107,14 @@ def score(run: Run) -> list[ScoredChain]:
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
     target = TargetModel(profile.target)
-    keys = [(chain.id, name) for name in names for chain in scored_by[name]]
+    keys = [ScoredKey(chain.id, name) for name in names for chain in scored_by[name]]
     with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
             todo = scored_by[name]
-            if all((chain.id, name) in store for chain in todo):
+            if all(ScoredKey(chain.id, name) in store for chain in todo):
                 continue
             label, scorer = f"importance: {name}", build_scorer(name, target, profile)
-            write_windows(todo, store, scorer.score, lambda c, n=name: [(c.id, n)], total=len(todo), label=label)
+            write_windows(todo, store, scorer.score, partial(_scored_keys, name), total=len(todo), label=label)
     run.note("score", chains=len(chains), scorers=names)
     return list(run.store(SCORED, ScoredChain))
 
@@ -118,11 +126,15 @@ def prune(run: Run) -> list[SFTRow]:
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = TargetModel(profile.target)
     ratios = profile.pruning.ratios
-    keys = [key for chain in chains for key in profile.pruned_keys(chain)]
+
+    def keys_of(chain: Record) -> list[PrunedKey]:
+        return pruned_keys(chain, profile.pruned_by, ratios)
+
+    keys = [key for chain in chains for key in keys_of(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
             prune_window = build_pruner(target, profile)
-            write_windows(chains, store, prune_window, profile.pruned_keys, total=len(chains), label="pruning")
+            write_windows(chains, store, prune_window, keys_of, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
     every = profile.training.ratios_a_problem == "all"
     drawn = draw_ratios([chain.id for chain in chains], ratios, profile.training_seed)
@@ -144,7 +156,7 @@ def prune(run: Run) -> list[SFTRow]:
 
 
 def export(run: Run, style: str, folder: Path) -> list[Path]:
-    """The training rows of stage 3 for another trainer; see sft_rows.export_rows."""
+    """The training rows of stage 3 for another trainer; see training.export.export_rows."""
     rows = run.need(SFT_ROWS, SFTRow, "prune")
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
@@ -170,49 +182,10 @@ def train(run: Run) -> dict:
     return summary
 
 
-def evaluate(run: Run) -> pd.DataFrame:
-    """Stage 5: every method and ratio answers the test problems; returns and writes metrics.csv."""
-    profile = run.profile
-    pairs = method_ratios(profile.evaluation)
-    test = load_problems(profile, profile.evaluation.split)
-    if profile.evaluation.split == "validation" and profile.problems.validation is not None:
-        refuse_shared_questions(test.problems, load_problems(profile, "test").problems)
-    if profile.evaluation.adapter is None:  # one trained elsewhere met problems that are not here to compare
-        trained = run.need(TRAIN_PROBLEMS, Problem, "generate")
-        if (profile.problems.test or profile.problems.train) in HUB_SETS:
-            test = leave_out(test, trained, "question that was trained on")
-        refuse_shared_questions(trained, test.problems)
-    adapter = find_trained(run) if any(method == "tokenskip" for method, _ in pairs) else None
-    run.store(TEST_PROBLEMS, Problem).append(test.problems)
-    store = run.store(PREDICTIONS, Prediction)
-    # Truncation's budget comes from the original's answers; tokenskip has a model of its own.
-    prompted = [method for method in METHODS if method not in ("truncation", "tokenskip")]
-    attach = profile.evaluation.attach and profile.server is None and adapter is not None
-    apart = [(None, (prompted, ["truncation"])), (adapter, (["tokenskip"],))]
-    for folder, passes in [(adapter, ([*prompted, "tokenskip"], ["truncation"]))] if attach else apart:
-        engine, tokenizer = None, load_tokenizer(profile.target)
-        for methods in passes:
-            todo = [(m, r) for m, r in pairs if m in methods]
-            if all((problem.id, m, r) in store for problem in test.problems for m, r in todo):
-                continue
-            engine = engine or build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=folder)
-            plan = [(m, r, _budget(profile, store, m, r)) for m, r in todo]
-            label, done = methods[0] if len(methods) == 1 else "the target model", store.__contains__
-            for batch in predict_all(
-                engine, tokenizer, test.problems, profile.prompts, plan, is_done=done, label=label, attached=attach
-            ):
-                store.append(batch)
-    metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
-    metrics.to_csv(run.folder / "metrics.csv", index=False)
-    results = resolve_path(profile.results_dir)
-    results.mkdir(parents=True, exist_ok=True)
-    metrics.to_csv(results / f"{profile.name}_metrics.csv", index=False)
-    run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
-    return metrics
-
-
-# In the order of config.STAGES.
-STAGE_FUNCTIONS = dict(zip(STAGES, (generate, score, prune, train, evaluate), strict=True))
+# In the order of STAGES.
+STAGE_FUNCTIONS: dict[str, Callable[[Run], object]] = dict(
+    zip(STAGES, (generate, score, prune, train, evaluate), strict=True)
+)
 
 
 def _kept_chains(run: Run) -> list[Chain]:
@@ -229,6 +202,10 @@ def _kept_chains(run: Run) -> list[Chain]:
         if not chain.chain.strip():
             raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped")
     return chains
+
+
+def _scored_keys(scorer: str, chain: Record) -> list[ScoredKey]:
+    return [ScoredKey(chain.id, scorer)]
 
 
 def _scored_chains(run: Run) -> list[ScoredChain]:
@@ -271,10 +248,3 @@ def _chain(problem: Problem, generation: Generation, count: Callable[[str], int]
         cut_off=generation.cut_off,
         dropped=next((reason for reason, holds in reasons.items() if holds), None),
     )
-
-
-def _budget(profile: Profile, store: RecordStore[Prediction], method: str, ratio: float) -> int:
-    """The most new tokens an answer may have, truncation's from the original's chains."""
-    if method != "truncation":
-        return answer_budget(profile.evaluation, method, ratio)
-    return truncation_budget([p.chain_tokens for p in store if p.method == "original"], ratio)

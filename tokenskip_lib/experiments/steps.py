@@ -1,44 +1,87 @@
-"""The steps of a run in order, their files, and which step a changed setting makes stale."""
+"""The steps of a run in order, the files they write, and which step a changed setting makes stale.
+
+A file's name begins with its step's number. Redoing a step removes its files and those of all later steps.
+"""
 
 import re
 
+from tokenskip_lib.core.profiles import Profile, is_how, setting_values
 from tokenskip_lib.core.records import InputError
 
 STAGES = ("generate", "score", "prune", "train", "evaluate")
-STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only where a profile has studies
-# The first stage that a change in each section makes stale.
-STAGE_OF_SECTION = {
+STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only if the profile has studies
+
+TRAIN_PROBLEMS, CHAINS = "01_train_problems.jsonl", "01_chains.jsonl"
+SCORED = "02_scored.jsonl"
+PRUNED, SFT_ROWS = "03_pruned.jsonl", "03_sft_rows.jsonl"
+ADAPTER = "04_adapter"
+TEST_PROBLEMS, PREDICTIONS = "05_test_problems.jsonl", "05_predictions.jsonl"
+
+# Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
+METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv", "policy.csv"
+FIGURES, RESULTS = "figures", "results"
+
+# The first stage that a change of a setting makes stale, by section or by dotted name; the longer name wins.
+# Settings marked HOW in core/settings.py make none stale.
+STAGE_OF = {
     "seed": 1,
     "target": 1,
     "prompts": 1,
-    "problems": 1,
-    "chains": 1,
-    "importance": 2,
-    "pruning": 3,
-    "training": 3,  # training.held_out marks rows there
-    "evaluation": 5,
+    "prompts.marker": 3,
     "prompts.baseline_place": 5,
-    "prompts.marker": 3,  # a field that is read later than its section
+    "problems": 1,
     "problems.test": 5,
     "problems.test_size": 5,
     "problems.validation": 5,
     "problems.validation_size": 5,
+    "chains": 1,
+    "importance": 2,
+    "pruning": 3,
+    "training": 4,
+    "training.ratios_a_problem": 3,
+    "training.rows": 3,
+    "training.seed": 3,
+    "training.held_out": 3,
+    "evaluation": 5,
+    "server.model": 1,  # what answered: the target model in this process, or this model of a server
+    "server.tokenskip_model": 5,
 }
 
 
-def stage_of(key: str) -> int:
-    """The first stage that a change of this setting, by its dotted key, makes stale."""
-    names = [key, key.partition(".")[0]]
-    return next((STAGE_OF_SECTION[name] for name in names if name in STAGE_OF_SECTION), len(STAGES) + 1)
+def stage_of(key: str) -> int | None:
+    """The first stage that a change of this setting makes stale; None if it makes none stale.
+
+    Example:
+        >>> stage_of("pruning.ratios"), stage_of("prompts.baseline_place"), stage_of("training.save_every")
+        (3, 5, None)
+    """
+    section = key.partition(".")[0]
+    if (key not in STAGE_OF and section not in STAGE_OF) or is_how(key):
+        return None
+    return STAGE_OF.get(key, STAGE_OF.get(section))
 
 
-CHAINS, SCORED, PRUNED = "01_chains.jsonl", "02_scored.jsonl", "03_pruned.jsonl"
-SFT_ROWS, ADAPTER, PREDICTIONS = "03_sft_rows.jsonl", "04_adapter", "05_predictions.jsonl"
-TRAIN_PROBLEMS, TEST_PROBLEMS = "01_train_problems.jsonl", "05_test_problems.jsonl"
+def changed_settings(profile: Profile, other: Profile) -> dict[int, str]:
+    """First stage that is stale -> the name of a setting that two profiles disagree on, stages ascending."""
+    mine, others = setting_values(profile), setting_values(other)
+    changed: dict[int, str] = {}
+    for key, value in mine.items():
+        stage = stage_of(key)
+        if stage is not None and value != others[key]:
+            changed.setdefault(stage, key)
+    return dict(sorted(changed.items()))
 
 
 def stage_number(text: str) -> int:
-    """`03`, `3`, `prune` or `03_pruning` -> 3."""
+    """The number of a step, from 1.
+
+    Example:
+        >>> stage_number("03"), stage_number("prune"), stage_number("03_pruning")
+        (3, 3, 3)
+
+    Raises:
+        InputError: no such step.
+    """
     match = re.match(r"0*([1-9]\d*)", text)
     number = STEPS.index(text) + 1 if text in STEPS else int(match.group(1)) if match else 0
     if not 1 <= number <= len(STEPS):

@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.profiles import Profile, nearest, with_overrides
+from tokenskip_lib.core.paths import relative
+from tokenskip_lib.core.profiles import Profile, is_how, nearest, with_overrides
 from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.run import STUDIES, Run
-from tokenskip_lib.experiments.steps import PREDICTIONS, STAGES, stage_of
+from tokenskip_lib.experiments.steps import CHAINS, METRICS, POLICY, PREDICTIONS, RECOVERY, STAGES, TIMINGS, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
@@ -31,17 +32,17 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
     if study not in profile.studies:
         raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
     settings = profile.studies[study]
-    if study in ("metrics", "recovery", "policy", "timings"):
+    if f"{study}.csv" in (METRICS, RECOVERY, POLICY, TIMINGS):
         raise InputError(f"a study cannot be called '{study}': its results would be written over the run's own")
     variants = []
     for varied in settings.vary:
         overrides = {**settings.common, **varied}
-        if outside := [key for key in overrides if stage_of(key) > len(STAGES)]:
+        if outside := [key for key in overrides if stage_of(key) is None and not is_how(key)]:
             raise InputError(f"study '{study}': '{outside[0]}' changes no stage's records")
         if profile.server is not None and _first_stage_of(overrides) < len(STAGES):
             raise InputError(f"study '{study}' trains its own adapters, which the server does not have: server=null")
         folder = f"{profile.run_dir}/{STUDIES}/{study}/{_folder_name(varied, overrides)}"
-        places = {"name": f"{profile.name}-{study}", "run_dir": folder, "results_dir": folder, "studies": {}}
+        places: dict[str, Any] = {"name": f"{profile.name}-{study}", "run_dir": folder, "studies": {}}
         if _first_stage_of(overrides) < len(STAGES):
             places["evaluation.adapter"] = None  # each variant's own training answers
         variants.append((varied, with_overrides(profile, {**overrides, **places}, where=f"study '{study}'")))
@@ -58,14 +59,12 @@ def check_studies(profile: Profile) -> None:
 def run_study(run: Run, study: str) -> pd.DataFrame:
     """Train and evaluate every variant of a study; what is done is not done again.
 
-    Writes data/results/<profile>_<study>.csv after each variant.
+    Writes results/<study>.csv in the run's folder after each variant.
 
     Returns:
         A row a variant, method and ratio: every setting that some variant changes, as it was in this one,
         rows_trained, training_seconds (on this machine), then the columns of metrics.csv.
     """
-    results = resolve_path(run.profile.results_dir) / f"{run.profile.name}_{study}.csv"
-    results.parent.mkdir(parents=True, exist_ok=True)
     common = run.profile.studies[study].common if study in run.profile.studies else {}
     variants = variant_profiles(run.profile, study)
     settings = list(dict.fromkeys(key for varied, _ in variants for key in varied))
@@ -76,16 +75,28 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
         variant = _open_variant(run, profile, first)
         if answered is not None:
             _share_answers(answered, variant)
-        for stage in STAGES[min(first, 3) - 1 :]:
-            outcome = stages.STAGE_FUNCTIONS[stage](variant)
+        for stage in STAGES[first - 1 : STAGES.index("train")]:
+            stages.STAGE_FUNCTIONS[stage](variant)
+        trained, metrics = stages.train(variant), stages.evaluate(variant)  # a shared adapter is only read
         answered = variant
-        trained = variant.state["stages"]["train"]
         labels = {key: _label(attrgetter(key)(profile)) for key in settings}
         labels |= {"rows_trained": trained["rows_trained"], "training_seconds": trained["seconds"]}
-        table = outcome.assign(**labels)[[*labels, *outcome.columns]]
+        table = metrics.assign(**labels)[[*labels, *metrics.columns]]
         tables.append(table.astype(dict.fromkeys(settings, object)))  # 960 stays 960 beside a variant without it
-        pd.concat(tables).to_csv(results, index=False)
+        results = run.write_result(pd.concat(tables), f"{study}.csv")
     return pd.read_csv(results, keep_default_na=False, na_values=[""])
+
+
+def study_table(run: Run, study: str) -> pd.DataFrame:
+    """A study's table: what `run_study` gives, or the published table if this run has not begun.
+
+    A reader without a run sees the published results at once; the trainings would take hours.
+    """
+    if (run.folder / CHAINS).exists():
+        return run_study(run, study)
+    published = run.find_result(f"{study}.csv")
+    print(f"this run has not begun: read from {relative(published)}")
+    return pd.read_csv(published, keep_default_na=False, na_values=[""])
 
 
 def _open_variant(run: Run, profile: Profile, first: int) -> Run:
@@ -105,7 +116,8 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
 def _first_stage_of(overrides: Mapping[str, Any]) -> int:
     """The first stage that overrides change."""
     # Scores are kept by scorer: those of every scorer that the run compares are there.
-    return min((3 if key == "importance.scorer" else stage_of(key) for key in overrides), default=len(STAGES))
+    found = [3 if key == "importance.scorer" else stage_of(key) for key in overrides]
+    return min((stage for stage in found if stage is not None), default=len(STAGES))
 
 
 def _share_answers(answered: Run, variant: Run) -> None:
@@ -118,7 +130,8 @@ def _share_answers(answered: Run, variant: Run) -> None:
 
     if asked(answered.profile) == asked(variant.profile):
         predictions = answered.store(PREDICTIONS, Prediction)
-        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method != "tokenskip")
+        adapted = {name for name, method in METHODS.items() if method.uses_adapter}
+        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method not in adapted)
 
 
 def _label(value: Any) -> str | float | int | bool | None:

@@ -1,11 +1,11 @@
-"""The tokens of every stage of a run before it runs: what is read, and what answers can be expected.
+"""The tokens of every stage, before it runs: those it reads, and those its answers are expected to have.
 
-Prompts are really built and counted. Answers are expected from records that are already there, else
-from the problems' own solutions, else at their budget; who said so stays with them.
+Prompts are built and counted. The expected length of answers comes from the first of three sources: records
+that are already there, the problems' worked solutions, the budget. The source is kept with the number.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -15,27 +15,26 @@ from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import Chain, Prediction, Problem, SFTRow
 from tokenskip_lib.core.store import R, parse_record, read_json_rows
-from tokenskip_lib.evaluation.methods import answer_budget, method_ratios
+from tokenskip_lib.evaluation.methods import METHODS, Method, answer_budget, method_ratios
 from tokenskip_lib.experiments.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
 from tokenskip_lib.experiments.run import read_state
 from tokenskip_lib.experiments.steps import CHAINS, PREDICTIONS, SFT_ROWS
 from tokenskip_lib.models.loading import load_tokenizer
-from tokenskip_lib.models.prompts import answer_tail, build_prompt
+from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.training.lora import EVALUATION_SHARE
 from tokenskip_lib.training.packing import encode_rows
 from tokenskip_lib.training.rows import draw_ratios
 
-EVALUATIONS = 9  # of the held-out rows in one training: after every eighth of its steps, and at the end
-# What a chain costs the target model, in forward passes; a backward pass to the inputs counts as one more.
+EVALUATIONS = round(1 / EVALUATION_SHARE) + 1  # of the held-out rows in one training: also at its end
+# Forward passes of the target model for each chain; a backward pass to the inputs counts as one more.
 TARGET_PASSES = {"selective_context": 1, "cts": 2, "gogi": 1, "mist": 2}
-# A prompt alone shortens little, if anything: only these are expected to answer at their ratio.
-SHORTENED = ("tokenskip", "truncation")
 
 
 @dataclass(frozen=True)
 class ExpectedLengths:
-    """Tokens that answers are expected to have, the most that one may have, and who says so."""
+    """The tokens that answers are expected to have, the most that one may have, and the source of the numbers."""
 
     lengths: Sequence[float]
     budget: int
@@ -46,16 +45,21 @@ class ExpectedLengths:
         return sum(self.lengths) / len(self.lengths)
 
     def shortened(self, ratio: float, budget: int) -> "ExpectedLengths":
+        """The lengths times the ratio, within the budget."""
         source = self.source if ratio == 1 else f"{self.source} x {ratio:g}"
         return ExpectedLengths([min(budget, ratio * length) for length in self.lengths], budget, source)
 
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of one part of a stage: `reads` of each row, and the answers to each, where it is answered.
+    """The tokens of one part of a stage.
 
-    predicted: tokens read that pass the output layer. passes: what reading costs, in forward passes.
-    classifier: LLMLingua-2's passes, not the target model's.
+    Attributes:
+        reads: tokens that the model reads, of each row.
+        predicted: how many of all tokens read pass the output layer.
+        passes: how often the tokens are read, in forward passes.
+        answers: the expected answers to the rows; None if the part generates nothing.
+        classifier: whether LLMLingua-2's classifier reads the tokens; otherwise the target model.
     """
 
     stage: str
@@ -79,16 +83,17 @@ class Work:
         return len(self.reads) * self.answers.budget if self.answers else 0
 
     def seconds(self, shape: Shape, card: Card, *, batch_size: int, itemsize: int) -> float:
-        """A batch takes as many steps as its longest answer; rows that are done leave it.
+        """Seconds on a card.
 
-        Methods share batches, so that a part may fill a fraction of its last one.
+        A batch takes as many steps as its longest answer, and rows that are done leave it. Methods share
+        batches, so a part may fill a fraction of its last batch.
         """
         if not self.read:
             return 0.0
         context = self.read / len(self.reads)
         flops = forward_flops(shape, self.read, context, self.predicted)
         taken = reading_seconds(card, self.passes * flops)
-        if self.written:
+        if self.answers and self.written:
             steps = max(1, len(self.reads) / batch_size) * max(self.answers.lengths)
             rows, context = self.written / steps, context + self.answers.mean / 2
             taken += decoding_seconds(shape, card, steps=steps, rows=rows, context=context, itemsize=itemsize)
@@ -99,9 +104,15 @@ def expected_lengths(
     problems: Sequence[Problem],
     count: Callable[[Sequence[str]], list[int]],
     budget: int,
-    recorded: dict[str, Sequence[int]],
+    recorded: Mapping[str, Sequence[int]],
 ) -> ExpectedLengths:
-    """From the first of: recorded lengths by their file's name, the problems' worked solutions, the whole budget."""
+    """Expected answer lengths from the first source there is: records, worked solutions, the whole budget.
+
+    Args:
+        count: texts -> number of the target model's tokens in each.
+        budget: the most tokens that an answer may have.
+        recorded: file name -> answer lengths in it.
+    """
     for source, lengths in recorded.items():
         if lengths:
             return ExpectedLengths([min(budget, length) for length in lengths], budget, source)
@@ -115,7 +126,7 @@ def expected_lengths(
 
 
 def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
-    """The tokens of every stage, done or not; of evaluation alone where its adapter comes from a hub.
+    """The tokens of every stage, done or not; only those of evaluation if its adapter comes from a hub.
 
     Args:
         checkpointing: whether training computes activations twice, as it does on a GPU.
@@ -126,7 +137,7 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     if profile.evaluation.adapter is not None and not resolve_path(profile.evaluation.adapter).is_dir():
         return evaluated
     problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
-    asked = _prompt_lengths(profile, tokenizer, problems, "original", [1.0] * len(problems))
+    asked = _prompt_lengths(profile, tokenizer, problems, METHODS["original"], [1.0] * len(problems))
     recorded = {CHAINS: [chain.output_tokens for chain in chains]}
     answers = expected_lengths(problems, count, profile.chains.max_new_tokens, recorded)
     kept = [chain.chain_tokens for chain in chains if chain.dropped is None]
@@ -156,17 +167,19 @@ def _train_work(
     *,
     checkpointing: bool,
 ) -> list[Work]:
-    """From the training rows where there are any, else from `rows` chains of `chain` tokens, pruned as drawn.
+    """The work of training: from its rows if they are there, else from the chains to expect, pruned at drawn ratios.
 
     Args:
+        rows: how many chains to expect.
+        chain: their tokens.
         tail: tokens of the closing phrase with the answer.
     """
     training = profile.training
     if sft_rows := _recorded(profile, SFT_ROWS, SFTRow):
         parts = [[row for row in sft_rows if row.held_out is out] for out in (False, True)]
         encoded = [encode_rows(part, tokenizer, training.max_tokens)[0] for part in parts]
-        reads = [[len(row) for row in part] for part in encoded]
-        responses = [sum(len(row.completion) for row in part) for part in encoded]
+        reads: list[list[float]] = [[len(row) for row in part] for part in encoded]
+        responses: list[float] = [sum(len(row.completion) for row in part) for part in encoded]
     else:
         ratios, asked = profile.pruning.ratios, problems
         if training.ratios_a_problem == "all":
@@ -176,7 +189,7 @@ def _train_work(
             ratios = list(draw_ratios([problem.id for problem in problems], ratios, profile.training_seed).values())
         rows = min(rows, training.rows or rows)
         response, out = chain * _mean(ratios) + tail + 1, round(training.held_out * rows)
-        row = _mean(_prompt_lengths(profile, tokenizer, asked, "tokenskip", ratios)) + response
+        row = _mean(_prompt_lengths(profile, tokenizer, asked, METHODS["tokenskip"], ratios)) + response
         reads, responses = [[row] * (rows - out), [row] * out], [response * (rows - out), response * out]
     passes = training.epochs * (3 if checkpointing else 2)
     return [
@@ -193,13 +206,18 @@ def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains:
     recorded = {PREDICTIONS: answered["original", 1.0], CHAINS: [chain.output_tokens for chain in chains]}
     original = expected_lengths(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
     work = []
-    for method, ratio in method_ratios(settings):
-        budget = answer_budget(settings, method, ratio)
-        answers = original.shortened(ratio if method in SHORTENED else 1, budget)
-        if lengths := answered[method, ratio]:
+    for name, ratio in method_ratios(settings):
+        method = METHODS[name]
+        # Before the original has answered, its followers' budget is not known: the most it can be is planned.
+        known = not method.follows_original
+        budget = answer_budget(settings, name, ratio) if known else settings.max_new_tokens
+        # A prompt alone shortens little: only these are expected to answer at their ratio.
+        shortens = method.uses_adapter or method.follows_original
+        answers = original.shortened(ratio if shortens else 1, budget)
+        if lengths := answered[name, ratio]:
             answers = ExpectedLengths(lengths, budget, PREDICTIONS)
         reads = _prompt_lengths(profile, tokenizer, problems, method, [ratio] * len(problems))
-        work.append(Work("evaluate", f"{method} {ratio:g}", reads, len(reads), answers=answers))
+        work.append(Work("evaluate", f"{name} {ratio:g}", reads, len(reads), answers=answers))
     return work
 
 
@@ -207,18 +225,20 @@ def _prompt_lengths(
     profile: Profile,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
-    method: str,
+    method: Method,
     ratios: Sequence[float],
 ) -> list[int]:
+    """Tokens of each problem's prompt at its ratio."""
     pairs = zip(problems, ratios, strict=True)
-    built = [build_prompt(tokenizer, p.question, profile.prompts, method=method, ratio=r) for p, r in pairs]
+    built = [method.build_prompt(tokenizer, p.question, profile.prompts, r) for p, r in pairs]
     return batch_token_counter(tokenizer)(built)
 
 
 def _recorded(profile: Profile, name: str, record_type: type[R]) -> list[R]:
-    """A run's records, if this model made them by these prompts; a line that is still being written is left out.
+    """The run's records, or none if another model or other prompts made them.
 
-    They are not opened as a RecordStore, which would mend the file under the stage that writes it.
+    A line that is still being written is left out. A RecordStore would mend the file under the stage that
+    writes it, so the file is read directly.
     """
     state, path = read_state(profile.path("")), profile.path(name)
     if state is None or not path.is_file():

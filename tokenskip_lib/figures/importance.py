@@ -1,6 +1,7 @@
-"""Figures of importance: which parts of a chain score high, and what is left of them at a ratio.
+"""Figures of importance: which parts of a chain score high, and which of them are kept at a ratio.
 
-DataFrames of `span_tables` in, a matplotlib Figure out. Text of models is drawn as it is (no mathtext).
+Each function takes a DataFrame of `evaluation.importance_tables` (or scored chains) and returns a matplotlib Figure.
+Text of models is never read as mathematics.
 """
 
 from collections.abc import Sequence
@@ -10,23 +11,16 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tokenskip_lib.core.records import ScoredChain
-from tokenskip_lib.evaluation.importance_tables import importance_ranks
 from tokenskip_lib.figures.style import PALETTE, STYLE
+from tokenskip_lib.pruning.display import DARKEST, importance_ranks, rank_colours
 
 STRIP_COLUMNS = 92  # characters a line
 _MONOSPACE_WIDTH = 0.602  # of the font size: DejaVu Sans Mono
-_COLOURS = colormaps["YlOrBr"]
-_DARKEST = 0.8  # of the map: text stays readable on it
-
-
-def rank_colours(rank: float) -> tuple[str, str]:
-    """Background and text colour of a span, for its importance rank from 0 to 1."""
-    return to_hex(_COLOURS(_DARKEST * rank)), "white" if rank > 0.85 else "black"
+_COLOURS = colormaps["YlOrBr"]  # those of display.rank_colours
 
 
 def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
@@ -48,7 +42,7 @@ def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
             len(chains), 1, figsize=(width, height), height_ratios=lines, squeeze=False, layout="constrained"
         )
         for axes, chain, layout, count in zip(panels[:, 0], chains, layouts, lines, strict=True):
-            ranks = importance_ranks(chain)
+            ranks = importance_ranks(chain.importance)
             for (row, column, piece), span in layout.items():
                 background, colour = rank_colours(ranks[span])
                 axes.add_patch(Rectangle((column, row), len(piece), 1, color=background, linewidth=0))
@@ -65,7 +59,7 @@ def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
             axes.set(xlim=(0, max(columns, 60)), ylim=(count, 0))
             axes.set_title(chain.scorer)
             axes.axis("off")
-        scale = plt.cm.ScalarMappable(cmap=_COLOURS, norm=plt.Normalize(0, 1 / _DARKEST))
+        scale = plt.cm.ScalarMappable(cmap=_COLOURS, norm=plt.Normalize(0, 1 / DARKEST))
         bar = figure.colorbar(
             scale, ax=panels[:, 0].tolist(), location="bottom", aspect=50, pad=0.02, boundaries=np.linspace(0, 1, 101)
         )
@@ -100,25 +94,6 @@ def kind_figure(table: pd.DataFrame) -> Figure:
         axes.set_title("Which kinds of token score high")
         sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False)
     return figure
-
-
-def importance_html(chain: ScoredChain) -> str:
-    """One chain as live text, each span coloured by its importance rank in the chain.
-
-    A treescope figure as HTML, for notebooks. The text is escaped, and never read as mathematics.
-    """
-    from treescope import figures
-
-    colours = [tuple(round(255 * part) for part in _COLOURS(_DARKEST * step / 20)[:3]) for step in range(21)]
-    parts, end = [], 0
-    for (start, stop), rank in zip(chain.spans, importance_ranks(chain), strict=True):
-        parts += [
-            chain.text[end:start],
-            figures.text_on_color(chain.text[start:stop], rank, vmin=0, vmax=1, colormap=colours),
-        ]
-        end = stop
-    live = figures.inline(*parts, chain.text[end:], wrap=True)._repr_html_()
-    return f'<div class="mathjax_ignore tex2jax_ignore">{live}</div>'
 
 
 def correlation_figure(correlations: pd.DataFrame) -> Figure:

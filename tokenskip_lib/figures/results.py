@@ -1,7 +1,9 @@
-"""One function per figure: records or a DataFrame in, a matplotlib Figure out; save_figure writes it.
+"""One function per figure: records or a DataFrame in, a matplotlib Figure out; `Run.save_figure` writes it.
 
-Text of models and problems is drawn as it is (no mathtext), so `$18` stays `$18`.
+Text of models and problems is drawn as it is, without mathtext: `$18` stays `$18`.
 """
+
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,14 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tokenskip_lib.figures.style import METHOD_STYLE, PALETTE, STYLE, name_curves
+from tokenskip_lib.evaluation.methods import METHODS
+from tokenskip_lib.figures.style import PALETTE, STYLE, method_styles, name_curves
+
+Styles = dict[str, tuple[Any, str]]  # what `method_styles` returns
 
 
 def chain_length_figure(chains: pd.DataFrame) -> Figure:
-    """How long chains are, kept and dropped apart.
+    """Histogram of chain lengths, coloured by outcome: kept, or the reason why a chain was dropped.
 
     Args:
-        chains: columns chain_tokens and dropped (None where kept).
+        chains: columns chain_tokens and dropped (None if kept).
     """
     table, lengths = chains.assign(outcome=chains["dropped"].fillna("kept")), chains["chain_tokens"]
     order = ["kept", *sorted(set(table["outcome"]) - {"kept"})]
@@ -45,7 +50,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
 
 
 def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
-    """Requested against actual ratio, one point a chain; printed is that of all chains' tokens together.
+    """Requested against actual ratio: one point a chain, and in print the ratio of all chains' tokens together.
 
     Args:
         table: columns ratio, tokens and original_tokens (the unpruned chain's).
@@ -73,8 +78,9 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
     """Training and held-out loss over optimiser steps.
 
     Args:
-        log: columns step, loss, eval_loss (NaN where not measured), nats per response token.
-        longer: the held-out loss of a longer training by the same recipe, drawn behind; steps are then logarithmic.
+        log: columns step, loss and eval_loss (NaN if not measured), in nats per response token.
+        longer: the log of a longer training by the same recipe; its held-out loss is drawn behind, and the
+            steps are then on a logarithmic axis.
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -109,19 +115,20 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 
 
 def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None) -> Figure:
-    """Accuracy against chain tokens, every method named at its curve, 95% intervals drawn.
+    """Accuracy against chain tokens: one curve a method with its name, and 95% intervals.
 
-    Methods as long as the original stand side by side to its right, and the axis is broken where
-    nothing lies in most of it: else one point would hide the others.
+    Two things keep points from hiding each other. Methods as long as the original are drawn side by side to
+    its right. The accuracy axis is broken if a third of it is empty.
 
     Args:
-        metrics: the columns of metrics.csv.
+        metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
         published: the paper's rows for the same experiment, drawn behind: columns method, ratio,
             chain_tokens and accuracy (a fraction).
     """
     drawn = metrics[["accuracy_low", "accuracy_high"]]
     if published is not None:
         drawn = pd.concat([drawn, published["accuracy"].rename("accuracy_low").to_frame()])
+    styles = method_styles([*metrics["method"], *([] if published is None else published["method"])])
     levels = _levels(drawn.assign(accuracy_high=drawn["accuracy_high"].fillna(drawn["accuracy_low"])))
     with plt.style.context(STYLE):
         figure, panels = plt.subplots(
@@ -130,9 +137,10 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
         places = _side_by_side(metrics)
         for axes, (low, high) in zip(panels[:, 0], levels, strict=True):
             axes.set_ylim(low, high)
-            names = [_draw_method(axes, rows.assign(place=places[rows.index])) for rows in _by_method(metrics)]
+            drawn_rows = [rows.assign(place=places[rows.index]) for rows in _by_method(metrics)]
+            names = [_draw_method(axes, rows, styles) for rows in drawn_rows]
             if published is not None:
-                names += [_draw_published(axes, rows) for rows in _by_method(published)]
+                names += [_draw_published(axes, rows, styles) for rows in _by_method(published)]
             name_curves(axes, [name for name in names if low <= name[0] <= high])
         panels[0, 0].set_title(title)
         panels[-1, 0].set_xlabel("chain tokens (mean over problems; where equal, side by side)")
@@ -143,7 +151,7 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
 
 
 def _levels(drawn: pd.DataFrame) -> list[tuple[float, float]]:
-    """The ranges of accuracy to draw, in percent, the upper first: two where a third of the axis has nothing in it."""
+    """The ranges of accuracy to draw, in percent, the upper first: two if a third of the axis is empty, else one."""
     rows = drawn.sort_values("accuracy_low")
     lows, highs = 100 * rows["accuracy_low"].to_numpy(), 100 * rows["accuracy_high"].cummax().to_numpy()
     gaps = lows[1:] - highs[:-1]
@@ -155,12 +163,13 @@ def _levels(drawn: pd.DataFrame) -> list[tuple[float, float]]:
 
 
 def _side_by_side(metrics: pd.DataFrame) -> pd.Series:
-    """Where to draw each row: at its tokens, or next to the original where a method is always as long as that."""
+    """Where to draw each row: at its tokens, or beside the original if all of a method's rows are as long as it."""
     places = metrics["chain_tokens"].astype(float)
+    in_place = ["original", *(name for name, method in METHODS.items() if method.uses_adapter)]
     whole, step = places[metrics["method"] == "original"].iloc[0], 0.015 * places.max()
     same = [
         rows.index
-        for rows in _by_method(metrics[~metrics["method"].isin(["original", "tokenskip"])])
+        for rows in _by_method(metrics[~metrics["method"].isin(in_place)])
         if ((rows["chain_tokens"] - whole).abs() < step).all()
     ]
     for number, index in enumerate(same, start=1):
@@ -172,10 +181,10 @@ def _by_method(table: pd.DataFrame) -> list[pd.DataFrame]:
     return [rows.sort_values("ratio") for _, rows in table.groupby("method", sort=False)]
 
 
-def _draw_method(axes: Axes, rows: pd.DataFrame) -> tuple:
-    """One method's curve at its `place`s; returns what `name_curves` takes."""
+def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
+    """Draw one method's curve at the column `place`; return its entry for `name_curves`."""
     method = rows["method"].iloc[0]
-    colour, marker = METHOD_STYLE[method]
+    colour, marker = styles[method]
     accuracy = 100 * rows["accuracy"]
     axes.errorbar(
         rows["place"],
@@ -187,42 +196,52 @@ def _draw_method(axes: Axes, rows: pd.DataFrame) -> tuple:
         markersize=11 if method == "original" else 6,
         elinewidth=0.8,
         linewidth=1.4,
-        zorder=3 if method in ("original", "tokenskip") else 2,
+        zorder=3 if method == "original" or (method in METHODS and METHODS[method].uses_adapter) else 2,
     )
     if len(rows) > 1:
         _label_ratios(axes, rows, colour)
-    last = rows["place"].idxmax()
-    return accuracy[last], method, colour, rows["place"][last]
+    last = int(rows["place"].argmax())
+    return accuracy.iloc[last], method, colour, rows["place"].iloc[last]
 
 
-def _draw_published(axes: Axes, rows: pd.DataFrame) -> tuple:
-    """One method's published curve, hollow and dashed; returns what `name_curves` takes."""
+def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
+    """Draw one method's published curve, hollow and dashed; return its entry for `name_curves`."""
     method = rows["method"].iloc[0]
-    colour, marker = METHOD_STYLE[method]
+    colour, marker = styles[method]
     accuracy = 100 * rows["accuracy"]
     axes.plot(rows["chain_tokens"], accuracy, f"{marker}--", color=colour, mfc="white", alpha=0.6, zorder=1)
-    last = rows["chain_tokens"].idxmax()
-    return accuracy[last], f"{method}, published", colour, rows["chain_tokens"][last]
+    last = int(rows["chain_tokens"].argmax())
+    return accuracy.iloc[last], f"{method}, published", colour, rows["chain_tokens"].iloc[last]
 
 
 def _break_axis(upper: Axes, lower: Axes) -> None:
-    """Two panels as one axis with a part left out."""
+    """Draw two panels as one axis with a gap."""
     upper.spines["bottom"].set_visible(False)
     upper.tick_params(axis="x", bottom=False)
-    cut = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 8, "linestyle": "none", "color": "0.3", "clip_on": False}
+    cut: dict[str, Any] = {
+        "marker": [(-1, -0.5), (1, 0.5)],
+        "markersize": 8,
+        "linestyle": "none",
+        "color": "0.3",
+        "clip_on": False,
+    }
     upper.plot([0], [0], transform=upper.transAxes, **cut)
     lower.plot([0], [1], transform=lower.transAxes, **cut)
     lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
 
-def _label_ratios(axes: Axes, rows: pd.DataFrame, colour) -> None:
-    """The ratio asked for at each point; the ends alone, or none, where points lie too close to be told apart."""
-    lengths = rows["place"].sort_values()
-    nearest, span, width = lengths.diff().min(), lengths.iloc[-1] - lengths.iloc[0], 0.02 * lengths.iloc[-1]
-    for row in rows.iloc[[] if span < width else slice(None) if nearest > width else [0, -1]].itertuples():
+def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any) -> None:
+    """Write the requested ratio at each point.
+
+    If points are too close to tell apart, only the first and the last get a label; if these are too, none.
+    """
+    lengths = np.sort(rows["place"].to_numpy())
+    nearest, span, width = np.diff(lengths).min(), lengths[-1] - lengths[0], 0.02 * lengths[-1]
+    points = rows[["ratio", "place", "accuracy"]].to_numpy()
+    for ratio, place, accuracy in points[[] if span < width else slice(None) if nearest > width else [0, -1]]:
         axes.annotate(
-            f"{row.ratio:g}",
-            (row.place, 100 * row.accuracy),
+            f"{ratio:g}",
+            (place, 100 * accuracy),
             color=colour,
             fontsize=8,
             annotation_clip=True,

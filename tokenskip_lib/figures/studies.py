@@ -13,11 +13,11 @@ from tokenskip_lib.figures.style import PALETTE, STYLE, name_curves
 
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
-    """What a model trained on each scorer's chains achieves: accuracy, and the tokens that it takes.
+    """Accuracy and actual ratio of models that were trained on chains pruned by different scorers.
 
     Args:
-        table: a row a scorer and choice of what is kept before all else; columns scorer, kept, ratio (one
-            request for all), and of metrics.csv accuracy and actual_ratio with their intervals.
+        table: a row for each scorer and choice of spans to keep first. Columns scorer, kept, ratio (the same
+            request in all rows), and from metrics.csv accuracy and actual_ratio with their intervals.
         original: the target model's own accuracy, a fraction.
     """
     order = table.groupby("scorer")["accuracy"].max().sort_values().index
@@ -51,11 +51,11 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
 
 
 def control_figure(table: pd.DataFrame) -> Figure:
-    """Actual against requested ratio as training rows grow, and how far from the request each training ends.
+    """Actual against requested ratio for growing numbers of training rows, and the mean distance between the two.
 
     Args:
-        table: a row a training and ratio; columns training (what differs beside the number of rows),
-            rows_trained, ratio, and of metrics.csv actual_ratio with its interval.
+        table: a row for each training and ratio. Columns training (a name for everything but the number of
+            rows), rows_trained, ratio, and from metrics.csv actual_ratio with its interval.
     """
     trainings = list(dict.fromkeys(table["training"]))
     shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
@@ -78,12 +78,12 @@ def control_figure(table: pd.DataFrame) -> Figure:
             ends.append((end["actual_ratio"], f"{rows:,} rows", shade, end["ratio"]))
         axes[0].set(xlabel="requested ratio", ylabel="actual ratio", title=trainings[0])
         name_curves(axes[0], ends)
-        error = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
-        error = error.groupby(["training", "rows_trained"], sort=False)["error"].mean()
+        errors = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
+        error = errors.groupby(["training", "rows_trained"], sort=False)["error"].mean()
         names = []
         for number, training in enumerate(trainings):
             curve, style = error[training].sort_index(), {"marker": "osD^vP"[number % 6], "color": PALETTE[number]}
-            # Hollow and ever larger, so that those at one place can all be seen.
+            # Hollow and each larger than the last, so that markers at one place can all be seen.
             axes[1].plot(curve.index, curve, markersize=6 + 2 * number, mfc="none", linewidth=1.4, **style)
             names.append((curve.iloc[-1], training, PALETTE[number], curve.index[-1]))
         axes[1].set_xscale("log")
@@ -100,9 +100,9 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
     """A number against the requested ratio, a line a curve.
 
     Args:
-        curves: name -> columns ratio and value, and low and high where there is an interval to draw; where a value
-            is missing nothing is drawn.
-        diagonal: draw value = ratio, for what should be obeyed.
+        curves: name -> columns ratio and value, and low and high if there is an interval to draw. A missing
+            value is left out.
+        diagonal: also draw the line value = ratio.
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -127,7 +127,7 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
 
 
 def _apart(values: pd.Series) -> list[float]:
-    """Different values far enough from each other that their labels do not meet on a logarithmic axis."""
+    """The values that are far enough apart for labels on a logarithmic axis."""
     kept: list[float] = []
     for value in sorted(values.unique()):
         if not kept or value > 1.3 * kept[-1]:

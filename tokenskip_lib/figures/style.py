@@ -1,31 +1,50 @@
 """Colours, markers and labels that all figures share."""
 
+from collections.abc import Iterable
 from importlib import resources
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from tokenskip_lib.evaluation.methods import METHODS
+
 PALETTE = sns.color_palette("colorblind")
-METHOD_STYLE = {  # colour, marker
-    "original": ("black", "*"),
-    "tokenskip": (PALETTE[0], "o"),
-    "random pruning": (PALETTE[7], "v"),
-    "truncation": (PALETTE[3], "s"),
-    "lc_prompt": (PALETTE[2], "^"),
-    "be_concise": (PALETTE[1], "D"),
-    "only_numbers": (PALETTE[4], "P"),
-    "abbre_words": (PALETTE[5], "X"),
-}
+# For methods that state no style of their own, such as "random pruning" in notebook 06.
+FREE_COLOURS = [PALETTE[number] for number in (7, 9, 6, 8)]
+FREE_MARKERS = "v<>phd8H"
 STYLE = str(resources.files("tokenskip_lib.figures") / "style.mplstyle")
 
 
-def name_curves(axes: Axes, names: list[tuple]) -> None:
-    """Names in a column right of the axes, in the order of the curves' ends, each tied to its own.
+def method_styles(names: Iterable[str]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of each method's curve.
+
+    A registered method states its own (evaluation.methods). Any other name, and a method that states none,
+    gets the next free colour and marker, in the order of `names`.
 
     Args:
-        axes: with its final limits.
-        names: (height of the curve's end, name, colour, where the curve ends on the right) of each.
+        names: the methods of one figure; a name may come more than once.
+    """
+    styles: dict[str, tuple[Any, str]] = {}
+    colours, markers = cycle(FREE_COLOURS), cycle(FREE_MARKERS)
+    for name in dict.fromkeys(names):
+        method = METHODS.get(name)
+        colour = method.colour if method is not None else ""
+        marker = method.marker if method is not None else ""
+        styles[name] = (colour or next(colours), marker or next(markers))
+    return styles
+
+
+def name_curves(axes: Axes, names: list[tuple]) -> None:
+    """Write the names of curves in a column right of the axes, each tied to its curve by a thin line.
+
+    Names come in the order of the curves' ends.
+
+    Args:
+        axes: the axes, with their final limits.
+        names: (height of the curve's end, name, colour, x of the curve's end) of each curve.
     """
     low, high = axes.get_ylim()
     names = sorted(names, key=lambda name: name[0])

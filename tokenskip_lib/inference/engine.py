@@ -53,8 +53,10 @@ class Engine(Protocol):
     """What every engine does: answer requests greedily, in batches."""
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool], label: str
-    ) -> Iterator[list[Generation]]: ...
+        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str = ""
+    ) -> Iterator[list[Generation]]:
+        """Answer the requests that are not done, and yield each batch of answers as soon as it is there."""
+        ...
 
 
 class TransformersEngine:
@@ -90,14 +92,14 @@ class TransformersEngine:
         # Chat models may end with more than one token; their generation settings list them.
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self.end_ids = torch.tensor(sorted({tokenizer.eos_token_id, *ends}), device=model.device)
+        self.end_ids = {tokenizer.eos_token_id, *ends}
 
     def generate(
         self,
         requests: Sequence[Request],
         *,
         is_done: Callable[[tuple], bool] = lambda _: False,
-        label: str = "generate",
+        label: str = "",
     ) -> Iterator[list[Generation]]:
         """Answer every request of a batch that is not wholly done.
 
@@ -148,43 +150,46 @@ class TransformersEngine:
     @torch.inference_mode()
     def _decode(self, batch: list[Request], prompts: list[list[int]]) -> list[Generation]:
         clock = time.perf_counter()
-        device = self.model.device
-        limits = torch.tensor([request.max_new_tokens for request in batch], device=device)
-        tokens = torch.full((len(batch), int(limits.max())), self.tokenizer.pad_token_id, device=device)
-        lengths, ended = torch.zeros_like(limits), torch.zeros_like(limits, dtype=torch.bool)
-        rows, live = torch.arange(len(batch), device=device), torch.ones_like(ended)
-        seconds = torch.zeros(len(batch), dtype=torch.double)
+        # The host keeps the books: to read the chosen tokens is all that a step here waits for the device.
+        budgets = [request.max_new_tokens for request in batch]
+        answers: list[list[int]] = [[] for _ in batch]
+        ended, seconds = [False] * len(batch), [0.0] * len(batch)
+        rows = list(range(len(batch)))  # the requests that the cache's rows belong to
+        live = set(rows)
         cache, mask, logits = self._prefill(prompts)
         if self.step is not None:
-            cache = fixed_size(cache, tokens.shape[1])
-        for step in range(tokens.shape[1]):
+            cache = fixed_size(cache, max(budgets))
+        for _ in range(max(budgets)):
             chosen = logits.argmax(-1)
-            at_end = torch.isin(chosen, self.end_ids)
-            ended[rows[live & at_end]] = True
-            live = live & ~at_end
-            tokens[rows[live], step] = chosen[live]
-            lengths[rows[live]] += 1
-            live = live & (step + 1 < limits[rows])
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                if row not in live:
+                    continue
+                if token in self.end_ids:
+                    ended[row] = True
+                else:
+                    answers[row].append(token)
+                if ended[row] or len(answers[row]) >= budgets[row]:
+                    live.remove(row)
             # Each step's time is shared by the rows that were in it.
             clock, before = time.perf_counter(), clock
-            seconds[rows.cpu()] += (clock - before) / len(rows)
-            if not live.any():
+            for row in rows:
+                seconds[row] += (clock - before) / len(rows)
+            if not live:
                 break
-            if self.step is None and live.sum() <= LIVE_SHARE * len(rows):
-                keep = live.nonzero()[:, 0]
+            if self.step is None and len(live) <= LIVE_SHARE * len(rows):
+                keep = torch.tensor([place for place, row in enumerate(rows) if row in live], device=mask.device)
                 cache.batch_select_indices(keep)
-                rows, live, mask, chosen = (t[keep] for t in (rows, live, mask, chosen))
+                rows, mask, chosen = [row for row in rows if row in live], mask[keep], chosen[keep]
             mask, logits = self._feed(chosen[:, None], mask.new_ones(len(rows), 1), mask, cache)
-        texts = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         return [
             Generation(
                 key=request.key,
-                text=self.tokenizer.decode(text, skip_special_tokens=True),
-                tokens=len(text),
+                text=self.tokenizer.decode(answer, skip_special_tokens=True),
+                tokens=len(answer),
                 cut_off=not done,
                 seconds=spent,
             )
-            for request, text, done, spent in zip(batch, texts, ended.tolist(), seconds.tolist(), strict=True)
+            for request, answer, done, spent in zip(batch, answers, ended, seconds, strict=True)
         ]
 
     def _prefill(self, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
@@ -208,7 +213,7 @@ class TransformersEngine:
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         # A column by index, not by slice: a sliced (strided) input makes the output layer copy its
         # whole weight once a row, a third of the prefill's time on a CPU.
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        last = torch.full((1,), ids.shape[1] - 1, device=ids.device)  # filled there: a copy would wait for the device
         model, seen = self.model, mask
         if isinstance(cache.layers[0], StaticLayer):
             model, room = self.step, cache.layers[0].max_cache_len - mask.shape[1]

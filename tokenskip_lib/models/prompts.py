@@ -1,7 +1,8 @@
-"""The only definition of what the model is asked and how it is expected to end.
+"""The text of every prompt and of every training response, defined once.
 
-Training rows, inference and every baseline build their text here, so that a ratio marker learned in
-training is the marker asked for at inference, to the token.
+Training rows, inference and all methods build their text here. So the ratio marker of training is the
+ratio marker of inference, to the token. This module knows no method by name: a method is a sentence, a
+ratio, both or neither (evaluation.methods).
 
 Source: TokenSkip (arXiv:2502.12067) section 3 and appendix; github.com/hemingkx/TokenSkip for the
 literal formats.
@@ -9,7 +10,7 @@ literal formats.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
-# Prompt-only baselines, the sentences as published; `prompts.baseline_place` says where one stands.
-BASELINE_PROMPTS = {
-    "be_concise": "Be concise.",
-    "only_numbers": "Only use numbers or equations.",
-    "abbre_words": "Abbreviate words as much as possible.",
-    "lc_prompt": "Please reduce {percent}% of the words in your Chain-of-Thought process.",
-}
-
 RECOVERY = (
     "Could you please recover the following compressed Chain-of-Thought output of a mathematical question to its "
     "original full content?"
@@ -35,24 +28,28 @@ RECOVERY = (
 
 
 def answer_tail(answer: str) -> str:
-    """What follows every chain in training: the closing phrase with the answer, never pruned."""
+    """The closing phrase with the answer. It follows every training chain and is never pruned."""
     return f"\n\nThe final answer is: $\\boxed{{{answer}}}$"
 
 
 def build_completion(prompt: str, chain: str, tail: str, settings: PromptSettings) -> str:
-    """A training response: a pruned chain and what follows it; `<think>` first, where the prompt did not open it."""
+    """A training response: a pruned chain and its tail.
+
+    In the layout `think` the response starts with `<think>`, unless the prompt already ends with it.
+    """
     opens = settings.layout == "think" and not prompt.rstrip().endswith("<think>")
     return ("<think>\n" if opens else "") + chain + tail
 
 
 def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: PromptSettings) -> str:
-    """The text that carries the ratio; empty at 1.0, as in the reference.
+    """The text that carries the ratio; empty at 1.0, as in the authors' code.
 
-    The marker is `EOS ratio EOS` with the tokenizer's own end-of-sequence token, unless `settings.marker`
-    says otherwise; in `reference_qwen` with the reference's literal `<|eot_id|>`, which is no special
-    token to Qwen and splits into several.
+    The marker is `EOS ratio EOS`, with the tokenizer's own end-of-sequence token. Two settings change it:
+    `settings.marker` gives a sentence or one special token instead, and the format `reference_qwen` writes
+    the literal `<|eot_id|>` of the authors' code, which Qwen's tokenizer splits into several tokens.
 
     Raises:
+        ValueError: ratio outside (0, 1].
         InputError: marker `token`, and the model has no spare special token for this ratio.
     """
     if not 0 < ratio <= 1:
@@ -68,7 +65,7 @@ def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: Pro
 
 
 def _ratio_token(tokenizer: PreTrainedTokenizerBase, ratio: float) -> str:
-    """The special token that stands for a tenth: the model's own that neither its template nor its texts use."""
+    """The special token for a tenth: one of the model's own that neither its chat template nor its texts use."""
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
     added = sorted(tokenizer.added_tokens_decoder.items())
     spare = [
@@ -90,31 +87,34 @@ def build_prompt(
     question: str,
     settings: PromptSettings,
     *,
-    method: str = "original",
-    ratio: float = 1.0,
+    sentence: str = "",
+    ratio: float | None = None,
 ) -> str:
     """The whole prompt, up to where the model starts to answer.
 
     Args:
         question: the problem's text.
-        method: "tokenskip" appends the ratio marker to the question; a baseline of BASELINE_PROMPTS
-            appends its sentence to the instruction, or where `settings.baseline_place` says; "original"
-            and "truncation" add nothing.
-        ratio: fraction of the chain to keep. Read by tokenskip and lc_prompt only.
+        sentence: one more request to the model, such as "Be concise."; `settings.baseline_place` says
+            whether it follows the instruction, the question or the system message.
+        ratio: fraction of the chain to keep. Its marker follows the question; None and 1.0 have no marker.
+
+    Raises:
+        ValueError: ratio outside (0, 1].
+        InputError: marker `token`, and the model has no spare special token for this ratio.
     """
-    request = user_message(tokenizer, question, settings, method=method, ratio=ratio)
+    request = user_message(tokenizer, question, settings, sentence=sentence, ratio=ratio)
     system = settings.system
     if settings.baseline_place == "system":
-        system = " ".join(filter(None, [system, _baseline_sentence(method, ratio)]))
+        system = " ".join(filter(None, [system, sentence]))
     return _in_template(tokenizer, system, request, settings)
 
 
 def build_recovery_prompt(
     tokenizer: PreTrainedTokenizerBase, question: str, pruned: str, settings: PromptSettings
 ) -> str:
-    """What asks the target model to write a pruned chain out again.
+    """The prompt that asks the target model to write a pruned chain out in full again.
 
-    Source: TokenSkip's figure 3 for the sentence; question and chain follow it here.
+    Source: the sentence is that of TokenSkip's figure 3; here the question and the pruned chain follow it.
     """
     return _in_template(tokenizer, settings.system, f"{RECOVERY}\n\n{question}\n\n{pruned}", settings)
 
@@ -130,7 +130,7 @@ def _in_template(tokenizer: PreTrainedTokenizerBase, system: str, request: str, 
     messages = [{"role": "user", "content": request}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def user_message(
@@ -138,23 +138,24 @@ def user_message(
     question: str,
     settings: PromptSettings,
     *,
-    method: str = "original",
-    ratio: float = 1.0,
+    sentence: str = "",
+    ratio: float | None = None,
 ) -> str:
-    """What the user says in `build_prompt`: instruction, question and the ratio's marker, no template around it."""
-    instruction, sentence = INSTRUCTION, _baseline_sentence(method, ratio)
+    """The user's part of `build_prompt`: instruction, question and marker, without the template around them.
+
+    Args:
+        question: the problem's text.
+        sentence: as in `build_prompt`; left out if it belongs in the system message.
+        ratio: as in `build_prompt`.
+    """
+    instruction = INSTRUCTION
     if sentence and settings.baseline_place == "instruction":
         instruction = f"{instruction} {sentence}"
     elif sentence and settings.baseline_place == "question":
         question = f"{question}\n{sentence}"
-    marker = ratio_marker(tokenizer, ratio, settings) if method == "tokenskip" else ""
-    # The reference writes a newline before the marker for Llama.
+    marker = "" if ratio is None else ratio_marker(tokenizer, ratio, settings)
+    # The authors' code writes a newline before the marker for Llama, with or without a marker.
     return f"{instruction}\n{question}" + ("\n" if settings.format == "reference_llama3" else "") + marker
-
-
-def _baseline_sentence(method: str, ratio: float) -> str:
-    """What a prompt-only baseline adds, LC-Prompt with the ratio's own percentage; "" of other methods."""
-    return BASELINE_PROMPTS.get(method, "").format(percent=round(100 * (1 - ratio)))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -165,6 +166,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
     """Token ids of a training response, ended by the model's own end-of-sequence token.
 
-    Prompt and completion are tokenised apart, as generation meets them.
+    Prompt and completion are tokenised apart, because generation also starts after a tokenised prompt.
     """
     return [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
-from tokenskip_lib.problems.arithmetic import check_equations, numbers_in
+from tokenskip_lib.problems.arithmetic import TIMES_AS_LETTER, check_equations, numbers_in
 
 # A gsm_symbolic question belongs to one split for ever, by a hash of its text: out of 100.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
@@ -36,9 +37,7 @@ def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProbl
 
 @lru_cache(maxsize=8)  # dozens are looked at for each that passes, and every variant of a study asks for the same
 def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
-    from reasoning_gym import create_dataset
-
-    stream = create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
+    stream = need("reasoning_gym", "demo").create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
     loaded, seen = LoadedProblems([]), set()
     for index in range(size * _SYMBOLIC_TRIES):
         if len(loaded.problems) == size:
@@ -50,6 +49,8 @@ def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
         text, reason = f"{question} {solution}", check_equations(solution)
+        if reason == "clean" and TIMES_AS_LETTER.search(solution):
+            reason = "multiplication written as x"  # most templates write *, and a model should learn one sign for it
         if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
             reason = f"number above {max_number}"
         if reason == "clean" and max_words and len(text.split()) > max_words:

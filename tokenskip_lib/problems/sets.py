@@ -11,6 +11,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from tokenskip_lib.core.paths import resolve_path
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import parse_record, read_json_rows
@@ -99,22 +100,40 @@ def read_problems(path: Path) -> list[Problem]:
     problems = [
         _problem(row, f"{path.stem}-{number}", where=f"{path}:{number}") for number, row in read_json_rows(path)
     ]
-    repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: id '{repeated[0]}' stands on more than one row; ids must differ")
+    _refuse_repeated(problems, str(path))
     if not problems:
         raise InputError(f"{path}: no rows")
     return problems
 
 
-def _hub_problems(name: str, split: str) -> list[Problem]:
-    from datasets import load_dataset
+def check_problems(rows: Iterable[tuple[str, dict]], *, needs_answer: bool = True) -> list[Problem]:
+    """Rows with an id as problems, in the layouts that `read_problems` knows.
 
+    Args:
+        rows: (the place that an error names, the row).
+        needs_answer: whether a row without a gold answer is refused; else its answer is "".
+
+    Raises:
+        InputError: a row without question, or two rows with one id.
+    """
+    problems = [_problem(row, str(row["id"]), where, needs_answer=needs_answer) for where, row in rows]
+    _refuse_repeated(problems, "questions")
+    return problems
+
+
+def _refuse_repeated(problems: list[Problem], where: str) -> None:
+    repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
+    if repeated:
+        raise InputError(f"{where}: id '{repeated[0]}' stands on more than one row; ids must differ")
+
+
+def _hub_problems(name: str, split: str) -> list[Problem]:
+    datasets = need("datasets", "demo")
     repository, config, splits = HUB_SETS[name]
     if split not in splits:
         raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
     try:
-        rows = load_dataset(repository, config, split=splits[split])
+        rows = datasets.load_dataset(repository, config, split=splits[split])
     except (OSError, ConnectionError, ValueError) as error:
         raise InputError(
             f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
@@ -125,7 +144,7 @@ def _hub_problems(name: str, split: str) -> list[Problem]:
     return [_problem(row, f"{name}-{split}-{index}", where=f"{repository}:{index}") for index, row in enumerate(rows)]
 
 
-def _problem(row: dict, default_id: str, where: str) -> Problem:
+def _problem(row: dict, default_id: str, where: str, *, needs_answer: bool = True) -> Problem:
     """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, with choices, or plain."""
     if "choices" in row:
         row = {**row, **_with_choices(row, where)}
@@ -136,8 +155,8 @@ def _problem(row: dict, default_id: str, where: str) -> Problem:
     if "####" in answer:
         solution, _, answer = answer.rpartition("####")
     for name, value in (("question", question), ("answer", answer)):
-        if not value.strip():
-            raise InputError(f"{where}: no {name}; every row needs a question and an answer")
+        if not value.strip() and (needs_answer or name == "question"):
+            raise InputError(f"{where}: no {name}; every row needs a question{' and an answer' * needs_answer}")
     solution = re.sub(r"<<[^>]*>>", "", solution).strip()
     problem_id = str(row.get("id") or row.get("unique_id") or default_id)
     record = {"id": problem_id, "question": question, "answer": answer.strip(), "solution": solution}

@@ -1,11 +1,11 @@
-"""Importance: how much each part of a chain of thought matters. Every published score by its name.
+"""Scores without a model: the controls, and your own functions.
 
-The scores of models are in `target_scores` and `llmlingua2`; here are the controls, your own, and
-the list of all. Scores live on character spans of the chain's text (`spans`).
+The scorers that need a model are in `target_scorers`, `gradient_scorers` and `llmlingua2_scorer`, and the list of all
+is in `registry`. Scores are numbers for character spans of the chain's text (`spans`).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,15 +14,18 @@ from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 
-class Scorer(Protocol):
-    """What every scorer does: chains in, scored chains out, in the same order, higher is kept.
+# Your own score: chains -> one list of scores a chain, one score for each span of `segment(chain.chain)`.
+ScoreFunction = Callable[[Sequence[ChainText]], Iterable[Sequence[float]]]
 
-    `score` takes one window of chains; batches depend on that window alone, so the same chains get
+
+class Scorer(Protocol):
+    """What every scorer does: chains in, scored chains out, in the same order. Spans with high scores are kept.
+
+    `score` takes one window of chains. Batches depend on that window alone, so the same chains get
     the same scores in a resumed run.
     """
 
     name: str
-    reads: tuple[str, ...]  # which of "question" and "answer" it cannot do without
 
     def score(self, window: Sequence[ChainText]) -> list[ScoredChain]: ...
 
@@ -31,7 +34,6 @@ class RandomScorer:
     """The control: uniform scores in [0, 1), the same for the same chain id and seed."""
 
     name = "random"
-    reads = ()
 
     def __init__(self, seed: int, *, segmenter: Segmenter = segment):
         self.seed = seed
@@ -51,19 +53,16 @@ class FunctionScorer:
     """Your own score: a function from chains to one list of scores a chain, one score a span.
 
     Args:
-        function: chains -> scores, one for each span of `segment(chain.chain)`. Where the scorer's own
-            spans are wider (importance.whole_latex), each takes the mean of those inside it.
+        function: chains -> scores, one for each span of `segment(chain.chain)`. If the scorer's own
+            spans are wider (importance.whole_latex), each takes the mean of the spans inside it.
 
-    Raises:
-        InputError: on scoring, where the function returns another number of lists or scores.
+    `score` raises InputError if the function returns another number of lists or scores.
     """
-
-    reads = ()
 
     def __init__(
         self,
         name: str,
-        function: Callable[[Sequence[ChainText]], Sequence[Sequence[float]]],
+        function: ScoreFunction,
         *,
         segmenter: Segmenter = segment,
     ):
@@ -89,5 +88,10 @@ class FunctionScorer:
 
 
 def keep_first(window: Sequence[ChainText]) -> list[list[float]]:
-    """The other control, `position`: the earlier, the more important (1 down to 0), so pruning cuts off the end."""
+    """The other control, `position`: scores fall from 1 to 0 along the chain, so pruning cuts off its end.
+
+    Example:
+        >>> keep_first([ChainText(id="a", chain="one two three")])
+        [[1.0, 0.5, 0.0]]
+    """
     return [np.linspace(1, 0, len(segment(chain.chain))).tolist() for chain in window]

@@ -1,4 +1,4 @@
-"""LLMLingua-2: a bidirectional token classifier that says which tokens to keep (the paper's eq. 2)."""
+"""LLMLingua-2: a bidirectional token classifier that says which tokens to keep (TokenSkip's eq. 2)."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ KEEP = 1  # the label of a token to keep
 def load_classifier(
     settings: ImportanceSettings, target: TargetSettings, dtype: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The classifier of a profile and its tokenizer, on the target's device.
+    """The classifier that `importance.classifier` names and its tokenizer, on the target model's device.
 
     Raises:
-        InputError: it is nowhere to be found, or no two-label token classifier of a known family.
+        InputError: there is no such model, or it is no two-label token classifier of a known family.
     """
     device = pick_device(target.device)
     options = {"setting": "importance.classifier", "cache_dir": target.cache_dir}
@@ -39,7 +39,7 @@ def load_classifier(
 
 
 def check_classifier(model: PreTrainedModel, name: str) -> None:
-    """Raise InputError unless a model is an LLMLingua-2 classifier; the family is its config's, not its path's."""
+    """Raise InputError unless a model is an LLMLingua-2 classifier. Its config says of which family, not its path."""
     family, labels = model.config.model_type, model.config.num_labels
     if family not in FAMILIES:
         raise InputError(f"{name}: a '{family}' model; LLMLingua-2 classifiers are {' or '.join(FAMILIES)}")
@@ -60,9 +60,9 @@ def keep_probabilities(
 
     Args:
         rows: token ids, special tokens among them.
-        pad_id: fills shorter rows, unseen.
+        pad_id: fills shorter rows; the model does not see it.
         hidden: for each row, further positions that the model must not see; none by default.
-        width: tokens that every row is padded to at least.
+        width: the least number of tokens that a row is padded to.
     """
     width = max(width, *map(len, rows))
     ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
@@ -77,16 +77,15 @@ def keep_probabilities(
 class LLMLingua2Scorer:
     """P(keep | the whole text), by a classifier distilled from GPT-4's compressions.
 
-    A long chain is cut at sentence ends into chunks of at most 510 tokens, each between the start
-    and end tokens of the classifier's own family, as in its training; every token is scored. One
-    forward pass a chunk. (llmlingua 0.2.2 itself feeds XLM-R an unknown token at both ends:
-    `llmlingua_mode` repeats that.)
+    A long chain is cut at sentence ends into chunks of at most 510 tokens. Each chunk is between the start
+    and end tokens of the classifier's own family, as in its training. Every token is scored, with one forward
+    pass a chunk. The package llmlingua 0.2.2 itself gives XLM-R an unknown token at both ends; `llmlingua_mode`
+    repeats that.
 
     Source: LLMLingua-2 (arXiv:2403.12968); TokenSkip (arXiv:2502.12067), eq. 2, the paper's choice.
     """
 
     name = "llmlingua2"
-    reads = ()
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class LLMLingua2Scorer:
         batch_tokens: int | None = None,
         segmenter: Segmenter = segment,
     ):
-        """`batch_tokens`: padded tokens a forward pass may hold, see TokenBatches."""
+        """`batch_tokens`: padded tokens that a forward pass may hold, see TokenBatches."""
         self.model = model
         self.tokenizer = tokenizer
         self.batches = TokenBatches(batch_tokens, model.device)
@@ -105,35 +104,42 @@ class LLMLingua2Scorer:
     def score(self, window: Sequence[ChainText]) -> list[ScoredChain]:
         if not window:
             return []
-        encoded = self.tokenizer(
-            [chain.chain for chain in window], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
+        texts = [chain.chain for chain in window]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        # Cut every chain into chunks, and score the chunks of all chains together.
         chunks = [
             (index, begin, end)
-            for index, chain in enumerate(window)
-            for begin, end in sentence_chunks(chain.chain, encoded["offset_mapping"][index], MAX_TOKENS - 2)
+            for index, text in enumerate(texts)
+            for begin, end in sentence_chunks(text, offsets[index], MAX_TOKENS - 2)
         ]
         start, stop = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        rows = [[start, *encoded["input_ids"][index][begin:end], stop] for index, begin, end in chunks]
+        rows = [[start, *ids[index][begin:end], stop] for index, begin, end in chunks]
         values = self.batches.map(
             [len(row) for row in rows],
             lambda batch: keep_probabilities(self.model, [rows[i] for i in batch], pad_id=self.tokenizer.pad_token_id),
         )
+        # Put each chain's chunks together again, and average over its spans.
         probabilities: list[list[float]] = [[] for _ in window]
         for (index, _, _), value in zip(chunks, values, strict=True):
             probabilities[index] += value[1:-1].tolist()
         scored = []
         for index, chain in enumerate(window):
             spans = self.segment(chain.chain)
-            means = average_over_spans(spans, encoded["offset_mapping"][index], probabilities[index])
+            means = average_over_spans(spans, offsets[index], probabilities[index])
             scored.append(build_scored_chain(chain, self.name, spans, means))
         return scored
 
 
 def sentence_chunks(text: str, offsets: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """Cut T tokens into runs [begin, end) of at most `size`, after a full stop or line break where there is one.
+    """Cut T tokens into runs [begin, end) of at most `size`, so that every token is in one run.
 
-    Without one, before a word; without that, anywhere. Every token is in exactly one run.
+    A run ends after a full stop or a line break if it has one. If it has none, it ends before a word, and if it
+    has no second word, anywhere.
+
+    Example:
+        >>> sentence_chunks("One. Two three", [(0, 3), (3, 4), (4, 8), (8, 14)], 3)
+        [(0, 2), (2, 4)]
     """
     runs, begin = [], 0
     while begin < len(offsets):

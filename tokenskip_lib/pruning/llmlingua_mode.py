@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.tokens import CountTokens
@@ -302,11 +303,7 @@ class LLMLinguaPruner:
 @lru_cache(maxsize=1)
 def _gpt_encoding():
     # The wheel carries the vocabulary: tiktoken itself would download it.
-    try:
-        import bpe_openai
-    except ImportError:
-        raise InputError("pruning.mode llmlingua counts GPT-3.5 tokens: pip install 'tokenskip[llmlingua]'") from None
-    return bpe_openai.get_encoding("cl100k_base")
+    return need("bpe_openai", "llmlingua").get_encoding("cl100k_base")
 
 
 @lru_cache(maxsize=65536)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.provenance import commit, versions
-from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, Record, ScoredChain
+from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, PrunedKey, Record, ScoredChain, pruned_keys
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.core.store import PIPE, RecordLog, output_path, read_json_rows, write_json
 from tokenskip_lib.core.windows import write_windows
@@ -36,20 +36,26 @@ _PRUNING = [f"pruning.{name}" for name in ("mode", *KeepSettings.model_fields)]
 
 
 def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
-    """Chains of a JSONL file, or of standard input for "-", one by one.
+    """Chains of a JSONL file, or of standard input for "-", one by one; see `check_chains`."""
+    rows = read_json_rows(sys.stdin.buffer if source == PIPE else source)
+    return check_chains(((f"{source}:{number}", row) for number, row in rows), reads=reads)
 
-    A row has `id` and `chain`, and `question` and `answer` where they are known; other fields are
-    left alone, and a null is as good as none.
+
+def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
+    """Rows as chains, one by one.
+
+    A row has `id` and `chain`, and `question` and `answer` where they are known. Other fields are
+    left alone, and a null counts as a missing field.
 
     Args:
+        rows: (the place that an error names, the row).
         reads: which of `question` and `answer` must be there.
 
     Raises:
-        InputError: a row that is not such an object, an empty chain, or an id seen before.
+        InputError: a row that lacks a field or has one that is no text, an empty chain, or an id seen before.
     """
     seen = set()
-    for number, row in read_json_rows(sys.stdin.buffer if source == PIPE else source):
-        where = f"{source}:{number}"
+    for where, row in rows:
         fields = {name: row[name] for name in ChainText.model_fields if row.get(name) is not None}
         for name in ("id", "chain", *reads):
             if fields.get(name, "") == "":
@@ -99,7 +105,10 @@ def prune_file(source: str, output: str, profile: Profile) -> None:
         def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
             return prune_window(scorer.score(window))
 
-    _write(source, read_chains(source, reads=reads), log, prune, profile.pruned_keys, label=profile.pruned_by)
+    def keys(chain: ChainText) -> list[PrunedKey]:
+        return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
+
+    _write(source, read_chains(source, reads=reads), log, prune, keys, label=profile.pruned_by)
 
 
 class _Pipe:

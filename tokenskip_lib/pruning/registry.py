@@ -1,102 +1,254 @@
-"""Every importance score by its name, and your own."""
+"""Every importance score by its name, with what it reads and costs; your own scores; and what prunes.
 
-from collections.abc import Callable, Sequence
+A new scorer is one class in a module of its own and one `ScorerSpec` here. Models and their libraries are loaded when
+a scorer is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from tokenskip_lib.core.profiles import Profile, nearest
-from tokenskip_lib.core.records import (
-    ChainText,
-    InputError,
-    PrunedChain,
-)
-from tokenskip_lib.models.loading import TargetModel
+from tokenskip_lib.core.plugins import is_own, load_own
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError, PrunedChain
+from tokenskip_lib.core.settings import ImportanceSettings, PruningSettings
 from tokenskip_lib.models.tokens import batch_token_counter
-from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, Scorer, keep_first
-from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer, load_classifier
-from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
+from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, ScoreFunction, Scorer, keep_first
 from tokenskip_lib.pruning.prune import prune_many
 from tokenskip_lib.pruning.spans import Segmenter, segment
-from tokenskip_lib.pruning.target_scorers import CTSScorer, GoGIScorer, MISTScorer, SelectiveContextScorer
+
+if TYPE_CHECKING:
+    from tokenskip_lib.models.loading import TargetModel
+    from tokenskip_lib.pruning.target_scorers import TargetScorer
+
+BuildScorer = Callable[["TargetModel", ImportanceSettings, int], Scorer]  # target model, settings, seed
 
 
-def build_pruner(target: TargetModel, profile: Profile) -> Callable[[Sequence], list[PrunedChain]]:
-    """What prunes one window at all of a profile's ratios: scored chains, or in `llmlingua` mode chains it scores."""
-    settings, count = profile.pruning, batch_token_counter(target.tokenizer)
-    if settings.mode == "spans":
-        return lambda scored: prune_many(scored, settings.ratios, count_tokens=count, keep=settings)
-    dtype = profile.importance.classifier_dtype
-    # llmlingua's own precision, unless the profile insists: in bfloat16 the bytes differ.
-    model, tokenizer = load_classifier(profile.importance, profile.target, "float32" if dtype == "auto" else dtype)
-    pruner = LLMLinguaPruner(
-        model,
-        tokenizer,
-        force_tokens=settings.keep_tokens,
-        force_reserve_digit=settings.keep_digits,
-        drop_consecutive=settings.drop_consecutive,
-        batch_tokens=profile.importance.batch_tokens,
-    )
-    return lambda chains: pruner.prune(chains, settings.ratios, count_tokens=count)
+@dataclass(frozen=True)
+class ScorerSpec:
+    """A scorer: its name, and all that the rest of the library needs to know of it.
+
+    Attributes:
+        name: in profiles, on the command line and in records.
+        description: completes the sentence "a token is important if ...", for --help and docs.
+        reads: which of `question` and `answer` must be there, beside the chain.
+        passes: forward passes of the target model a chain, 0 if it uses none. A backward pass to the inputs counts
+            as one more.
+        classifier: whether it needs the LLMLingua-2 classifier of `importance.classifier`.
+        build: target model, settings and seed -> the scorer, with the models it needs loaded.
+    """
+
+    name: str
+    description: str
+    reads: tuple[Literal["question", "answer"], ...]
+    passes: int
+    classifier: bool
+    build: BuildScorer
 
 
-def _target_scorer(scorer_class, target: TargetModel, profile: Profile, segmenter: Segmenter) -> Scorer:
+def _segmenter(importance: ImportanceSettings) -> Segmenter:
+    return partial(segment, whole_latex=importance.whole_latex)
+
+
+def _target_scorer(
+    scorer_class: type[TargetScorer], target: TargetModel, importance: ImportanceSettings
+) -> TargetScorer:
     return scorer_class(
         target.model,
         target.tokenizer,
-        profile.prompts,
-        batch_tokens=profile.importance.batch_tokens,
-        segmenter=segmenter,
+        target.prompts,
+        batch_tokens=importance.batch_tokens,
+        segmenter=_segmenter(importance),
     )
 
 
-def _llmlingua2(target: TargetModel, profile: Profile, segmenter: Segmenter) -> Scorer:
-    model, tokenizer = load_classifier(profile.importance, profile.target, profile.importance.classifier_dtype)
-    return LLMLingua2Scorer(model, tokenizer, batch_tokens=profile.importance.batch_tokens, segmenter=segmenter)
+def _selective_context(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.target_scorers import SelectiveContextScorer
+
+    return _target_scorer(SelectiveContextScorer, target, importance)
 
 
-# name -> (target model, profile, how a text is cut) -> scorer
-SCORERS: dict[str, Callable[[TargetModel, Profile, Segmenter], Scorer]] = {
-    "llmlingua2": _llmlingua2,
-    "selective_context": partial(_target_scorer, SelectiveContextScorer),
-    "cts": partial(_target_scorer, CTSScorer),
-    "gogi": partial(_target_scorer, GoGIScorer),
-    "mist": partial(_target_scorer, MISTScorer),
-    "random": lambda target, profile, segmenter: RandomScorer(profile.seed, segmenter=segmenter),
-    "position": lambda target, profile, segmenter: FunctionScorer("position", keep_first, segmenter=segmenter),
-}
+def _cts(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.target_scorers import CTSScorer
+
+    return _target_scorer(CTSScorer, target, importance)
+
+
+def _gogi(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.gradient_scorers import GoGIScorer
+
+    return _target_scorer(GoGIScorer, target, importance)
+
+
+def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.gradient_scorers import MISTScorer
+
+    return _target_scorer(MISTScorer, target, importance)
+
+
+def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer, load_classifier
+
+    model, tokenizer = load_classifier(importance, target.settings, importance.classifier_dtype)
+    return LLMLingua2Scorer(model, tokenizer, batch_tokens=importance.batch_tokens, segmenter=_segmenter(importance))
+
+
+def _random(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    return RandomScorer(seed, segmenter=_segmenter(importance))
+
+
+def _function_spec(name: str, function: ScoreFunction, description: str) -> ScorerSpec:
+    def build(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+        return FunctionScorer(name, function, segmenter=_segmenter(importance))
+
+    return ScorerSpec(name, description, reads=(), passes=0, classifier=False, build=build)
+
+
+_BUILT_IN = [
+    ScorerSpec(
+        "llmlingua2",
+        "a classifier distilled from GPT-4's compressions would keep it (TokenSkip's eq. 2, the paper's choice)",
+        reads=(),
+        passes=0,
+        classifier=True,
+        build=_llmlingua2,
+    ),
+    ScorerSpec(
+        "selective_context",
+        "the target model could not foresee it (TokenSkip's eq. 1)",
+        reads=("question",),
+        passes=1,
+        classifier=False,
+        build=_selective_context,
+    ),
+    ScorerSpec(
+        "cts",
+        "question and answer make it likelier",
+        reads=("question", "answer"),
+        passes=2,
+        classifier=False,
+        build=_cts,
+    ),
+    ScorerSpec(
+        "gogi",
+        "the answer's likelihood has a large gradient at it",
+        reads=("question", "answer"),
+        passes=1,
+        classifier=False,
+        build=_gogi,
+    ),
+    ScorerSpec(
+        "mist",
+        "the answer needs its state, and its state points to the answer",
+        reads=("question", "answer"),
+        passes=2,
+        classifier=False,
+        build=_mist,
+    ),
+    ScorerSpec("random", "a random number says so (a control)", (), passes=0, classifier=False, build=_random),
+    _function_spec("position", keep_first, "it comes early (a control)"),
+]
+SCORERS: dict[str, ScorerSpec] = {spec.name: spec for spec in _BUILT_IN}
 BUILT_IN = frozenset(SCORERS)
 
 
-def register_scorer(name: str, function: Callable[[Sequence[ChainText]], Sequence[Sequence[float]]]) -> None:
-    """Make your own score available by name to this process: stages, profiles and explorer alike.
+def register_scorer(name: str, function: ScoreFunction, description: str = "your own function says so") -> None:
+    """Make your own score available by name in this process.
+
+    A name of the form "mypackage.module:function" needs no registration and works in other processes too: on the
+    command line, in profiles and in notebooks that a run executes.
 
     Args:
+        name: any name that is not one of the library's scorers.
         function: chains -> one list of scores a chain, one score for each span of
-            `segment(chain.chain)`, higher is kept.
+            `segment(chain.chain)`. Spans with high scores are kept.
+        description: completes the sentence "a token is important if ...".
 
     Example:
-        >>> from tokenskip_lib.spans import segment
         >>> register_scorer("longest", lambda chains: [[e - s for s, e in segment(c.chain)] for c in chains])
+        >>> find_scorer("longest").passes
+        0
 
     Raises:
-        InputError: the name is a published scorer's.
+        InputError: the name is that of a scorer of this library.
     """
     if name in BUILT_IN:
         raise InputError(f"'{name}' is a scorer of this library; choose another name")
-    SCORERS[name] = lambda target, profile, segmenter: FunctionScorer(name, function, segmenter=segmenter)
+    SCORERS[name] = _function_spec(name, function, description)
 
 
-def check_scorers(names: Sequence[str]) -> None:
-    """Raise InputError for the first name that is no scorer."""
-    for name in names:
-        if name not in SCORERS:
-            raise InputError(f"unknown scorer '{name}'{nearest(name, list(SCORERS))}")
+def find_scorer(name: str) -> ScorerSpec:
+    """A scorer by its name, or your own function as "mypackage.module:function".
 
-
-def build_scorer(name: str, target: TargetModel, profile: Profile) -> Scorer:
-    """A scorer by its name in a profile; models are loaded as it needs them.
+    Example:
+        >>> find_scorer("cts").reads
+        ('question', 'answer')
 
     Raises:
-        InputError: unknown name, or a model that is nowhere to be found.
+        InputError: no scorer of that name (the nearest one is named), or no such function.
     """
-    check_scorers([name])
-    return SCORERS[name](target, profile, partial(segment, whole_latex=profile.importance.whole_latex))
+    if name in SCORERS:
+        return SCORERS[name]
+    if not is_own(name):
+        raise InputError(
+            f"unknown scorer '{name}'{nearest(name, list(SCORERS))}; your own is mypackage.module:function"
+        )
+    function = load_own(name, setting="importance.scorer")
+    if not callable(function):
+        raise InputError(f"importance.scorer '{name}': a {type(function).__name__}, not a function of chains")
+    return _function_spec(name, function, "your own function says so")
+
+
+def check_scorers(names: Iterable[str]) -> None:
+    """Raise InputError for the first name that is no scorer."""
+    for name in names:
+        find_scorer(name)
+
+
+def build_scorer(name: str, target: TargetModel, importance: ImportanceSettings, *, seed: int) -> Scorer:
+    """A scorer by its name, with the models it needs loaded.
+
+    Args:
+        name: see `find_scorer`.
+        target: the target model. Its prompts are those that target scorers put before a chain.
+        importance: settings; their own `scorer` is not read.
+        seed: of the scorer `random`.
+
+    Raises:
+        InputError: an unknown name, or a model that is not there.
+    """
+    return find_scorer(name).build(target, importance, seed)
+
+
+def build_pruner(
+    target: TargetModel, pruning: PruningSettings, importance: ImportanceSettings
+) -> Callable[[Sequence], list[PrunedChain]]:
+    """A function that prunes one window of chains at all ratios of `pruning`.
+
+    Returns:
+        Scored chains -> pruned chains. In `llmlingua` mode: chains that are not scored yet -> pruned chains.
+
+    Raises:
+        InputError: in `llmlingua` mode, a classifier that is not there.
+    """
+    count = batch_token_counter(target.tokenizer)
+    if pruning.mode == "spans":
+        return lambda scored: prune_many(scored, pruning.ratios, count_tokens=count, keep=pruning)
+    from tokenskip_lib.pruning.llmlingua2_scorer import load_classifier
+    from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
+
+    # llmlingua's own precision, unless the settings insist on another: in bfloat16 the bytes differ.
+    dtype = "float32" if importance.classifier_dtype == "auto" else importance.classifier_dtype
+    model, tokenizer = load_classifier(importance, target.settings, dtype)
+    pruner = LLMLinguaPruner(
+        model,
+        tokenizer,
+        force_tokens=pruning.keep_tokens,
+        force_reserve_digit=pruning.keep_digits,
+        drop_consecutive=pruning.drop_consecutive,
+        batch_tokens=importance.batch_tokens,
+    )
+    return lambda chains: pruner.prune(chains, pruning.ratios, count_tokens=count)

@@ -1,6 +1,6 @@
-"""Character spans of a text: what importance lives on, so that any tokenizer's tokens meet any other's.
+"""Character spans of a text. Importance is a number a span, so scores do not depend on a tokenizer.
 
-A word, a number or a run of one symbol is one span; whitespace is none. Knows no model.
+A word, a number or a run of one symbol is one span; whitespace is in no span. This module knows no model.
 """
 
 import re
@@ -28,6 +28,7 @@ _SPAN = regex.compile(
 )
 _COMMAND = re.compile(r"\\(?!(?:left|right)\b)[A-Za-z]+")  # \left and \right take a bracket, not an argument
 
+_CURRENCIES = ("$", "\\$", "€", "£")
 # Kinds of span, for looking at what a scorer keeps.
 _CONNECTIVE = re.compile(
     "a|an|and|are|as|at|be|because|but|by|can|each|every|first|following|for|from|had|has|have|he|her|his|how|if|in|"
@@ -38,14 +39,19 @@ _CONNECTIVE = re.compile(
 
 
 def segment(text: str, *, whole_latex: bool = False) -> Spans:
-    """Character spans [start, end) of a text, in order; everything but whitespace is in one.
+    """Character spans [start, end) of a text, in order. Every character but whitespace is in one span.
+
+    A sign is a span of its own, because "-5" may be a difference. In a script without spaces, a whole clause is
+    one span.
 
     Args:
         whole_latex: a LaTeX command and its bracketed arguments are one span (`\\frac{1}{2}`,
-            `\\boxed{18}`); else each part is a span.
+            `\\boxed{18}`). By default each part is a span.
 
-    A sign is a span of its own ("-5" may be a difference), and so is a clause of a script that
-    writes without spaces.
+    Example:
+        >>> text = "He pays $3.50."
+        >>> [text[start:end] for start, end in segment(text)]
+        ['He', 'pays', '$', '3.50', '.']
     """
     spans = [match.span() for match in _SPAN.finditer(text) if not match.group().isspace()]
     if not whole_latex:
@@ -61,12 +67,12 @@ def segment(text: str, *, whole_latex: bool = False) -> Spans:
 
 
 def _end_of_arguments(text: str, end: int) -> int:
-    """Where a command's `[...]` and `{...}` groups end; `end` itself where a group is never closed."""
+    """Where a command's `[...]` and `{...}` groups end, or `end` itself if a group is never closed."""
     while end < len(text) and text[end] in "{[":
         opening, closing, depth = text[end], "}" if text[end] == "{" else "]", 0
         for position in range(end, len(text)):
             if text[position - 1] == "\\" and position > end:
-                continue  # \} is a brace to look at, not one that closes
+                continue  # \} is a brace to print, and closes nothing
             depth += (text[position] == opening) - (text[position] == closing)
             if depth == 0:
                 break
@@ -76,18 +82,63 @@ def _end_of_arguments(text: str, end: int) -> int:
     return end
 
 
+def span_kind(text: str, *, before: str = "", after: str = "") -> str:
+    """What kind of thing a span is: number, operator, connective, name, word or punctuation.
+
+    Args:
+        text: the span.
+        before: the span before it, or "".
+        after: the span after it, or "".
+
+    An `x` is an operator between two numbers, and a word anywhere else.
+
+    Example:
+        >>> [span_kind(text) for text in ("12", "=", "so", "Tom", "apples", ".")]
+        ['number', 'operator', 'connective', 'name', 'word', 'punctuation']
+        >>> span_kind("x"), span_kind("x", before="3", after="4")
+        ('word', 'operator')
+    """
+    if text == "x" and _holds_digit(before) and _holds_digit(after):
+        return "operator"
+    return _kind_by_itself(text)
+
+
+def span_kinds(spans: Sequence[str]) -> list[str]:
+    """The kind of each span of a text, from the spans' texts in order; see `span_kind`.
+
+    A currency sign before a number is part of that number here.
+
+    Example:
+        >>> span_kinds(["5", "x", "$", "3", "is", "15"])
+        ['number', 'operator', 'punctuation', 'number', 'connective', 'number']
+        >>> span_kinds(["2", "x", "=", "6"])
+        ['number', 'word', 'operator', 'number']
+    """
+    kinds = [_kind_by_itself(span) for span in spans]
+    for index, span in enumerate(spans):
+        if span == "x" and 0 < index < len(spans) - 1:
+            following = spans[index + 1]
+            if following in _CURRENCIES and index + 2 < len(spans):
+                following += spans[index + 2]
+            kinds[index] = span_kind(span, before=spans[index - 1], after=following)
+    return kinds
+
+
 @lru_cache(maxsize=65536)
-def span_kind(text: str) -> str:
-    """What kind of thing a span is: number, operator, connective, name, word or punctuation."""
-    if any(character.isdigit() for character in text):
+def _kind_by_itself(text: str) -> str:
+    if _holds_digit(text):
         return "number"
-    if text[0] in "+-−*/×÷=<>%^" or text in ("x", "\\times", "\\cdot", "\\frac", "\\div"):
+    if text[0] in "+-−*/×÷=<>%^" or text in ("\\times", "\\cdot", "\\frac", "\\div"):
         return "operator"
     if _CONNECTIVE.fullmatch(text):
         return "connective"
     if text[0].isalpha() or text[0] == "\\":
         return "name" if text[0].isupper() else "word"
     return "punctuation"
+
+
+def _holds_digit(text: str) -> bool:
+    return any(character.isdigit() for character in text)
 
 
 def average_over_spans(

@@ -1,27 +1,27 @@
 """LoRA training on mixed-ratio rows, by peft and transformers' Trainer.
 
-What is ours is how rows are laid out (`packing.py`) and what is written as training goes. One process
-or many (`accelerate launch`): an optimiser step takes the same rows.
+This module adds to them how rows are laid out (see `packing.py`) and what is written during training.
+An optimiser step takes the same rows in one process and in many (`accelerate launch`).
 
 Source: TokenSkip (arXiv:2502.12067) section 3.3, eq. 5: loss on the response only.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -29,8 +29,10 @@ from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import write_json
+from tokenskip_lib.training.log import LogWriter, mean_loss
 from tokenskip_lib.training.packing import (
     IGNORED,
+    EncodedRow,
     attend_in_rows,
     encode_rows,
     even_out,
@@ -38,6 +40,11 @@ from tokenskip_lib.training.packing import (
     response_loss,
     training_order,
 )
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+EVALUATION_SHARE = 0.125  # of all steps, between two measurements of the held-out loss
 
 
 def train_adapter(
@@ -68,55 +75,24 @@ def train_adapter(
         InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
             blocks do not all attend to everything before a token.
     """
-    from peft import get_peft_model
-    from peft.helpers import disable_input_dtype_casting
-
-    train, too_long = encode_rows([row for row in rows if not row.held_out], tokenizer, settings.max_tokens)
-    held_out, held_out_too_long = encode_rows([row for row in rows if row.held_out], tokenizer, settings.max_tokens)
-    too_long += held_out_too_long
-    if not train:
-        raise InputError(
-            f"{folder}: no training rows ({len(rows)} given, {too_long} above {settings.max_tokens} tokens)"
-        )
+    data = _encode(rows, tokenizer, settings, folder)
     checkpoints = folder / "checkpoints"
-    arguments = training_arguments(model, settings, checkpoints, evaluate=bool(held_out), seed=seed)
-    attend_in_rows(model)
-    torch.manual_seed(seed)
-    model = get_peft_model(model, lora_config(settings))
-    trainable, total = model.get_nb_trainable_parameters()
-    log = _LogWriter(folder / "training_log.jsonl", settings.epochs)
-    trainer = _PackedTrainer(
-        model=model,
-        args=arguments,
-        data_collator=pack_rows,
-        # Launched processes take as many batches each: what is missing to that would be rows seen before.
-        train_dataset=even_out(
-            training_order(train, settings.epochs, seed),
-            settings.batch_size * arguments.world_size if arguments.world_size > 1 else 1,
-        ),
-        eval_dataset=held_out or None,
-        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: response_loss(
-            outputs.logits, labels, num_items_in_batch
-        ),
-        callbacks=[log],
-    )
-    trainer.remove_callback(PrinterCallback)
-    last = _last_checkpoint(checkpoints)
-    with ExitStack() as stack:
-        if arguments.bf16 or arguments.fp16:  # autocast casts the adapter's weights: its inputs stay as they are
-            stack.enter_context(disable_input_dtype_casting(model))
-        result = trainer.train(resume_from_checkpoint=last)
-        final = trainer.evaluate()["eval_loss"] if held_out else None
+    arguments = training_arguments(model, settings, checkpoints, evaluate=bool(data.held_out), seed=seed)
+    adapted = _add_adapter(model, settings, seed)
+    log = LogWriter(folder / "training_log.jsonl", settings.epochs)
+    trainer = _build_trainer(adapted, arguments, data, settings, log, seed)
+    held_out_loss = _run(trainer, checkpoints)
+    trainable, total = adapted.get_nb_trainable_parameters()
     summary = {
-        "rows_trained": len(train),
-        "rows_held_out": len(held_out),
-        "rows_too_long": too_long,
-        "steps": result.global_step,
-        "tokens_an_epoch": sum(len(row) for row in train),
+        "rows_trained": len(data.train),
+        "rows_held_out": len(data.held_out),
+        "rows_too_long": data.too_long,
+        "steps": trainer.state.global_step,
+        "tokens_an_epoch": sum(len(row) for row in data.train),
         "trainable_parameters": trainable,
         "all_parameters": total,
-        "train_loss": round(_mean_loss(trainer.state.log_history), 4),
-        "held_out_loss": round(final, 4) if held_out else None,
+        "train_loss": round(mean_loss(trainer.state.log_history), 4),
+        "held_out_loss": None if held_out_loss is None else round(held_out_loss, 4),
         "processes": arguments.world_size,
         "seconds": round(log.seconds(), 1),
         "seed": seed,
@@ -124,11 +100,79 @@ def train_adapter(
     }
     _save(trainer, folder, base_name)
     if trainer.is_world_process_zero():
-        # The summary says that training is done; until it is there, a checkpoint to go on from must be.
+        # The summary says that training is done; until the summary is there, the last checkpoint must be.
         write_json(folder / "summary.json", summary)
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return summary
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The encoded rows of a training, and how many rows were too long for it."""
+
+    train: list[EncodedRow]
+    held_out: list[EncodedRow]
+    too_long: int
+
+
+def _encode(
+    rows: Sequence[SFTRow], tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings, folder: Path
+) -> _Data:
+    train, too_long = encode_rows([row for row in rows if not row.held_out], tokenizer, settings.max_tokens)
+    held_out, held_out_too_long = encode_rows([row for row in rows if row.held_out], tokenizer, settings.max_tokens)
+    too_long += held_out_too_long
+    if not train:
+        raise InputError(
+            f"{folder}: no training rows ({len(rows)} given, {too_long} above {settings.max_tokens} tokens)"
+        )
+    return _Data(train, held_out, too_long)
+
+
+def _add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -> PeftModel:
+    """The model, attending as packed rows need it, with a fresh adapter: the seed's."""
+    from peft import get_peft_model
+
+    attend_in_rows(model)
+    torch.manual_seed(seed)
+    return get_peft_model(model, lora_config(settings))
+
+
+def _build_trainer(
+    model: PeftModel,
+    arguments: TrainingArguments,
+    data: _Data,
+    settings: TrainingSettings,
+    log: LogWriter,
+    seed: int,
+) -> _PackedTrainer:
+    # Launched processes take equally many batches each; what is missing would be rows that were seen before.
+    multiple = settings.batch_size * arguments.world_size if arguments.world_size > 1 else 1
+    trainer = _PackedTrainer(
+        model=model,
+        args=arguments,
+        data_collator=pack_rows,
+        train_dataset=even_out(training_order(data.train, settings.epochs, seed), multiple),
+        eval_dataset=data.held_out or None,
+        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: response_loss(
+            outputs.logits, labels, num_items_in_batch
+        ),
+        callbacks=[log],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _run(trainer: _PackedTrainer, checkpoints: Path) -> float | None:
+    """Train, from the last checkpoint if there is one; returns the final held-out loss, None without such rows."""
+    from peft.helpers import disable_input_dtype_casting
+
+    with ExitStack() as stack:
+        if trainer.args.bf16 or trainer.args.fp16:
+            # Autocast casts the adapter's weights; its inputs stay as they are.
+            stack.enter_context(disable_input_dtype_casting(trainer.model))
+        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        return trainer.evaluate()["eval_loss"] if trainer.eval_dataset else None
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -142,13 +186,7 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _mean_loss(history: Sequence[dict]) -> float:
-    """The mean over all steps, from what was logged: Trainer's own begins at the checkpoint of a killed training."""
-    steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history if "loss" in entry), strict=True)
-    return float(np.average(losses, weights=np.diff(steps, prepend=0)))
-
-
-def lora_config(settings: TrainingSettings):
+def lora_config(settings: TrainingSettings) -> LoraConfig:
     """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe."""
     from peft import LoraConfig
 
@@ -171,6 +209,13 @@ def training_arguments(
             "training.batch_size and a larger training.accumulation"
         )
     checkpointing = on_cuda if settings.checkpointing is None else settings.checkpointing
+    # An older transformers knows the same setting by another name.
+    known = {field.name for field in fields(TrainingArguments)}
+    prefix = "activation" if "activation_checkpointing" in known else "gradient"
+    memory: dict[str, Any] = {
+        f"{prefix}_checkpointing": checkpointing,
+        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+    }
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
@@ -185,15 +230,14 @@ def training_arguments(
         bf16=weights.dtype == torch.bfloat16,
         fp16=on_cuda and weights.dtype == torch.float16,  # scales the loss: small gradients are 0 in float16
         use_cpu=not on_cuda,
-        activation_checkpointing=checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        **memory,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=on_cuda,
         remove_unused_columns=False,
         logging_steps=settings.log_every,
         logging_first_step=True,
         eval_strategy="steps" if evaluate else "no",
-        eval_steps=0.125,  # below 1 it is a share of all steps
+        eval_steps=EVALUATION_SHARE,
         save_steps=settings.save_every,
         save_total_limit=1,
         report_to="none",
@@ -235,56 +279,11 @@ def _save(trainer: Trainer, folder: Path, base_name: str) -> None:
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    model.peft_config["default"].base_model_name_or_path = base_name
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base_name
+    config.target_modules = sorted(config.target_modules)  # a set, which peft would write in any order
     adapter = {name: value.to(torch.bfloat16) for name, value in state.items() if "lora_" in name}
     model.save_pretrained(folder, state_dict=adapter, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form nobody filled in
-
-
-class _LogWriter(TrainerCallback):
-    """Writes every logged loss to JSONL as it comes, shows how far the training is, and counts its seconds."""
-
-    def __init__(self, path: Path, epochs: float):
-        self.path = path
-        self.epochs = epochs  # the trainer counts the passes over all of them as one
-        self.bar = None
-        self.before = 0.0  # seconds up to the checkpoint
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.began
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began, spent = time.perf_counter(), Path(args.output_dir) / "seconds.json"
-        if state.global_step and spent.exists():
-            self.before = json.loads(spent.read_text())
-        if state.is_world_process_zero and self.path.exists():  # what follows the checkpoint is done, and logged, again
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="fine-tuning",
-            unit="step",
-            disable=not state.is_world_process_zero,
-        )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-        # Losses since the last line are in no checkpoint, and after the last step in no line.
-        control.should_log |= control.should_save or state.global_step == state.max_steps
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / "seconds.json", self.seconds())
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        kept = {name: logs[name] for name in ("loss", "eval_loss", "learning_rate") if name in (logs or {})}
-        if state.is_world_process_zero and ("loss" in kept or "eval_loss" in kept):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = {"step": state.global_step, "epoch": round(state.epoch * self.epochs, 4), **kept}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+    # safetensors lets nobody else read its file; whoever may read the configuration may read the weights.
+    (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
+    (folder / "README.md").unlink(missing_ok=True)  # peft writes an empty form of a model card

@@ -1,0 +1,92 @@
+"""What people give to the Python API: texts, dicts, rows of a DataFrame or records; and settings by keyword."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+from pydantic import ValidationError
+
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError, Record, first_error
+from tokenskip_lib.core.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Given: TypeAlias = "str | Mapping[str, Any] | Record | Iterable[Any] | pd.DataFrame"
+S = TypeVar("S", bound=Settings)
+
+
+def rows_of(given: Given, *, name: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every item as a dict, with the place that an error names.
+
+    An item without an id gets its position. Missing values (None, NaN) are left out.
+
+    Args:
+        given: one item or several: a text, a dict, a DataFrame or its rows, a record.
+        name: what the items are called in errors, for example "chains".
+        text: the field that a bare text fills.
+
+    Yields:
+        ("chains[0]", {"id": "0", "chain": "..."}) and so on.
+
+    Raises:
+        InputError: an item of another type.
+
+    Example:
+        >>> list(rows_of(["3 + 4 = 7"], name="chains", text="chain"))
+        [('chains[0]', {'id': '0', 'chain': '3 + 4 = 7'})]
+        >>> list(rows_of({"id": 7, "chain": "so 7", "answer": None}, name="chains", text="chain"))
+        [('chains[0]', {'id': 7, 'chain': 'so 7'})]
+    """
+    for index, item in enumerate(items_of(given, name=name)):
+        where = f"{name}[{index}]"
+        row = {text: item} if isinstance(item, str) else _as_dict(item, where, text)
+        yield where, {"id": str(index), **{key: value for key, value in row.items() if not _is_missing(value)}}
+
+
+def items_of(given: Given, *, name: str) -> list[Any]:
+    """The items of what was given; one item alone is a list of one."""
+    if isinstance(given, str | Mapping | Record):
+        return [given]
+    if hasattr(given, "columns"):  # a DataFrame, asked without importing pandas
+        return cast("pd.DataFrame", given).to_dict("records")
+    if not isinstance(given, Iterable):
+        raise InputError(f"{name}: a list of texts, dicts or records, not {type(given).__name__}")
+    return list(given)
+
+
+def changed(settings: S, changes: Mapping[str, Any], where: str) -> S:
+    """Settings with some fields changed, checked as in a profile.
+
+    Args:
+        where: what asked for the changes; it begins the error.
+
+    Raises:
+        InputError: an unknown field (the nearest valid one is named), or a bad value.
+    """
+    fields = list(type(settings).model_fields)
+    for name in changes:
+        if name not in fields:
+            raise InputError(f"{where}: unknown setting '{name}'{nearest(name, fields)}")
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_error(error)}") from None
+
+
+def _as_dict(item: Any, where: str, text: str) -> dict[str, Any]:
+    if isinstance(item, Record):
+        return item.model_dump()
+    if isinstance(item, Mapping):
+        return dict(item)
+    for method in ("to_dict", "_asdict"):  # a row of a DataFrame: by iterrows, by itertuples
+        if hasattr(item, method):
+            return getattr(item, method)()
+    raise InputError(f"{where}: a text, a dict with '{text}', or a record, not {type(item).__name__}")
+
+
+def _is_missing(value: object) -> bool:
+    # pandas writes NaN or NA where a cell is empty.
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)

@@ -1,0 +1,74 @@
+"""Training rows in the files that other trainers read: trl and LLaMA-Factory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.records import InputError, Problem, SFTRow
+from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import user_message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EXPORT_STYLES = ("trl", "llamafactory")
+_ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+
+
+def export_rows(
+    rows: Sequence[SFTRow],
+    problems: dict[str, Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSettings,
+    style: str,
+    folder: Path,
+) -> list[Path]:
+    """Write training rows for another trainer: train.jsonl, and held_out.jsonl if there are held-out rows.
+
+    Args:
+        style: "trl" (prompt and completion; messages for a chat template, plain text for the
+            literal formats of the authors' code) or "llamafactory" (alpaca fields, and dataset_info.json).
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: no such style.
+    """
+    if style not in EXPORT_STYLES:
+        raise InputError(f"unknown format '{style}'{nearest(style, list(EXPORT_STYLES))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    written, info = [], {}
+    for name, held_out in (("train", False), ("held_out", True)):
+        chosen = [row for row in rows if row.held_out == held_out]
+        if not chosen:
+            continue
+        lines = [_fields(row, problems[row.id], tokenizer, prompts, style) for row in chosen]
+        written.append(folder / f"{name}.jsonl")
+        text = "".join(json.dumps(fields, ensure_ascii=False) + "\n" for fields in lines)
+        written[-1].write_text(text, encoding="utf-8")
+        info[f"tokenskip_{name}"] = {"file_name": f"{name}.jsonl", "columns": _ALPACA_COLUMNS}
+    if style == "llamafactory":
+        written.append(folder / "dataset_info.json")
+        written[-1].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    return written
+
+
+def _fields(
+    row: SFTRow, problem: Problem, tokenizer: PreTrainedTokenizerBase, prompts: PromptSettings, style: str
+) -> dict[str, Any]:
+    """One row as the other trainer reads it."""
+    request = user_message(tokenizer, problem.question, prompts, ratio=row.ratio)
+    if style == "llamafactory":
+        return {"instruction": request, "input": "", "output": row.completion, "system": prompts.system}
+    if prompts.format != "chat":
+        return {"prompt": row.prompt, "completion": row.completion}
+    system = [{"role": "system", "content": prompts.system}] if prompts.system else []
+    return {
+        "prompt": [*system, {"role": "user", "content": request}],
+        "completion": [{"role": "assistant", "content": row.completion}],
+    }
