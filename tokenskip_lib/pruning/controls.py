@@ -13,7 +13,6 @@ import numpy as np
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
-
 # Your own score: chains -> one list of scores a chain, one score for each span of `segment(chain.chain)`.
 ScoreFunction = Callable[[Sequence[ChainText]], Iterable[Sequence[float]]]
 
