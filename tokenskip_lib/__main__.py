@@ -211,7 +211,7 @@ def study(
     profile: ProfileName = "demo-full",
     assignments: Assignments = None,
 ) -> None:
-    """One question put to several trainings on a run's chains; a row a variant and ratio in data/results."""
+    """Put one question to several trainings on a run's chains; a row a variant and ratio in results/<study>.csv."""
     from tokenskip_lib.experiments import studies
     from tokenskip_lib.experiments.run import Run
 
@@ -243,7 +243,7 @@ def publish(
     only: Annotated[str | None, typer.Option("--only", metavar="NN", help="This notebook alone.")] = None,
     assignments: Assignments = None,
 ) -> None:
-    """Copy a finished run's notebooks over notebooks/ and its table into the README."""
+    """Copy a finished run's figures, tables and notebooks into the checkout, and its metrics into the README."""
     from tokenskip_lib.core.paths import relative
     from tokenskip_lib.experiments.notebooks import publish as publish_run
     from tokenskip_lib.experiments.steps import stage_number
