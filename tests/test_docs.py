@@ -98,7 +98,7 @@ def test_every_command_exists_and_has_the_options_that_a_page_shows(root):
     shown = 0
     for page in PAGES:
         for line in "\n".join(blocks(texts(root / page)[0], "bash")).replace("\\\n", " ").splitlines():
-            match = re.search(r"(?:^|-m |\| |/)tokenskip(?:_lib)? ([a-z-]+) ?(.*)", line)
+            match = re.search(r"(?:^|-m |\| |/)tokenskip(?:_lib)? ([a-z][a-z-]*) ?(.*)", line)
             if match is None:
                 continue
             command = commands[match.group(1)]
@@ -239,7 +239,7 @@ def test_the_readmes_numbers_are_those_of_the_results(root):
     demo = _metrics(root, "demo")
     half, original = demo.loc[("tokenskip", 0.5)], demo.loc[("original", 1.0)]
     assert (
-        f"at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and solves "
+        f"On {half['n']:.0f} test problems at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and solves "
         f"{100 * half['accuracy']:.1f}%. Without TokenSkip it is {100 * original['accuracy']:.1f}%." in readme
     )
     full = _metrics(root, "demo-full")
@@ -295,7 +295,7 @@ def test_the_studies_page_lists_the_studies_of_demo_full(root):
 
 
 def test_settings_that_pages_name_are_settings(root):
-    """Every `section.field` in backticks is one of a profile's, whatever it is set to."""
+    """Every `section.field` in backticks is a field of a profile's section."""
     from tokenskip_lib.core.profiles import Profile
 
     sections = {name for name in Profile.model_fields if name not in ("name", "description")}
