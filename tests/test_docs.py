@@ -165,23 +165,35 @@ def test_a_scorer_of_ones_own_is_found_by_module_and_function(root, tmp_path, ti
     assert scored[0].importance == [3, 5]
 
 
-def test_what_contributing_adds_can_be_used(root, run_block):
+def test_what_contributing_adds_can_be_used(root, run_block, monkeypatch):
     from tokenskip_lib.core.settings import EvaluationSettings
-    from tokenskip_lib.evaluation.methods import METHODS, method_ratios
-    from tokenskip_lib.pruning.registry import SCORERS
+    from tokenskip_lib.evaluation import methods
+    from tokenskip_lib.problems import sets
+    from tokenskip_lib.pruning import registry
 
-    scorer, method, figure = blocks(texts(root / "CONTRIBUTING.md")[0], "python")
-    try:
-        run_block(scorer)
-        run_block(method)
-        assert method_ratios(EvaluationSettings(methods={"original": [], "one_line": []}))[1] == ("one_line", 1.0)
-        assert "longest" in SCORERS
-    finally:
-        SCORERS.pop("longest", None)
-        METHODS.pop("one_line", None)
+    for module, name in [(methods, "METHODS"), (sets, "PROBLEM_SETS"), (registry, "SCORERS")]:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    scorer, method, problem_set, figure = blocks(texts(root / "CONTRIBUTING.md")[0], "python")
+    run_block(scorer)
+    assert registry.find_scorer("longest").description == "it is long"
+    run_block(method)
+    asked = methods.method_ratios(EvaluationSettings(methods={"original": [], "one_line": []}))
+    assert asked == [("original", 1.0), ("one_line", 1.0)]
+    run_block(problem_set)
+    assert sets.is_published("gsm8k-platinum")
     table = pd.DataFrame({"chain_tokens": [10.0, 20.0], "seconds_per_problem": [1.0, 2.0]})
     [axes] = run_block(figure)["seconds_figure"](table).axes
     assert len(axes.collections[0].get_offsets()) == 2
+
+
+def test_the_table_of_scorers_says_what_each_scorer_says_of_itself(root):
+    from tokenskip_lib.pruning.registry import BUILT_IN, find_scorer
+
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", texts(root / "docs/own-chains.md")[0], re.MULTILINE)
+    shown = {name: (description, reads) for name, description, reads, _ in rows}
+    assert shown == {
+        spec.name: (spec.description, ", ".join([*spec.reads, "chain"])) for spec in map(find_scorer, BUILT_IN)
+    }
 
 
 def test_the_ray_snippet_writes_a_prediction_for_every_problem_and_ratio(root, tiny_profile, make_adapter, monkeypatch):
@@ -239,8 +251,8 @@ def test_the_readmes_numbers_are_those_of_the_results(root):
     demo = _metrics(root, "demo")
     half, original = demo.loc[("tokenskip", 0.5)], demo.loc[("original", 1.0)]
     assert (
-        f"On {half['n']:.0f} test problems at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and solves "
-        f"{100 * half['accuracy']:.1f}%. Without TokenSkip it is {100 * original['accuracy']:.1f}%." in readme
+        f"On {half['n']:.0f} test problems at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and "
+        f"solves {100 * half['accuracy']:.1f}%. Without TokenSkip it is {100 * original['accuracy']:.1f}%." in readme
     )
     full = _metrics(root, "demo-full")
     lost = {ratio: 100 * (full.loc[("original", 1.0), "accuracy"] - full.loc[("tokenskip", ratio), "accuracy"])
