@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
-from benchmarks.pruning import peak
+from benchmarks.machine import peak
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
