@@ -17,14 +17,15 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
-from tests.classifiers import place_gpt_vocabulary, write_classifier
+from benchmarks.classifiers import place_gpt_vocabulary, write_classifier
+from benchmarks.machine import timed
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText
 from tokenskip_lib.core.windows import WINDOW, windows
@@ -93,12 +94,6 @@ def spread(chains: Sequence[ChainText], number: int) -> list[ChainText]:
 
 def ours(pruner: LLMLinguaPruner, chains: Sequence[ChainText]) -> list[str]:
     return [pruner.compress(reading, ratio) for reading in pruner.read(chains) for ratio in RATIOS]
-
-
-def timed(run: Callable[[], list[str]]) -> tuple[float, list[str]]:
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
 
 
 def model_flops(model: PreTrainedModel, tokens: int, attended: int) -> float:

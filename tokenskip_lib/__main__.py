@@ -1,13 +1,17 @@
 """The command line: `tokenskip --help`, or `python -m tokenskip_lib --help`. Every command calls the library."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import tokenskip_lib
-from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
+from tokenskip_lib.core.profiles import Profile, apply_overrides, load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
+from tokenskip_lib.pruning.registry import SCORERS
+
+if TYPE_CHECKING:
+    from tokenskip_lib.pruning.own_chains import OwnChainSettings
 
 app = typer.Typer(
     help=(tokenskip_lib.__doc__ or "").splitlines()[0],
@@ -32,11 +36,23 @@ Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the fi
 ScorerName = Annotated[
     str | None,
     typer.Option(
-        help="With CHAINS: llmlingua2, selective_context, cts, gogi, mist, random or position; else the profile's."
+        help="With CHAINS, how a token is scored. It is important if, by "
+        + "; ".join(f"{name}, {spec.description}" for name, spec in SCORERS.items())
+        + ". Or your own function, as mypackage.module:function.",
+        show_default=False,
     ),
 ]
 TargetName = Annotated[
     str | None, typer.Option(help="With CHAINS: the target model, whose tokens are counted; folder or hub name.")
+]
+OptionalProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="Name of a profile (see `profiles`), or the path of a YAML file. Without CHAINS the default is demo; with "
+        "CHAINS it is no profile: the scorer is selective_context, and nothing is kept by force.",
+    ),
 ]
 
 
@@ -125,17 +141,19 @@ def score(
     output: Output = "-",
     scorer: ScorerName = None,
     model: TargetName = None,
-    profile: ProfileName = "demo",
+    profile: OptionalProfile = None,
     assignments: Assignments = None,
 ) -> None:
     """Stage 2, importance of every part of every kept chain; or of your own CHAINS, spans and scores out."""
     if chains is None:
         _refuse_without_chains(scorer=scorer, model=model, output=None if output == "-" else output)
-        _stage("score", profile, assignments)
+        _stage("score", profile or "demo", assignments)
     else:
+        from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import score_file
 
-        score_file(chains, output, _own_profile(profile, assignments, scorer, model))
+        chosen = _own_settings(profile, assignments, scorer, model)
+        score_file(chains, output, TargetModel(chosen.target, chosen.prompts), chosen.importance, seed=chosen.seed)
 
 
 @app.command()
@@ -148,17 +166,20 @@ def prune(
         str | None,
         typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5"),
     ] = None,
-    profile: ProfileName = "demo",
+    profile: OptionalProfile = None,
     assignments: Assignments = None,
 ) -> None:
     """Stage 3, chains at every ratio and the training rows; or your own CHAINS at every ratio."""
     if chains is None:
         _refuse_without_chains(scorer=scorer, model=model, ratios=ratios, output=None if output == "-" else output)
-        _stage("prune", profile, assignments)
+        _stage("prune", profile or "demo", assignments)
     else:
+        from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import prune_file
 
-        prune_file(chains, output, _own_profile(profile, assignments, scorer, model, ratios))
+        chosen = _own_settings(profile, assignments, scorer, model, ratios)
+        target = TargetModel(chosen.target, chosen.prompts)
+        prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
 
 
 @app.command()
@@ -211,7 +232,7 @@ def study(
     profile: ProfileName = "demo-full",
     assignments: Assignments = None,
 ) -> None:
-    """One question put to several trainings on a run's chains; a row a variant and ratio in data/results."""
+    """Put one question to several trainings on a run's chains; a row a variant and ratio in results/<study>.csv."""
     from tokenskip_lib.experiments import studies
     from tokenskip_lib.experiments.run import Run
 
@@ -243,7 +264,7 @@ def publish(
     only: Annotated[str | None, typer.Option("--only", metavar="NN", help="This notebook alone.")] = None,
     assignments: Assignments = None,
 ) -> None:
-    """Copy a finished run's notebooks over notebooks/ and its table into the README."""
+    """Copy a finished run's figures, tables and notebooks into the checkout, and its metrics into the README."""
     from tokenskip_lib.core.paths import relative
     from tokenskip_lib.experiments.notebooks import publish as publish_run
     from tokenskip_lib.experiments.steps import stage_number
@@ -256,14 +277,17 @@ def _load(profile: str, assignments: list[str] | None) -> Profile:
     return load_profile(profile, parse_overrides(assignments or []))
 
 
-def _own_profile(
-    profile: str, assignments: list[str] | None, scorer: str | None, model: str | None, ratios: str | None = None
-) -> Profile:
-    """The profile whose settings own chains are treated with."""
+def _own_settings(
+    profile: str | None,
+    assignments: list[str] | None,
+    scorer: str | None,
+    model: str | None,
+    ratios: str | None = None,
+) -> "OwnChainSettings":
+    """The settings for own chains: the defaults, or those of a profile that was named, with what was given."""
+    from tokenskip_lib.pruning.own_chains import OwnChainSettings
+
     overrides = parse_overrides(assignments or [])
-    if profile == "demo":  # what its chains need, which are little but equations, is no default for others'
-        needs = ("keep_digits", "keep_operators", "skip_spaces")
-        overrides = {**{f"pruning.{name}": False for name in needs}, **overrides}
     if scorer is not None:
         overrides["importance.scorer"] = scorer
     if model is not None:
@@ -275,10 +299,12 @@ def _own_profile(
             raise InputError(f"--ratios {ratios}: numbers between commas, e.g. 0.9,0.7,0.5") from None
         if not all(0 < ratio <= 1 for ratio in overrides["pruning.ratios"]):
             raise InputError(f"--ratios {ratios}: each is the fraction of tokens kept, above 0 and at most 1")
-    loaded = load_profile(profile, overrides)
-    if scorer is not None and loaded.pruning.mode == "llmlingua":
+    begin: Profile | OwnChainSettings = load_profile(profile) if profile is not None else OwnChainSettings()
+    values = {name: value for name, value in begin.model_dump().items() if name in OwnChainSettings.model_fields}
+    settings = apply_overrides(OwnChainSettings, values, overrides, where="own chains")
+    if scorer is not None and settings.pruning.mode == "llmlingua":
         raise InputError("--scorer has no say in pruning.mode llmlingua: it scores by importance.classifier")
-    return loaded
+    return settings
 
 
 def _refuse_without_chains(**options: str | None) -> None:

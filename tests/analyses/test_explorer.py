@@ -1,4 +1,4 @@
-"""The explorer: its HTML shows a chain to the character, its widgets prune again, and a browser agrees."""
+"""The explorer: its widgets prune again, its HTML shows what `prune` returns, and a browser agrees."""
 
 import html
 import os
@@ -16,18 +16,15 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tokenskip_lib.analyses.explorer import chain_html, explore
-from tokenskip_lib.core.records import Chain, ChainText, InputError, ScoredChain
+from tokenskip_lib.analyses.explorer import explore
+from tokenskip_lib.core.records import Chain, InputError, ScoredChain
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, SCORED
 from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
 from tokenskip_lib.pruning.prune import prune
-from tokenskip_lib.pruning.spans import build_scored_chain, segment
 
 TEXT = 'Each pen costs $18 & "two" cost $36, if a < b.\nA <b>bold</b> claim:  it\'s 18 + 18 = 36, so $36 it is.'
 WAIT_S = 60
@@ -42,11 +39,6 @@ def block(page: str, name: str) -> str:
     """What a reader sees of one of the explorer's blocks."""
     [content] = re.findall(rf'<div class="tokenskip-{name} [^>]*>(.*?)</div>', page, re.DOTALL)
     return shown(content)
-
-
-def scored(text: str, importance: list[float] | None = None) -> ScoredChain:
-    spans = segment(text)
-    return build_scored_chain(ChainText(id="c", chain=text), "own", spans, importance or list(range(len(spans), 0, -1)))
 
 
 @pytest.fixture
@@ -66,37 +58,6 @@ def panel(run):
     root = explore(run)
     *rows, view = root.children
     return {control.description: control for row in rows for control in row.children}, lambda: view.value
-
-
-# The HTML.
-
-
-def test_markup_and_dollars_of_a_chain_stay_text():
-    page = chain_html(scored("<script>alert('x')</script> & \"$18\" \\(y\\)"), [0, 1])
-    assert "<script" not in page and "&lt;" in page and "&amp;" in page
-    assert shown(page) == "<script>alert('x')</script> & \"$18\" \\(y\\)"
-    assert 'class="tokenskip-chain mathjax_ignore tex2jax_ignore"' in page and "pre-wrap" in page
-
-
-@given(text=st.text(max_size=60) | st.text("<>&\"'$\\(){} \n\tab1", max_size=60), data=st.data())
-def test_every_character_is_shown_in_order(text, data):
-    spans = segment(text)
-    n = len(spans)
-    importance = data.draw(st.lists(st.floats(allow_nan=False), min_size=n, max_size=n))
-    chain = ScoredChain(id="c", scorer="own", text=text, spans=spans, importance=importance)
-    kept = data.draw(st.sets(st.sampled_from(range(n)))) if n else set()
-    page = chain_html(chain, sorted(kept))
-    assert shown(page) == text
-    assert (page.count("<mark "), page.count("<s ")) == (len(kept), n - len(kept))
-
-
-def test_kept_spans_are_coloured_by_rank_and_skipped_ones_struck_through():
-    page = chain_html(scored("one two three four", [0.2, 30.0, 0.1, 4.0]), [0, 1, 3])
-    colours = dict(re.findall(r"<mark [^>]*background: (#\w{6})[^>]*>(\w+)</mark>", page))
-    lightness = {word: sum(bytes.fromhex(colour[1:])) for colour, word in colours.items()}
-    assert lightness["two"] < lightness["four"] < lightness["one"]
-    assert re.search(r"<s [^>]*line-through[^>]*>three</s>", page)
-    assert 'title="importance rank 1 of 4" style="background: ' in page
 
 
 # The widgets.
@@ -209,11 +170,11 @@ def lab(run, tmp_path):
     (folder / "tiny.yaml").write_text(yaml.safe_dump(run.profile.model_dump()))
     code = f"""
 from ipywidgets import HTMLMath, VBox
-from tokenskip_lib.config import load_profile
-from tokenskip_lib.explorer import explore
-from tokenskip_lib.runs import Run
+from tokenskip_lib.analyses.explorer import explore
+from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.experiments.run import Run
 profile = load_profile({str(folder / "tiny.yaml")!r})
-explorer = explore(Run(profile))
+explorer = explore(Run.open(profile))
 typeset = HTMLMath("<p>$x^2$</p>" + explorer.children[-1].value)  # what typesets its content, unlike HTML
 typeset.add_class("typeset")
 VBox([explorer, typeset])

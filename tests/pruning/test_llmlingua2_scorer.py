@@ -18,7 +18,7 @@ from transformers import (
     DistilBertForTokenClassification,
 )
 
-from tests.classifiers import NAMES, write_classifier
+from benchmarks.classifiers import NAMES, write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.pruning.llmlingua2_scorer import (

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from tests.classifiers import NAMES, place_gpt_vocabulary, write_classifier
+from benchmarks.classifiers import NAMES, place_gpt_vocabulary, write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.pruning import llmlingua_mode
 from tokenskip_lib.pruning.llmlingua2_scorer import LLMLingua2Scorer

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.classifiers import write_classifier
+from benchmarks.classifiers import write_classifier
 from tokenskip_lib.core import store, windows
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, ScoredChain
 from tokenskip_lib.core.store import read_jsonl
+from tokenskip_lib.models import loading
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
-from tokenskip_lib.pruning import controls
-from tokenskip_lib.pruning.own_chains import prune_file, read_chains, score_file
+from tokenskip_lib.pruning import controls, own_chains
+from tokenskip_lib.pruning.own_chains import read_chains
 from tokenskip_lib.pruning.prune import prune_many
 from tokenskip_lib.pruning.registry import build_scorer
 
@@ -23,6 +24,16 @@ def _with(profile, **sections):
     """A profile with settings of its sections changed."""
     changed = {name: getattr(profile, name).model_copy(update=settings) for name, settings in sections.items()}
     return profile.model_copy(update=changed)
+
+
+def score_file(source, output, profile) -> None:
+    target = TargetModel(profile.target, profile.prompts)
+    own_chains.score_file(source, output, target, profile.importance, seed=profile.seed)
+
+
+def prune_file(source, output, profile) -> None:
+    target = TargetModel(profile.target, profile.prompts)
+    own_chains.prune_file(source, output, target, profile.importance, profile.pruning, seed=profile.seed)
 
 
 @pytest.fixture
@@ -68,8 +79,8 @@ def test_reading_does_not_run_ahead(tmp_path):
         ('{"chain": "x"}', "no 'id'"),
         ('{"id": "b", "chain": " \\n"}', "chain 'b' is empty"),
         ('{"id": "a", "chain": "x"}', "id 'a' was there before"),
-        ('{"id": "b", "chain": ["x"]}', "chain: a text, not list"),
-        ('{"id": true, "chain": "x"}', "id: a text, not bool"),
+        ('{"id": "b", "chain": ["x"]}', "chain: a text or a number, not list"),
+        ('{"id": true, "chain": "x"}', "id: a text or a number, not bool"),
         ('{"id": "", "chain": "x"}', "no 'id'"),
         ('{"id": "b", "chain": "x \\ud800"}', "surrogate"),
         ("[1]", "expected an object"),
@@ -93,9 +104,9 @@ def test_numbers_may_stand_for_ids_and_answers(tmp_path):
 @pytest.mark.parametrize("scorer", ["selective_context", "mist", "position"])
 def test_a_file_holds_what_scorer_and_pruning_give(tiny_profile, source, tmp_path, scorer):
     profile = _with(tiny_profile, importance={"scorer": scorer})
-    target = TargetModel(profile.target)
+    target = TargetModel(profile.target, profile.prompts)
     chains = list(read_chains(source))
-    built = build_scorer(scorer, target, profile)
+    built = build_scorer(scorer, target, profile.importance, seed=profile.seed)
     expected = [record for start in (0, 2, 4) for record in built.score(chains[start : start + 2])]
     score_file(source, str(tmp_path / "scored.jsonl"), profile)
     assert read_jsonl(tmp_path / "scored.jsonl", ScoredChain) == expected
@@ -119,6 +130,41 @@ def test_a_killed_file_goes_on_to_the_same_bytes_and_scores_nothing_twice(tiny_p
     )
     prune_file(source, str(output), profile)
     assert output.read_bytes() == whole and seen == ["p2", "p3", "p4"]
+
+
+@pytest.mark.parametrize("scorer", ["selective_context", "random"])
+def test_a_finished_file_loads_no_model(tiny_profile, source, tmp_path, monkeypatch, capsys, scorer):
+    profile = _with(tiny_profile, importance={"scorer": scorer})
+    score_file(source, str(tmp_path / "scored.jsonl"), profile)
+    prune_file(source, str(tmp_path / "pruned.jsonl"), profile)
+    before = [(tmp_path / name).read_bytes() for name in ("scored.jsonl", "pruned.jsonl")]
+    capsys.readouterr()
+
+    def refuse(*arguments, **options):
+        raise AssertionError("nothing is to be loaded")
+
+    monkeypatch.setattr(loading, "load_model", refuse)
+    monkeypatch.setattr(loading, "load_tokenizer", refuse)
+    score_file(source, str(tmp_path / "scored.jsonl"), profile)
+    prune_file(source, str(tmp_path / "pruned.jsonl"), profile)
+    assert before == [(tmp_path / name).read_bytes() for name in ("scored.jsonl", "pruned.jsonl")]
+    assert capsys.readouterr().err.splitlines() == [f"{scorer}: all 5 chains were done before"] * 2
+
+
+def test_a_finished_file_with_a_bad_row_behind_it_says_so(tiny_profile, source, tmp_path):
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    score_file(source, str(tmp_path / "scored.jsonl"), profile)
+    with Path(source).open("a") as file:
+        file.write('{"id": "q"}\n')
+    with pytest.raises(InputError, match=r"chains\.jsonl:6: no 'chain'"):
+        score_file(source, str(tmp_path / "scored.jsonl"), profile)
+
+
+def test_an_unknown_scorer_writes_nothing(tiny_profile, source, tmp_path):
+    for write in (score_file, prune_file):
+        with pytest.raises(InputError, match="did you mean 'random'"):
+            write(source, str(tmp_path / "out.jsonl"), _with(tiny_profile, importance={"scorer": "randon"}))
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_file_made_with_other_settings_is_not_gone_on_with(tiny_profile, source, tmp_path):

@@ -509,3 +509,18 @@ def test_an_empty_line_survives_however_it_is_written():
     for gap in ("\n\n", "\r\n\r\n", "\n  \n"):
         text = f"a b{gap}c d"
         assert Layout(text, segment(text)).join(np.array([0, 3])) == "a\n\nd"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("it is 3 x 4 here", ["3", "x", "4"]), ("so x is large here now", ["is", "large", "here"])]
+)
+def test_keep_operators_keeps_an_x_between_numbers_and_no_other(text, kept):
+    importance = [1.0 if part in kept and part != "x" else 0.0 for part in text.split()]
+    chain = _scored(text, importance)
+    words = prune(
+        chain,
+        0.5,
+        count_tokens=lambda texts: [len(text.split()) for text in texts],
+        keep=KeepSettings(keep_operators=True),
+    ).text.split()
+    assert words == kept

@@ -1,18 +1,19 @@
 """Importance by name: controls, your own scores, and every published scorer built from a profile."""
 
+import sys
 from functools import partial
 from itertools import count, islice
 
 import numpy as np
 import pytest
 
-from tests.classifiers import write_classifier
+from benchmarks.classifiers import write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.windows import WINDOW, windows
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_first
 from tokenskip_lib.pruning.prune import prune
-from tokenskip_lib.pruning.registry import SCORERS, build_scorer, check_scorers, register_scorer
+from tokenskip_lib.pruning.registry import SCORERS, build_scorer, check_scorers, find_scorer, register_scorer
 from tokenskip_lib.pruning.spans import segment
 
 
@@ -35,6 +36,11 @@ def registry():
     yield SCORERS
     SCORERS.clear()
     SCORERS.update(before)
+
+
+def build(name, profile, target=None):
+    target = target or TargetModel(profile.target, profile.prompts)
+    return build_scorer(name, target, profile.importance, seed=profile.seed)
 
 
 def with_whole_latex(profile):
@@ -65,7 +71,7 @@ def test_random_scores_are_spread_evenly():
 
 
 def test_position_prunes_the_end_and_keeps_the_beginning(profile):
-    scorer = build_scorer("position", TargetModel(profile.target), profile)
+    scorer = build("position", profile)
     [scored] = scorer.score([ChainText(id="a", chain="one two three four five six seven eight")])
     assert scored.importance[0] == 1 and scored.importance[-1] == 0
     assert sorted(scored.importance, reverse=True) == scored.importance
@@ -113,7 +119,7 @@ def test_scores_that_do_not_fit_the_spans_are_refused_with_scorer_and_chain(func
 def test_a_registered_score_is_available_by_name(registry, profile, problems, chain_of):
     register_scorer("longest", lengths)
     check_scorers(["longest"])
-    scorer = build_scorer("longest", TargetModel(profile.target), profile)
+    scorer = build("longest", profile)
     [scored] = scorer.score([chain_of(problems[0])])
     assert scored.scorer == "longest" and scored.importance == lengths([chain_of(problems[0])])[0]
 
@@ -121,13 +127,13 @@ def test_a_registered_score_is_available_by_name(registry, profile, problems, ch
 def test_a_registered_score_replaces_the_one_of_its_name(registry, profile):
     register_scorer("mine", lambda window: [[4.0] for _ in window])
     register_scorer("mine", lambda window: [[5.0] for _ in window])
-    [scored] = build_scorer("mine", TargetModel(profile.target), profile).score([ChainText(id="a", chain="one")])
+    [scored] = build("mine", profile).score([ChainText(id="a", chain="one")])
     assert scored.importance == [5.0]
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_scored_chains_come_in_the_order_they_went_in(name, profile, problems, chain_of):
-    scorer = build_scorer(name, TargetModel(profile.target), profile)
+    scorer = build(name, profile)
     assert scorer.name == name
     chains = [chain_of(p, p.solution * (5 - index)) for index, p in enumerate(problems)]
     for order in (chains, chains[::-1]):
@@ -141,13 +147,13 @@ def test_scored_chains_come_in_the_order_they_went_in(name, profile, problems, c
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_no_chains_have_no_scores(name, profile):
-    assert build_scorer(name, TargetModel(profile.target), profile).score([]) == []
+    assert build(name, profile).score([]) == []
 
 
 @pytest.mark.parametrize("name", SCORERS)
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_a_chain_without_a_span_has_no_scores(name, text, profile, problems, chain_of):
-    scorer = build_scorer(name, TargetModel(profile.target), profile)
+    scorer = build(name, profile)
     empty, other = scorer.score([chain_of(problems[0], text), chain_of(problems[1])])
     assert empty.spans == [] and empty.importance == []
     assert len(other.importance) == len(other.spans) > 0
@@ -156,13 +162,13 @@ def test_a_chain_without_a_span_has_no_scores(name, text, profile, problems, cha
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_same_window_has_the_same_scores_to_the_last_digit(name, profile, problems, chain_of):
     chains = [chain_of(problem) for problem in problems]
-    first, second = (build_scorer(name, TargetModel(profile.target), profile).score(chains) for _ in range(2))
+    first, second = (build(name, profile).score(chains) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_scorer_can_hold_a_latex_command_together(name, profile, problems, chain_of):
-    scorer = build_scorer(name, TargetModel(profile.target), with_whole_latex(profile))
+    scorer = build(name, with_whole_latex(profile))
     [scored] = scorer.score([chain_of(problems[0], "So it is \\frac{36}{2} = \\boxed{18}.")])
     parts = [scored.text[start:end] for start, end in scored.spans]
     assert parts == ["So", "it", "is", "\\frac{36}{2}", "=", "\\boxed{18}", "."]
@@ -172,7 +178,7 @@ def test_every_scorer_can_hold_a_latex_command_together(name, profile, problems,
 @pytest.mark.parametrize("name", ["random", "position"])
 def test_a_control_loads_no_model(name, profile, problems, chain_of):
     target = TargetModel(profile.target)
-    build_scorer(name, target, profile).score([chain_of(problems[0])])
+    build(name, profile, target).score([chain_of(problems[0])])
     assert "model" not in vars(target) and "tokenizer" not in vars(target)
 
 
@@ -180,7 +186,7 @@ def test_a_classifier_that_is_not_there_is_named(profile, tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     importance = profile.importance.model_copy(update={"classifier": str(tmp_path / "nowhere")})
     with pytest.raises(InputError, match=r"importance\.classifier .*nowhere"):
-        build_scorer("llmlingua2", TargetModel(profile.target), profile.model_copy(update={"importance": importance}))
+        build_scorer("llmlingua2", TargetModel(profile.target), importance, seed=0)
 
 
 def test_windows_hold_every_chain_once_in_order():
@@ -211,9 +217,71 @@ def test_an_unknown_scorer_is_refused_with_the_nearest_name(profile):
     with pytest.raises(InputError, match="did you mean 'selective_context'"):
         check_scorers(["random", "selective_contxt"])
     with pytest.raises(InputError, match="unknown scorer 'nothing_like_it'"):
-        build_scorer("nothing_like_it", TargetModel(profile.target), profile)
+        build("nothing_like_it", profile)
     check_scorers(SCORERS)
     check_scorers([])
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_a_scorer_is_one_object_that_says_what_it_reads_and_costs(name, profile, problems, chain_of):
+    spec, target, passes = find_scorer(name), TargetModel(profile.target, profile.prompts), []
+    assert spec.name == name and spec.description and set(spec.reads) <= {"question", "answer"}
+    if spec.passes:
+        target.model.register_forward_hook(lambda module, args, output: passes.append(1))
+    scorer = build(name, profile, target)
+    chain = chain_of(problems[0])
+    unread = {field: "" for field in ("question", "answer") if field not in spec.reads}
+    [scored] = scorer.score([chain.model_copy(update=unread)])
+    assert scored == scorer.score([chain])[0]  # a field that is not in `reads` plays no part
+    assert ("model" in vars(target)) == (spec.passes > 0)
+    assert spec.classifier == (name == "llmlingua2")
+    assert 1 <= len(passes) <= 2 * spec.passes if spec.passes else passes == []
+
+
+OWN = """
+from tokenskip_lib.pruning.spans import segment
+
+NUMBER = 3
+
+def longest(chains):
+    return [[end - start for start, end in segment(chain.chain)] for chain in chains]
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """The name of a module of one's own in the working directory."""
+    (tmp_path / "my_scores_of_registry.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return "my_scores_of_registry"
+
+
+def test_your_own_function_is_found_by_module_and_name(own_module, profile, problems, chain_of):
+    name = f"{own_module}:longest"
+    check_scorers(["random", name])
+    spec = find_scorer(name)
+    assert (spec.name, spec.reads, spec.passes, spec.classifier) == (name, (), 0, False)
+    [scored] = build(name, profile).score([chain_of(problems[0])])
+    assert scored.scorer == name and scored.importance == lengths([chain_of(problems[0])])[0]
+    assert name not in SCORERS
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module_here:longest", "cannot import 'no_such_module_here'"),
+        ("{}:shortest", "has no 'shortest'"),
+        ("{}:NUMBER", "a int, not a function of chains"),
+        ("{}:", "has no ''"),
+    ],
+)
+def test_your_own_function_that_is_not_there_is_one_clear_line(own_module, name, says):
+    name = name.format(own_module)
+    with pytest.raises(InputError) as caught:
+        find_scorer(name)
+    assert says in str(caught.value) and f"importance.scorer '{name}'" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_name_of_the_library_cannot_be_taken():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import ChainText
-from tokenskip_lib.pruning.spans import average_over_spans, build_scored_chain, segment, span_kind
+from tokenskip_lib.pruning.spans import average_over_spans, build_scored_chain, segment, span_kind, span_kinds
 
 any_text = st.text(max_size=60) | st.text(alphabet="ab1 2.,'’\n\\${}=+-*_²½éÜß漢\t×\u0301", max_size=60)
 latex_part = st.sampled_from(
@@ -134,7 +134,30 @@ def test_spans_have_kinds(text, kind):
 @given(any_text | latex)
 def test_every_span_has_a_kind(text):
     kinds = {"number", "operator", "connective", "name", "word", "punctuation"}
-    assert {span_kind(part) for part in [*_parts(text), *_parts(text, whole_latex=True)]} <= kinds
+    for parts in (_parts(text), _parts(text, whole_latex=True)):
+        assert {span_kind(part) for part in parts} <= kinds
+        assert [(a, b) for a, b, part in zip(span_kinds(parts), map(span_kind, parts), parts, strict=True)
+                if a != b and part != "x"] == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("3 x 4 = 12", ["operator"]),
+        ("5 x $3 = $15", ["operator"]),
+        ("\\(2.5 x 4\\)", ["operator"]),
+        ("let x be 3", ["word"]),
+        ("2 x = 6", ["word"]),
+        ("x 4", ["word"]),
+        ("4 x", ["word"]),
+        ("x", ["word"]),
+        ("5 x $", ["word"]),
+        ("3 x 4 and x = 2", ["operator", "word"]),
+    ],
+)
+def test_an_x_is_an_operator_only_between_numbers(text, kinds):
+    parts = _parts(text)
+    assert [kind for part, kind in zip(parts, span_kinds(parts), strict=True) if part == "x"] == kinds
 
 
 def test_a_spans_score_is_the_mean_over_its_tokens():

@@ -10,15 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.models.prompts import answer_tail, build_prompt
+from tokenskip_lib.pruning.gradient_scorers import GoGIScorer, MISTScorer, decoder_layers, recorded_outputs
 from tokenskip_lib.pruning.spans import segment
-from tokenskip_lib.pruning.target_scorers import (
-    CTSScorer,
-    GoGIScorer,
-    MISTScorer,
-    SelectiveContextScorer,
-    decoder_layers,
-    recorded_outputs,
-)
+from tokenskip_lib.pruning.target_scorers import CTSScorer, SelectiveContextScorer
 
 ALL = [SelectiveContextScorer, CTSScorer, GoGIScorer, MISTScorer]
 every_scorer = pytest.mark.parametrize("scorer_class", ALL, ids=[scorer.name for scorer in ALL])

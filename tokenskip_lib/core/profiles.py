@@ -7,7 +7,7 @@ import difflib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -28,7 +28,10 @@ from tokenskip_lib.core.settings import (
     TargetSettings,
     TargetTrainingSettings,
     TrainingSettings,
+    pruned_by,
 )
+
+S = TypeVar("S", bound=Settings)
 
 
 class Profile(Settings):
@@ -58,7 +61,7 @@ class Profile(Settings):
     @property
     def pruned_by(self) -> str:
         """What the pruned chains' `scorer` field says."""
-        return "llmlingua" if self.pruning.mode == "llmlingua" else self.importance.scorer
+        return pruned_by(self.pruning, self.importance)
 
     def path(self, name: str) -> Path:
         """A file of this run's folder."""
@@ -96,12 +99,12 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if not isinstance(values, dict):
         raise InputError(f"{source}: a profile is a mapping of settings")
     values = {"name": Path(str(source)).stem, "run_dir": f"data/runs/{Path(str(source)).stem}", **values}
-    return _validated(values, overrides or {}, where=name)
+    return apply_overrides(Profile, values, overrides or {}, where=name)
 
 
 def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -> Profile:
     """The profile with some settings changed; `where` says whose overrides they are, should they be wrong."""
-    return _validated(profile.model_dump(), overrides, where=where)
+    return apply_overrides(Profile, profile.model_dump(), overrides, where=where)
 
 
 def setting_values(profile: Profile) -> dict[str, Any]:
@@ -158,25 +161,35 @@ def nearest(word: str, valid: list[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else f" (one of: {', '.join(valid)})"
 
 
-def _validated(values: dict[str, Any], overrides: dict[str, Any], *, where: str) -> Profile:
+def apply_overrides(model: type[S], values: dict[str, Any], overrides: dict[str, Any], *, where: str) -> S:
+    """Settings of a class from their values, after some of these are changed.
+
+    Args:
+        values: field -> value, sections as dicts. It is changed.
+        overrides: dotted key -> value.
+        where: what an error names.
+
+    Raises:
+        InputError: an unknown key (the nearest valid one is named), or a bad value.
+    """
     for key, value in overrides.items():
-        _set(values, key, value)
+        _set(model, values, key, value)
     try:
-        return Profile.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "extra_forbidden":
             *parents, field = [str(part) for part in problem["loc"]]
-            raise InputError(f"{where}: {_unknown_key(parents, field)}") from None
+            raise InputError(f"{where}: {_unknown_key(model, parents, field)}") from None
         given = problem.get("input")
         raise InputError(f"{where}: {first_error(error)}, not {given!r}") from None
 
 
-def _set(values: dict, dotted: str, value: Any) -> None:
+def _set(model: type[BaseModel], values: dict, dotted: str, value: Any) -> None:
     *parents, field = dotted.split(".")
     # Check against the model's fields, not the YAML: a default can be overridden as well.
-    if field not in _fields(parents):
-        raise InputError(_unknown_key(parents, field))
+    if field not in _fields(model, parents):
+        raise InputError(_unknown_key(model, parents, field))
     for parent in parents:
         section = values.get(parent) or {}
         if not isinstance(section, dict):
@@ -186,14 +199,14 @@ def _set(values: dict, dotted: str, value: Any) -> None:
     values[field] = value
 
 
-def _fields(parents: list[str]) -> list[str]:
-    model: type[BaseModel] = Profile
+def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
+    inner = model
     for position, parent in enumerate(parents):
-        section = _section(model.model_fields[parent].annotation) if parent in model.model_fields else None
+        section = _section(inner.model_fields[parent].annotation) if parent in inner.model_fields else None
         if section is None:
-            raise InputError(_unknown_key(parents[:position], parent))
-        model = section
-    return list(model.model_fields)
+            raise InputError(_unknown_key(model, parents[:position], parent))
+        inner = section
+    return list(inner.model_fields)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
@@ -202,5 +215,5 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
-def _unknown_key(parents: list[str], field: str) -> str:
-    return f"unknown setting '{'.'.join([*parents, field])}'{nearest(field, _fields(parents))}"
+def _unknown_key(model: type[BaseModel], parents: list[str], field: str) -> str:
+    return f"unknown setting '{'.'.join([*parents, field])}'{nearest(field, _fields(model, parents))}"

@@ -125,6 +125,11 @@ class PruningSettings(KeepSettings):
         return self
 
 
+def pruned_by(pruning: PruningSettings, importance: ImportanceSettings) -> str:
+    """What the `scorer` field of pruned chains says: the scorer, or "llmlingua" in that mode."""
+    return "llmlingua" if pruning.mode == "llmlingua" else importance.scorer
+
+
 class TrainingSettings(Settings):
     """LoRA fine-tuning. The defaults are the paper's recipe.
 

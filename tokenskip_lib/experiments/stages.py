@@ -106,15 +106,16 @@ def score(run: Run) -> list[ScoredChain]:
     compared = dict.fromkeys(profile.importance.compare_with, chains[: profile.importance.compare_size])
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
-    target = TargetModel(profile.target)
+    target = TargetModel(profile.target, profile.prompts)
     keys = [ScoredKey(chain.id, name) for name in names for chain in scored_by[name]]
     with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
         for name in names:
             todo = scored_by[name]
             if all(ScoredKey(chain.id, name) in store for chain in todo):
                 continue
-            label, scorer = f"importance: {name}", build_scorer(name, target, profile)
-            write_windows(todo, store, scorer.score, partial(_scored_keys, name), total=len(todo), label=label)
+            scorer = build_scorer(name, target, profile.importance, seed=profile.seed)
+            keys_of, label = partial(_scored_keys, name), f"importance: {name}"
+            write_windows(todo, store, scorer.score, keys_of, total=len(todo), label=label)
     run.note("score", chains=len(chains), scorers=names)
     return list(run.store(SCORED, ScoredChain))
 
@@ -124,7 +125,7 @@ def prune(run: Run) -> list[SFTRow]:
     profile = run.profile
     chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
-    target = TargetModel(profile.target)
+    target = TargetModel(profile.target, profile.prompts)
     ratios = profile.pruning.ratios
 
     def keys_of(chain: Record) -> list[PrunedKey]:
@@ -133,7 +134,7 @@ def prune(run: Run) -> list[SFTRow]:
     keys = [key for chain in chains for key in keys_of(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
-            prune_window = build_pruner(target, profile)
+            prune_window = build_pruner(target, profile.pruning, profile.importance)
             write_windows(chains, store, prune_window, keys_of, total=len(chains), label="pruning")
     store = run.store(PRUNED, PrunedChain)
     every = profile.training.ratios_a_problem == "all"

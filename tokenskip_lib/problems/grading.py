@@ -1,8 +1,8 @@
 """Split an output into chain and answer, extract the answer, check it with math-verify.
 
-The default rule is strict: an answer counts only if the output states it (boxed, or after an answer phrase) and if
-it equals the gold answer. The last number of a text is not taken for an answer. The more lenient rule of the authors'
-code is here too, so that published accuracies can be compared.
+Grading is strict: an answer counts only if the output states one (boxed, or after an answer phrase) and it equals
+the gold answer. There is no fallback to the last number of the text. `is_correct_by_reference` is the more lenient
+rule of the authors' code (github.com/hemingkx/TokenSkip), so that their published numbers can be compared with.
 """
 
 import math
@@ -24,7 +24,7 @@ _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
 _TORN_CLOSING = re.compile(r"\n\s*(?:the\s+)?final\s+answer(?:\s+is)?:?\s*(?:\$?\\?\w*(?:\{[^\n]*)?)?\Z", re.IGNORECASE)
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
-# A result that is worked out on the way to where it is stated: "the answer is 3 * 4 = 12".
+# A calculation between an answer phrase and the answer: "the answer is 3 * 4 = 12".
 _CALCULATION = re.compile(
     r"[.,$€£%()]*\d[\d.,$€£%()]*+(?:\s*(?:[-+*/×÷]|\\times|\\cdot|\\div)\s*[.,$€£%()]*\d[\d.,$€£%()]*+)+\s*="
     r"\s*(?=[-+$€£]*\d|\\boxed|\$?\Z)"
@@ -36,7 +36,7 @@ _CHOICE = re.compile(
     r"(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b|\(?[A-Z]\W*\Z).{2,})",
     re.DOTALL,
 )
-# "18 dollars", "3/4 cup of milk", "18.5% a year": a number and what it counts, in words that change no number.
+# "18 dollars", "3/4 cup of milk", "18.5% a year": a number and what it counts, in words that do not change the number.
 _BARE_NUMBER = re.compile(r"[-+]?(?:\\?[$€£])?-?(?:\d(?:[\d,]|\{,\}\d)*(?:\.\d+|/\d+)?|\.\d+)")
 _PERCENT = r"(?:\s|\\ )*\\?%"
 _NO_UNIT = (  # a single letter is a variable
@@ -50,10 +50,10 @@ _NUMBER_WITH_UNIT = re.compile(
     rf"(?:\s+(?:{_SYMBOL}|(?i:(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)))?"
 )
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |~|\\ )\d{3})+(?!\d)")
-_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\$([^$]+)\$")  # in full, or the number of "$18$ dollars"
+_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\$([^$]+)\$")  # the whole answer, or the number of "$18$ dollars"
 # "\{1, 2\}" and "(1, 2)": one pair of brackets around a list of plain things.
 _LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\]*,[^()\[\]{}\\]*(?:\\right)?\s*(?:\\\}|[\])])")
-_TAIL = 400  # characters at an output's end that a stated or torn answer is looked for in
+_TAIL = 400  # characters at an output's end: where a stated or a torn answer is looked for
 
 THINK_END = "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -68,7 +68,7 @@ class Boxed(NamedTuple):
 
 
 class SplitOutput(NamedTuple):
-    """An output in two parts, and the answer that it states (`prediction`), None if it states none.
+    """An output in two parts; `prediction` is None if the output states no answer.
 
     `chain + answer` is the output without an opening `<think>`.
     """
@@ -79,7 +79,12 @@ class SplitOutput(NamedTuple):
 
 
 def last_boxed(text: str) -> Boxed | None:
-    """The last `\\boxed{...}` whose braces balance, nested braces included."""
+    r"""The last `\boxed{...}` whose braces balance, nested braces included; None if there is none.
+
+    Example:
+        >>> last_boxed(r"It is \boxed{\frac{1}{2}}.").content
+        '\\frac{1}{2}'
+    """
     for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
         depth = 0
         for position in range(match.end() - 1, len(text)):
@@ -91,22 +96,27 @@ def last_boxed(text: str) -> Boxed | None:
 
 
 def split_output(output: str, layout: str = "answer") -> SplitOutput:
-    """Split an output into its chain of thought and its answer.
+    r"""Split an output where its chain of thought ends and its answer begins.
 
-    In the layout "think" the chain ends before `</think>` and does not have the opening `<think>`. The answer begins
-    with `</think>`. Without that tag the model has not finished thinking.
+    Layout "think": the chain is the text before `</think>`, without the opening `<think>`. The answer begins with
+    that tag. Without the tag the model has not finished thinking, and states no answer.
 
-    In the layout "answer" words decide:
+    Layout "answer": words decide.
     - The answer is the last boxed expression. If its sentence announces an answer ("The final answer is ..."), the
-      sentence belongs to the answer. Otherwise, or if the sentence goes on calculating, only the box does, so that a
-      calculation that ends in a box keeps its tokens.
-    - Without a box, an "answer is ..." or "#### ..." at the end of the output is taken by the same rule.
-    - Without either, the whole output is the chain and nothing is predicted.
-    - A closing phrase that was cut off belongs to the answer. A box before it still states the prediction.
+      whole sentence belongs to the answer. Otherwise, or if a calculation follows the announcement, only the box does,
+      so that a calculation that ends in a box keeps its tokens.
+    - Without a box, the answer is an "answer is ..." or "#### ..." that ends the output, by the same rule.
+    - Without either, the whole output is the chain and there is no prediction: the chain of a cut-off output is
+      counted to its last token.
+    - A closing phrase that was cut off is not part of the chain. An answer that was boxed before it still counts.
+
+    Args:
+        output: what the model wrote.
+        layout: "answer" or "think" (`prompts.layout`).
 
     Example:
-        >>> split_output("3 + 4 = 7.\\nThe final answer is \\\\boxed{7}.")
-        SplitOutput(chain='3 + 4 = 7.\\n', answer='The final answer is \\\\boxed{7}.', prediction='7')
+        >>> split_output("3 * 6 = 18.\nThe final answer is: $\\boxed{18}$")
+        SplitOutput(chain='3 * 6 = 18.\n', answer='The final answer is: $\\boxed{18}$', prediction='18')
     """
     if layout == "think":
         thought = _OPENING_THINK.sub("", output)
@@ -117,7 +127,7 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
     boxed, tail = last_boxed(output), max(0, len(output.rstrip()) - _TAIL)
     if boxed is not None:
         if torn := _TORN_CLOSING.search(output, max(boxed.end, tail)):
-            # What was boxed in the chain was stated all the same.
+            # What was boxed in the chain was stated, too.
             return SplitOutput(output[: torn.start()], output[torn.start() :], boxed.content.strip())
         before, sentence = output[: boxed.start], _sentence_start(output, boxed.start)
         phrase = _ANSWER_PHRASE.search(before, sentence)
@@ -142,7 +152,7 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
 
 
 def _sentence_start(text: str, position: int) -> int:
-    """The start of the sentence that holds `position`; the text after the position is read too."""
+    """The start of the sentence that `position` is in. A sentence's start is recognised by the text around it."""
     return max((m.end() for m in _SENTENCE_START.finditer(text) if m.end() <= position), default=0)
 
 
@@ -150,20 +160,21 @@ def _sentence_start(text: str, position: int) -> int:
 def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
-    These rules come before math-verify:
-    - If the gold answer is a letter, it is a choice: the prediction must state this letter, its text is not enough.
-    - A set does not equal a tuple.
-    - If the gold answer is a bare number or a percentage, spaces between groups of three digits and the unit after a
-      number are left out. A percent sign is a unit or a hundredth: 50% equals 50 and 0.5.
+    Rules that apply before math-verify is asked:
+    - If the gold answer is a letter, it is a choice: the answer must state that letter. The text of the choice alone
+      does not count.
+    - A set is not a tuple.
+    - If the gold answer is a plain number or a percentage, spaces between groups of three digits and what the number
+      counts (a unit) are left out of the answer. A percent sign is a unit or a hundredth: 50% equals 50 and 0.5.
 
     Args:
-        prediction: the answer as extracted, LaTeX or plain. None is wrong, and so is an answer that math-verify
-            cannot settle in 5 seconds.
+        prediction: the answer as extracted, LaTeX or plain. None is wrong, and so is an answer that math-verify cannot
+            settle in 5 seconds.
         gold: the data set's answer.
 
     Example:
-        >>> is_correct("18 dollars", "18"), is_correct("\\\\frac{1}{2}", "0.5"), is_correct("19", "18")
-        (True, True, False)
+        >>> is_correct("18 dollars", "18"), is_correct("19", "18"), is_correct(None, "18")
+        (True, False, False)
     """
     if prediction is None or not prediction.strip():
         return False
@@ -183,8 +194,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
             if "%" in stated + gold and _checked(stated, gold):
                 return True
             prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
-    lists = _LIST.fullmatch(prediction.strip()), _LIST.fullmatch(gold.strip())
-    if lists[0] and lists[1] and ("{" in lists[0].group(1)) != ("{" in lists[1].group(1)):
+    lists = [found for text in (prediction, gold) if (found := _LIST.fullmatch(text.strip()))]
+    if len(lists) == 2 and len({"{" in found.group(1) for found in lists}) == 2:
         return False
     return _checked(prediction, gold)
 
@@ -219,17 +230,17 @@ def _other_process() -> ProcessPoolExecutor:
 
 
 def is_correct_by_reference(output: str, gold: str) -> bool:
-    """Whether an output is right by the rule of the authors' code.
+    r"""Whether the rule of the authors' code takes an output for right.
 
-    The answer is the last box, otherwise the text after "the answer is", otherwise the last number of the output.
-    A number is right if it is within 0.01% of the gold answer, of a hundredth of it or of a hundred times it.
-    Other answers are compared by `is_correct`.
+    The answer is the last box, else what follows "the answer is", else the last number of the whole text. Two numbers
+    are equal if one is within 0.01% of the other, of its hundredth or of a hundred times it. An answer that is not a
+    number is compared by `is_correct`.
+
+    Source: github.com/hemingkx/TokenSkip, the rule as described there. Symbolic answers are compared by math-verify.
 
     Example:
-        >>> is_correct_by_reference("So 3 * 6 = 18 apples, as I said", "18")
-        True
-
-    Source: github.com/hemingkx/TokenSkip, as its rule is described; math-verify compares expressions here.
+        >>> is_correct_by_reference("That makes 1800 in all.", "18"), is_correct_by_reference("None.", "18")
+        (True, False)
     """
     prediction = _reference_answer(output)
     stated, wanted = _plain_number(prediction), _plain_number(gold)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
-from tokenskip_lib.problems.arithmetic import TIMES_AS_LETTER, check_equations, numbers_in
+from tokenskip_lib.problems.arithmetic import check_equations, numbers_in, writes_x
 
 # The hash of a question's text, modulo 100, gives the split that the question belongs to for ever.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
@@ -50,7 +50,7 @@ def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
         text, reason = f"{question} {solution}", check_equations(solution)
-        if reason == "clean" and TIMES_AS_LETTER.search(solution):
+        if reason == "clean" and writes_x(solution):
             reason = "multiplication written as x"  # most templates write *, and a model should learn one sign for it
         if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
             reason = f"number above {max_number}"

@@ -63,7 +63,7 @@ def importance_ranks(importance: Sequence[float]) -> np.ndarray:
         >>> importance_ranks([0.1, 30.0, 0.1, 4.0]).tolist()
         [0.25, 0.875, 0.25, 0.625]
     """
-    values, places, counts = np.unique(np.asarray(importance, dtype=float), return_inverse=True, return_counts=True)
+    _, places, counts = np.unique(np.asarray(importance, dtype=float), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)  # of the places that a value takes in the ascending order, counted from 1
     middle = last - (counts - 1) / 2
     return (middle[places] - 0.5) / max(len(places), 1)

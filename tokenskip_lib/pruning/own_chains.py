@@ -1,38 +1,60 @@
-"""Your own chains of thought, from a file or a pipe: scored, pruned, written as they come.
+"""Your own chains of thought, from a file or a pipe: scored or pruned, and written as they come.
 
-A few windows of chains are held at a time, whatever the length of the file. A file that is already
-there goes on where it stopped, if it was made from the same chains with the same settings.
+A few windows of chains are in memory at a time, whatever the length of the file. A file that is already there is
+continued, if it was made from the same chains with the same settings.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenskip_lib.core.processes import processes
-from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.provenance import commit, versions
-from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, PrunedKey, Record, ScoredChain, pruned_keys
-from tokenskip_lib.core.settings import KeepSettings
-from tokenskip_lib.core.store import PIPE, RecordLog, output_path, read_json_rows, write_json
+from tokenskip_lib.core.records import (
+    ChainText,
+    InputError,
+    PrunedChain,
+    PrunedKey,
+    Record,
+    ScoredChain,
+    ScoredKey,
+    pruned_keys,
+)
+from tokenskip_lib.core.settings import (
+    ImportanceSettings,
+    KeepSettings,
+    PromptSettings,
+    PruningSettings,
+    Settings,
+    TargetSettings,
+    pruned_by,
+)
+from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, output_path, read_json_rows, write_json
 from tokenskip_lib.core.windows import write_windows
-from tokenskip_lib.models.loading import TargetModel
-from tokenskip_lib.pruning.registry import build_pruner, build_scorer
+from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
 
-# The settings that decide what comes out. Ratios are not among them: they are in the records' keys.
-_SCORING = [
-    "seed",
-    "target.model",
-    "target.adapter",
-    "target.dtype",
-    "prompts",
-    "importance.scorer",
-    "importance.classifier",
-    "importance.classifier_dtype",
-    "importance.whole_latex",
-]
-_PRUNING = [f"pruning.{name}" for name in ("mode", *KeepSettings.model_fields)]
+if TYPE_CHECKING:
+    from tokenskip_lib.models.loading import TargetModel
+
+# The settings that decide what is in the records. Ratios are not among them: they are in the records' keys.
+_TARGET = ("model", "adapter", "dtype")
+_IMPORTANCE = ("scorer", "classifier", "classifier_dtype", "whole_latex")
+_PRUNING = ("mode", *KeepSettings.model_fields)
+
+
+class OwnChainSettings(Settings):
+    """Every setting that own chains can be scored and pruned with. The defaults keep nothing by force."""
+
+    seed: int = 0
+    target: TargetSettings = TargetSettings(model="HuggingFaceTB/SmolLM2-135M-Instruct")
+    prompts: PromptSettings = PromptSettings()
+    importance: ImportanceSettings = ImportanceSettings()
+    pruning: PruningSettings = PruningSettings()
 
 
 def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
@@ -41,7 +63,7 @@ def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText
     return check_chains(((f"{source}:{number}", row) for number, row in rows), reads=reads)
 
 
-def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
+def check_chains(rows: Iterable[tuple[str, dict[str, Any]]], *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
     """Rows as chains, one by one.
 
     A row has `id` and `chain`, and `question` and `answer` where they are known. Other fields are
@@ -52,9 +74,10 @@ def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ())
         reads: which of `question` and `answer` must be there.
 
     Raises:
-        InputError: a row that lacks a field or has one that is no text, an empty chain, or an id seen before.
+        InputError: a row that lacks a field or has one that is neither text nor number, an empty chain, or an id seen
+            before.
     """
-    seen = set()
+    seen: set[str] = set()
     for where, row in rows:
         fields = {name: row[name] for name in ChainText.model_fields if row.get(name) is not None}
         for name in ("id", "chain", *reads):
@@ -62,9 +85,9 @@ def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ())
                 raise InputError(f"{where}: no '{name}'; a row has id, chain, and what the scorer reads")
         for name, value in fields.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise InputError(f"{where}: {name}: a text, not {type(value).__name__}")
+                raise InputError(f"{where}: {name}: a text or a number, not {type(value).__name__}")
         chain = ChainText(**{name: str(value) for name, value in fields.items()})
-        try:
+        try:  # JSON can hold half of a surrogate pair, which no tokenizer takes
             "".join([chain.id, chain.question, chain.answer, chain.chain]).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
@@ -77,66 +100,133 @@ def check_chains(rows: Iterable[tuple[str, dict]], *, reads: Sequence[str] = ())
         yield chain
 
 
-def score_file(source: str, output: str, profile: Profile) -> None:
-    """Importance of every chain by the profile's scorer: text, spans and scores out (ScoredChain records)."""
-    log = _open(source, output, ScoredChain, _chosen(profile, _SCORING))
-    scorer = build_scorer(profile.importance.scorer, TargetModel(profile.target), profile)
-    chains = read_chains(source, reads=scorer.reads)
-    _write(source, chains, log, scorer.score, lambda chain: [(chain.id, scorer.name)], label=scorer.name)
+def score_file(source: str, output: str, target: TargetModel, importance: ImportanceSettings, *, seed: int = 0) -> None:
+    """Write the importance of every chain of a file: text, spans and scores (ScoredChain records).
+
+    Args:
+        source: a JSONL file of chains, or "-" for standard input; see `check_chains`.
+        output: a JSONL file, or "-" for standard output.
+        target: the target model, whose scores these are if the scorer is one of its own.
+        importance: which scorer, and how it works.
+        seed: of the scorer `random`.
+
+    Raises:
+        InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
+    """
+    spec = find_scorer(importance.scorer)
+    log = _open(source, output, ScoredChain, _scoring(target, importance, seed))
+
+    def keys(chain: ChainText) -> list[ScoredKey]:
+        return [ScoredKey(chain.id, spec.name)]
+
+    def build() -> Callable[[Sequence[ChainText]], list[ScoredChain]]:
+        return build_scorer(spec.name, target, importance, seed=seed).score
+
+    _write(source, spec.reads, log, build, keys, label=spec.name)
 
 
-def prune_file(source: str, output: str, profile: Profile) -> None:
-    """Every chain at every ratio of the profile (PrunedChain records), from one scoring."""
-    log = _open(source, output, PrunedChain, _chosen(profile, [*_SCORING, *_PRUNING]))
-    target = TargetModel(profile.target)
-    prune_window, reads = build_pruner(target, profile), ()
-    if profile.pruning.mode == "llmlingua":
+def prune_file(
+    source: str,
+    output: str,
+    target: TargetModel,
+    importance: ImportanceSettings,
+    pruning: PruningSettings,
+    *,
+    seed: int = 0,
+) -> None:
+    """Write every chain of a file at every ratio (PrunedChain records). All ratios come from one scoring.
 
-        def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
-            pruned = prune_window(window)
-            for chain_id, tokens in {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}.items():
-                print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
-            return pruned
+    Args:
+        source: a JSONL file of chains, or "-" for standard input; see `check_chains`.
+        output: a JSONL file, or "-" for standard output.
+        target: the target model, whose tokens the ratios count.
+        importance: which scorer, and how it works.
+        pruning: the ratios, the mode, and what stays whatever its score.
+        seed: of the scorer `random`.
 
-    else:
-        scorer = build_scorer(profile.importance.scorer, target, profile)
-        reads = scorer.reads
-
-        def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
-            return prune_window(scorer.score(window))
+    Raises:
+        InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
+    """
+    name = pruned_by(pruning, importance)
+    by_llmlingua = pruning.mode == "llmlingua"
+    reads = () if by_llmlingua else find_scorer(importance.scorer).reads
+    made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
+    log = _open(source, output, PrunedChain, made_with)
 
     def keys(chain: ChainText) -> list[PrunedKey]:
-        return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
+        return pruned_keys(chain, name, pruning.ratios)
 
-    _write(source, read_chains(source, reads=reads), log, prune, keys, label=profile.pruned_by)
+    def build() -> Callable[[Sequence[ChainText]], list[PrunedChain]]:
+        prune_window = build_pruner(target, pruning, importance)
+        if by_llmlingua:
+            return lambda window: _say_what_was_cut(prune_window(window))
+        scorer = build_scorer(importance.scorer, target, importance, seed=seed)
+        return lambda window: prune_window(scorer.score(window))
+
+    _write(source, reads, log, build, keys, label=name)
 
 
-class _Pipe:
-    """Standard output in place of a RecordLog: nothing is done before, nothing is resumed."""
+def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:
+    """Name the chains of which llmlingua drops tokens unseen, each once."""
+    for chain_id, tokens in {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}.items():
+        print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
+    return pruned
 
-    def __contains__(self, key: tuple) -> bool:
+
+class _StandardOutput:
+    """A sink of records. Nothing is done before, so nothing is resumed."""
+
+    def __contains__(self, key: tuple, /) -> bool:
         return False
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(self, records: Iterable[Record], /) -> None:
         sys.stdout.write("".join(record.model_dump_json() + "\n" for record in records))
         sys.stdout.flush()
 
 
-def _write(source: str, chains: Iterable[ChainText], log: RecordLog | _Pipe, make, keys, *, label: str) -> None:
+def _write(
+    source: str,
+    reads: Sequence[str],
+    sink: RecordSink[R],
+    build: Callable[[], Callable[[Sequence[ChainText]], list[R]]],
+    keys: Callable[[ChainText], Sequence[tuple]],
+    *,
+    label: str,
+) -> None:
+    """Make and write the records of every chain that is not done. Models are loaded only if there is such a chain.
+
+    Args:
+        build: loads what is needed, and returns the function from a window of chains to their records.
+        keys: one chain -> the keys of its records.
+    """
     total = None if source == PIPE else sum(1 for _ in read_json_rows(source))
-    if not write_windows(chains, log, make, keys, total=total, label=label):
+    if total == 0:
+        raise InputError(f"{source}: no chains in it")
+    if source != PIPE and all(key in sink for chain in read_chains(source, reads=reads) for key in keys(chain)):
+        print(f"{label}: all {total} chains were done before", file=sys.stderr)
+        return
+    if not write_windows(read_chains(source, reads=reads), sink, build(), keys, total=total, label=label):
         raise InputError(f"{source}: no chains in it")
 
 
-def _chosen(profile: Profile, names: Sequence[str]) -> dict:
-    """The settings of these names, dots between section and field."""
-    values = profile.model_dump()
-    sections = {name: name.partition(".") for name in names}
-    return {n: values[section][field] if field else values[section] for n, (section, _, field) in sections.items()}
+def _scoring(target: TargetModel, importance: ImportanceSettings, seed: int) -> dict[str, Any]:
+    """The settings that decide scores, by their dotted names."""
+    return {
+        "seed": seed,
+        **_chosen("target", target.settings, _TARGET),
+        "prompts": target.prompts.model_dump(),
+        **_chosen("importance", importance, _IMPORTANCE),
+    }
 
 
-def _open(source: str, output: str, record_type: type[Record], settings: dict) -> RecordLog | _Pipe:
-    """The output to go on with, its settings beside it in OUTPUT.settings.json.
+def _chosen(section: str, settings: Settings, names: Sequence[str]) -> dict[str, Any]:
+    """Some settings of a section, by their dotted names."""
+    values = settings.model_dump()
+    return {f"{section}.{name}": values[name] for name in names}
+
+
+def _open(source: str, output: str, record_type: type[R], settings: dict[str, Any]) -> RecordSink[R]:
+    """The output to begin or to continue. Its settings are beside it, in OUTPUT.settings.json.
 
     Raises:
         InputError: the output cannot be written, or was made from other chains or with other settings.
@@ -144,26 +234,36 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
     if processes() > 1:
         raise InputError("own chains are written by one process; give each process a file of its own")
     if output == PIPE:
-        return _Pipe()
+        return _StandardOutput()
     path = output_path(source, output)
-    size, digest = _digest(source)
     note = path.with_name(path.name + ".settings.json")
     if path.exists() and path.stat().st_size:
-        if source == PIPE:
-            raise InputError(
-                f"{output}: there already, and what comes through a pipe cannot be compared with it; "
-                "write to another file"
-            )
-        before = _read_note(note)
-        if before is None:
-            raise InputError(f"{output}: it is not known how this file was made; write to another file")
-        differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
-        if differs is not None:
-            raise InputError(f"{output}: made with other settings ({differs}); write to another file")
-        # A source may have grown; what was there must be there still.
-        if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
-            raise InputError(f"{output}: made from other chains than {source} holds now; write to another file")
-        return RecordLog(path, record_type)
+        _check_continues(source, output, note, settings)
+    else:
+        _write_note(source, output, note, settings)
+    return RecordLog(path, record_type)
+
+
+def _check_continues(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError unless an output that is there was made from this source with these settings."""
+    if source == PIPE:
+        raise InputError(
+            f"{output}: there already, and chains from a pipe cannot be compared with it; write to another file"
+        )
+    before = _read_note(note)
+    if before is None:
+        raise InputError(f"{output}: it is not known how this file was made; write to another file")
+    differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
+    if differs is not None:
+        raise InputError(f"{output}: made with other settings ({differs}); write to another file")
+    # A source may have grown, but what was in it must be there still.
+    if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
+        raise InputError(f"{output}: made from other chains than {source} holds now; write to another file")
+
+
+def _write_note(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
+    """Write how an output is made beside it, before its first record."""
+    size, digest = _digest(source)
     made = {
         "settings": settings,
         "source": source,
@@ -173,14 +273,13 @@ def _open(source: str, output: str, record_type: type[Record], settings: dict) -
         "commit": commit(),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        note.parent.mkdir(parents=True, exist_ok=True)
         write_json(note, made)
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from None
-    return RecordLog(path, record_type)
 
 
-def _read_note(note: Path) -> dict | None:
+def _read_note(note: Path) -> dict[str, Any] | None:
     try:
         made = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -190,7 +289,7 @@ def _read_note(note: Path) -> dict | None:
 
 
 def _digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
-    """Length and sha256 of a file's first `size` bytes, all by default; (None, None) for a pipe."""
+    """Length and sha256 of a file's first `size` bytes, by default of all of it; (None, None) for a pipe."""
     if source == PIPE:
         return None, None
     digest, length = hashlib.sha256(), 0
