@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.tokens import CountTokens
