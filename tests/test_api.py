@@ -134,6 +134,7 @@ def test_prune_offers_every_option_of_a_profile(chains, model):
 
     options = inspect.signature(ts.prune).parameters
     assert set(options) == {"scored", "model", "ratios", *KeepSettings.model_fields}
+    assert list(options["ratios"].default) == PruningSettings().ratios  # as on the command line
     scored = ts.score(chains, model, scorer="random", seed=3)
     keep = {"keep_tokens": ["He"], "keep_digits": True, "keep_operators": True, "skip_spaces": True}
     settings = PruningSettings(ratios=[0.5], **keep, drop_consecutive=True)

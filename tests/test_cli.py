@@ -1,7 +1,6 @@
 """The command line: what a user gets wrong is one line on stderr and exit code 2, and nothing is left half written."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,21 +13,16 @@ from tokenskip_lib.core.store import RecordStore
 
 
 @pytest.fixture
-def command(root, tmp_path):
-    """A function of arguments: run `python -m tokenskip_lib` from the root, outputs below tmp_path."""
-    places = {"run_dir": tmp_path / "run_dir"}
+def command(tokenskip, tmp_path):
+    """A function of arguments: run the command line on the smoke profile, outputs below tmp_path."""
 
-    def call(*arguments: str, profile: str = "smoke") -> subprocess.CompletedProcess:
-        settings = [word for name, path in places.items() for word in ("--set", f"{name}={path}")]
-        return subprocess.run(
-            [sys.executable, "-m", "tokenskip_lib", *arguments, "--profile", profile, *settings],
-            cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+    def call(*arguments: str, profile: str = "smoke"):
+        return tokenskip(*arguments, "--profile", profile, "--set", f"run_dir={tmp_path / 'run_dir'}")
 
     return call
 
 
-def _assert_refused(done: subprocess.CompletedProcess, tmp_path, *words: str) -> None:
+def _assert_refused(done, tmp_path, *words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
@@ -98,16 +92,16 @@ def test_a_stage_runs_and_reports_what_it_noted(command, tmp_path, problems, cha
     assert len((folder / "02_scored.jsonl").read_text().splitlines()) == 2
 
 
-def test_own_chains_are_pruned_at_the_ratios_asked_for(root, tmp_path, problems):
+def test_own_chains_are_pruned_at_the_ratios_asked_for(tokenskip, tmp_path, problems):
     own, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
     own.write_text("".join(json.dumps({"id": p.id, "chain": p.solution}) + "\n" for p in problems))
-    command = [sys.executable, "-m", "tokenskip_lib", "prune", str(own), "--scorer", "position", "--ratios", "0.9,0.5"]
-    done = subprocess.run([*command, "-o", str(out)], cwd=root, capture_output=True, text=True)
+    command = ["prune", own, "--scorer", "position", "--ratios", "0.9,0.5"]
+    done = tokenskip(*command, "-o", out)
     assert done.returncode == 0, done.stderr
     made = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(row["id"], row["ratio"]) for row in made] == [(p.id, r) for p in problems for r in (0.5, 0.9)]
     assert all(p.solution.startswith(row["text"]) for p, row in zip(problems, made[::2], strict=True))
-    again = subprocess.run([*command, "--set", "seed=1", "-o", str(out)], cwd=root, capture_output=True, text=True)
+    again = tokenskip(*command, "--set", "seed=1", "-o", out)
     assert again.returncode == 2 and "made with other settings" in again.stderr
     assert len(again.stderr.splitlines()) == 1
 
@@ -120,13 +114,10 @@ def test_own_chains_are_pruned_at_the_ratios_asked_for(root, tmp_path, problems)
         (["--scorer", "llmlingua2", "--set", "importance.classifier=/nowhere"], "importance.classifier '/nowhere'"),
     ],
 )
-def test_what_is_wrong_with_own_chains_is_one_line(root, tmp_path, arguments, says):
+def test_what_is_wrong_with_own_chains_is_one_line(tokenskip, tmp_path, arguments, says):
     own = tmp_path / "own.jsonl"
     own.write_text('{"id": "a", "chain": "x"}\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "tokenskip_lib", "prune", str(own), *arguments, "-o", str(tmp_path / "out.jsonl")],
-        cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    done = tokenskip("prune", own, *arguments, "-o", tmp_path / "out.jsonl")
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "out.jsonl").exists()
 

@@ -7,12 +7,24 @@ import pkgutil
 import pytest
 
 import tokenskip_lib
+from tokenskip_lib.evaluation.methods import METHODS
+from tokenskip_lib.pruning.registry import SCORERS
 
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(tokenskip_lib.__path__, "tokenskip_lib.")
     if not module.name.endswith("__main__")
 ]
+
+
+@pytest.fixture(autouse=True)
+def _registries():
+    """What an example registers is gone after it."""
+    before = [(registry, dict(registry)) for registry in (METHODS, SCORERS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.mark.parametrize("name", MODULES)

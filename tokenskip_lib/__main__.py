@@ -1,17 +1,14 @@
 """The command line: `tokenskip --help`, or `python -m tokenskip_lib --help`. Every command calls the library."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import tokenskip_lib
-from tokenskip_lib.core.profiles import Profile, apply_overrides, load_profile, parse_overrides, profile_names
+from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.pruning.registry import SCORERS
-
-if TYPE_CHECKING:
-    from tokenskip_lib.pruning.own_chains import OwnChainSettings
 
 app = typer.Typer(
     help=(tokenskip_lib.__doc__ or "").splitlines()[0],
@@ -151,8 +148,9 @@ def score(
     else:
         from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import score_file
+        from tokenskip_lib.pruning.own_settings import own_settings
 
-        chosen = _own_settings(profile, assignments, scorer, model)
+        chosen = own_settings(profile, parse_overrides(assignments or []), scorer=scorer, model=model)
         score_file(chains, output, TargetModel(chosen.target, chosen.prompts), chosen.importance, seed=chosen.seed)
 
 
@@ -176,8 +174,10 @@ def prune(
     else:
         from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import prune_file
+        from tokenskip_lib.pruning.own_settings import own_settings
 
-        chosen = _own_settings(profile, assignments, scorer, model, ratios)
+        overrides = parse_overrides(assignments or [])
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios)
         target = TargetModel(chosen.target, chosen.prompts)
         prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
 
@@ -232,7 +232,7 @@ def study(
     profile: ProfileName = "demo-full",
     assignments: Assignments = None,
 ) -> None:
-    """One question put to several trainings on a run's chains; a row a variant and ratio in data/results."""
+    """Put one question to several trainings on a run's chains; a row a variant and ratio in results/<study>.csv."""
     from tokenskip_lib.experiments import studies
     from tokenskip_lib.experiments.run import Run
 
@@ -264,7 +264,7 @@ def publish(
     only: Annotated[str | None, typer.Option("--only", metavar="NN", help="This notebook alone.")] = None,
     assignments: Assignments = None,
 ) -> None:
-    """Copy a finished run's notebooks over notebooks/ and its table into the README."""
+    """Copy a finished run's figures, tables and notebooks into the checkout, and its metrics into the README."""
     from tokenskip_lib.core.paths import relative
     from tokenskip_lib.experiments.notebooks import publish as publish_run
     from tokenskip_lib.experiments.steps import stage_number
@@ -275,36 +275,6 @@ def publish(
 
 def _load(profile: str, assignments: list[str] | None) -> Profile:
     return load_profile(profile, parse_overrides(assignments or []))
-
-
-def _own_settings(
-    profile: str | None,
-    assignments: list[str] | None,
-    scorer: str | None,
-    model: str | None,
-    ratios: str | None = None,
-) -> "OwnChainSettings":
-    """The settings for own chains: the defaults, or those of a profile that was named, with what was given."""
-    from tokenskip_lib.pruning.own_chains import OwnChainSettings
-
-    overrides = parse_overrides(assignments or [])
-    if scorer is not None:
-        overrides["importance.scorer"] = scorer
-    if model is not None:
-        overrides |= {"target.model": model, "target.adapter": None}
-    if ratios is not None:
-        try:
-            overrides["pruning.ratios"] = sorted({float(ratio) for ratio in ratios.split(",")})
-        except ValueError:
-            raise InputError(f"--ratios {ratios}: numbers between commas, e.g. 0.9,0.7,0.5") from None
-        if not all(0 < ratio <= 1 for ratio in overrides["pruning.ratios"]):
-            raise InputError(f"--ratios {ratios}: each is the fraction of tokens kept, above 0 and at most 1")
-    begin: Profile | OwnChainSettings = load_profile(profile) if profile is not None else OwnChainSettings()
-    values = {name: value for name, value in begin.model_dump().items() if name in OwnChainSettings.model_fields}
-    settings = apply_overrides(OwnChainSettings, values, overrides, where="own chains")
-    if scorer is not None and settings.pruning.mode == "llmlingua":
-        raise InputError("--scorer has no say in pruning.mode llmlingua: it scores by importance.classifier")
-    return settings
 
 
 def _refuse_without_chains(**options: str | None) -> None:

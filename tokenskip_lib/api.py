@@ -122,7 +122,7 @@ def prune(
     scored: ScoredChains | Iterable[ScoredChain],
     *,
     model: TargetModel,
-    ratios: float | Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
+    ratios: float | Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     keep_tokens: Sequence[str] = (),
     keep_digits: bool = False,
     keep_operators: bool = False,

@@ -1,4 +1,4 @@
-"""Recovery: which numbers and equations are found again, and what the model is asked."""
+"""Recovery: what the model is asked, and what is counted of its answers."""
 
 import pandas as pd
 import pytest

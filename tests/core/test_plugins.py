@@ -34,7 +34,7 @@ USES = {
     ("papermill", "notebooks"): "from tokenskip_lib.experiments.notebooks import run_notebooks;"
     "run_notebooks('demo', {'run_dir': '/not/written'})",
     ("seaborn", "figures"): "import tokenskip_lib.figures.results",
-    ("bpe_openai", "llmlingua"): "from tokenskip_lib.pruning.llmlingua_mode import _gpt_encoding; _gpt_encoding()",
+    ("bpe_openai", "llmlingua"): "from tokenskip_lib.pruning.llmlingua_reader import _gpt_encoding; _gpt_encoding()",
 }
 
 

@@ -1,9 +1,6 @@
 """The plan: counts against published models and real tensors, tokens against what a run really took."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -287,15 +284,8 @@ def test_the_held_out_rows_are_read_as_often_as_training_reads_them(
     assert sum("eval_loss" in line for line in log) == EVALUATIONS
 
 
-def _plan(root, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "tokenskip_lib", "plan", *arguments],
-        cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-
-
-def test_the_command_prints_the_plan_and_makes_no_folder(root, tmp_path, real_tokenizer):
-    done = _plan(root, "--profile", "smoke", "--card", "T4", "--set", f"run_dir={tmp_path / 'run'}")
+def test_the_command_prints_the_plan_and_makes_no_folder(tokenskip, tmp_path, real_tokenizer):
+    done = tokenskip("plan", "--profile", "smoke", "--card", "T4", "--set", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "134,515,008" in done.stdout and "tokenskip 0.5" in done.stdout and "T4" in done.stdout
     assert not (tmp_path / "run").exists()
@@ -309,7 +299,7 @@ def test_the_command_prints_the_plan_and_makes_no_folder(root, tmp_path, real_to
         (["--set", "importance.scorer=positon"], "did you mean 'position'"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(root, arguments, says):
-    done = _plan(root, "--profile", "smoke", *arguments)
+def test_what_cannot_be_planned_is_one_line(tokenskip, arguments, says):
+    done = tokenskip("plan", "--profile", "smoke", *arguments)
     assert done.returncode == 2 and says in done.stderr and done.stdout == "", done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")

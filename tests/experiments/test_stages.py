@@ -116,6 +116,13 @@ def test_random_scores_need_no_model(answered, monkeypatch):
     assert {s.scorer for s in scored} == {"random"}
 
 
+def test_finished_scores_and_pruned_chains_load_no_model(answered, monkeypatch):
+    scored, rows = stages.score(answered), stages.prune(answered)
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("the model was loaded again"))
+    again = Run.create(answered.profile)
+    assert stages.score(again) == scored and stages.prune(again) == rows
+
+
 def test_scoring_refuses_a_run_without_a_kept_chain(run, problems, chain_of):
     with pytest.raises(InputError, match="generate"):
         stages.score(run)

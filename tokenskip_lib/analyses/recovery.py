@@ -1,11 +1,12 @@
-"""Can the target model write out again what pruning took away? Pruned chains in, recovered chains out.
+"""Can the target model restore what pruning took away? Pruned chains in, recovered chains out.
 
-If it can, the skipped tokens carried little that the kept ones do not imply.
+If it can, the kept tokens imply the skipped ones, and the skipped tokens carried little of their own.
 
 Source: TokenSkip (arXiv:2502.12067), figure 3.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
@@ -20,63 +21,125 @@ from tokenskip_lib.models.prompts import build_recovery_prompt
 from tokenskip_lib.problems.arithmetic import equations, found, numbers
 from tokenskip_lib.problems.grading import split_output
 
-RECOVERY_COLUMNS = ["id", "ratio", "pruned", "recovered", "numbers_pruned", "numbers_recovered"]
-RECOVERY_COLUMNS += ["equations_pruned", "equations_recovered"]
+
+@dataclass(frozen=True)
+class RecoveredChain:
+    """One chain at one ratio: the pruned text, the recovered text, and what each has of the original.
+
+    A share counts the original's numbers (or equations) that the text has exactly; None if the original has none.
+    """
+
+    id: str
+    ratio: float
+    pruned: str
+    recovered: str
+    numbers_pruned: float | None
+    numbers_recovered: float | None
+    equations_pruned: float | None
+    equations_recovered: float | None
+
+
+@dataclass(frozen=True)
+class RecoverySummary:
+    """The mean share of one part at one ratio over n chains, with its 95% bootstrap interval."""
+
+    part: str
+    ratio: float
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+RECOVERY_COLUMNS = [field.name for field in fields(RecoveredChain)]
+PARTS = ["numbers_pruned", "numbers_recovered", "equations_pruned", "equations_recovered"]
 
 
 def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     """The target model recovers the run's first pruned chains at each ratio, greedily; nothing is written.
 
-    Ratio 0 is added to them, where the model is given the question alone: what it finds there was worked
-    out again, not recovered.
+    Ratio 0 is added: there the model is given the question alone. What it finds at ratio 0 it worked out again
+    and did not recover.
+
+    Args:
+        run: a run with pruned chains.
+        ratios: ratios that the run's chains were pruned to.
+        size: number of chains.
 
     Returns:
-        A row a chain and ratio, in RECOVERY_COLUMNS: shares of the original's numbers and equations
-        that are found, exactly, in the pruned and in the recovered text; missing where it has none.
+        One row for each chain and ratio, with the fields of RecoveredChain.
 
     Raises:
-        InputError: a ratio that the run's chains were not pruned to.
+        InputError: the run's chains were not pruned to one of the ratios.
+
+    Source: TokenSkip (arXiv:2502.12067), figure 3.
     """
-    profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
+    pruned = _pruned_texts(run, ratios, size)
+    recovered = _ask(run, pruned)
+    originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
+    rows = [_compare(key, originals[key.id], text, recovered[key]) for key, text in pruned.items()]
+    table = pd.DataFrame([asdict(row) for row in rows], columns=RECOVERY_COLUMNS)
+    return table.astype(dict.fromkeys(PARTS, float))
+
+
+def _pruned_texts(run: Run, ratios: Sequence[float], size: int) -> dict[RowKey, str]:
+    """The first chains at each ratio; at ratio 0 nothing."""
     given = {RowKey(chain.id, chain.ratio): chain for chain in run.need(PRUNED, PrunedChain, "prune")}
-    pruned_to = {ratio for _, ratio in given}
+    pruned_to = {key.ratio for key in given}
     if other := [ratio for ratio in ratios if ratio not in pruned_to]:
         raise InputError(f"{run.folder / PRUNED}: no chains at {other[0]:g}; pruned were {sorted(pruned_to)}")
-    questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     ids = list(dict.fromkeys(chain.id for chain in run.in_problem_order(given.values())))[:size]
-    texts = {(name, ratio): given[name, ratio].text if ratio else "" for name in ids for ratio in [*ratios, 0.0]}
-    originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
+    keys = [RowKey(problem_id, ratio) for problem_id in ids for ratio in [*ratios, 0.0]]
+    return {key: given[key].text if key.ratio else "" for key in keys}
+
+
+def _ask(run: Run, pruned: dict[RowKey, str]) -> dict[RowKey, str]:
+    """The chains that the target model writes from pruned ones, without the answers after them."""
+    profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
+    questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     requests = [
         Request(
-            key=RowKey(name, ratio),
-            prompt=build_recovery_prompt(tokenizer, questions[name], text, profile.prompts),
+            key=key,
+            prompt=build_recovery_prompt(tokenizer, questions[key.id], text, profile.prompts),
             max_new_tokens=profile.chains.max_new_tokens,
         )
-        for (name, ratio), text in texts.items()
+        for key, text in pruned.items()
     ]
     engine = build_engine(profile, tokenizer, profile.chains.batch_size)
-    answers = {answer.key: answer.text for batch in engine.generate(requests, label="recovery") for answer in batch}
-    rows = []
-    for (name, ratio), pruned in texts.items():
-        recovered, original = answers[name, ratio], originals[name]
-        recovered = split_output(recovered, profile.prompts.layout).chain  # what it answers is no part of the chain
-        shares = [found(items(original), items(text)) for items in (numbers, equations) for text in (pruned, recovered)]
-        rows.append([name, ratio, pruned, recovered, *shares])
-    return pd.DataFrame(rows, columns=RECOVERY_COLUMNS).astype(dict.fromkeys(RECOVERY_COLUMNS[4:], float))
+    made = [answer for batch in engine.generate(requests, label="recovery") for answer in batch]
+    return {RowKey(*answer.key): split_output(answer.text, profile.prompts.layout).chain for answer in made}
+
+
+def _compare(key: RowKey, original: str, pruned: str, recovered: str) -> RecoveredChain:
+    return RecoveredChain(
+        id=key.id,
+        ratio=key.ratio,
+        pruned=pruned,
+        recovered=recovered,
+        numbers_pruned=found(numbers(original), numbers(pruned)),
+        numbers_recovered=found(numbers(original), numbers(recovered)),
+        equations_pruned=found(equations(original), equations(pruned)),
+        equations_recovered=found(equations(original), equations(recovered)),
+    )
 
 
 def summarise_recovery(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """Means over chains with their 95% bootstrap intervals (chains resampled), from what `recover` gives.
+    """Mean shares over chains with 95% bootstrap intervals (chains resampled).
+
+    Args:
+        table: what `recover` returns.
 
     Returns:
-        A row a part (numbers_pruned, ...) and ratio: part, ratio, n (chains that have some), value, low, high.
+        One row for each of PARTS and each ratio, with the fields of RecoverySummary; n counts the chains whose
+        original has some.
     """
     rows = []
-    for part in RECOVERY_COLUMNS[4:]:
-        for ratio, shares in table.groupby("ratio")[part]:
-            shares = shares.dropna().to_numpy()
+    for part in PARTS:
+        for ratio, column in table.groupby("ratio")[part]:
+            shares = column.dropna().to_numpy()
             if not len(shares):
                 continue
-            draws = resample(len(shares), seed) @ shares / len(shares)
-            rows.append([part, ratio, len(shares), shares.mean(), *interval(draws)])
-    return pd.DataFrame(rows, columns=["part", "ratio", "n", "value", "low", "high"])
+            low, high = interval(resample(len(shares), seed) @ shares / len(shares))
+            rows.append(RecoverySummary(part, ratio, len(shares), shares.mean(), low, high))
+    columns = [field.name for field in fields(RecoverySummary)]
+    return pd.DataFrame([asdict(row) for row in rows], columns=columns)

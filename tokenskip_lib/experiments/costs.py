@@ -194,23 +194,30 @@ def _card_here() -> Card:
     return replace(card, source=f"{card.source}, as the nearest to {device}")
 
 
+def matrix_product_flops(dtype: torch.dtype) -> float:
+    """FLOP/s of a square matrix product on this machine's CPU; the best of three."""
+    square = torch.ones(2048, 2048, dtype=dtype)
+    return 2 * 2048**3 / _best_seconds(square, square)
+
+
+def _best_seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        torch.nn.functional.linear(rows, weight)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
 def _measured_cpu(dtype: torch.dtype) -> Card:
     """This machine: FLOP/s of a square matrix product, bytes/s of one row times a large matrix; the best of three."""
     import psutil  # type: ignore[import-untyped]
 
-    def best(rows: torch.Tensor, weight: torch.Tensor) -> float:
-        taken = []
-        for _ in range(3):
-            start = time.perf_counter()
-            torch.nn.functional.linear(rows, weight)
-            taken.append(time.perf_counter() - start)
-        return min(taken)
-
-    square, large = torch.ones(2048, 2048, dtype=dtype), torch.ones(8192, 8192, dtype=dtype)
+    large = torch.ones(8192, 8192, dtype=dtype)
     return Card(
         name="cpu",
-        flops=2 * 2048**3 / best(square, square),
-        bandwidth=large.nbytes / best(large[:1], large),
+        flops=matrix_product_flops(dtype),
+        bandwidth=large.nbytes / _best_seconds(large[:1], large),
         memory=psutil.virtual_memory().total,
         source=f"measured here and now by matrix products, threads: {torch.get_num_threads()}",
     )

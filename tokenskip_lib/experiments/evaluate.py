@@ -21,7 +21,7 @@ from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.experiments.steps import METRICS, PREDICTIONS, TEST_PROBLEMS, TRAIN_PROBLEMS
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.models.loading import load_tokenizer
-from tokenskip_lib.problems.sets import HUB_SETS, LoadedProblems, leave_out, load_problems, refuse_shared_questions
+from tokenskip_lib.problems.sets import LoadedProblems, is_published, leave_out, load_problems, refuse_shared_questions
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _test_problems(run: Run) -> LoadedProblems:
     # An adapter that was trained elsewhere met problems that are not here to compare with.
     if profile.evaluation.adapter is None:
         trained = run.need(TRAIN_PROBLEMS, Problem, "generate")
-        if (profile.problems.test or profile.problems.train) in HUB_SETS:
+        if is_published(profile.problems.test or profile.problems.train):
             test = leave_out(test, trained, "question that was trained on")
         refuse_shared_questions(trained, test.problems)
     return test

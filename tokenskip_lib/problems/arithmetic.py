@@ -1,11 +1,8 @@
-"""Numbers, expressions and equations in a text: one grammar of numbers and one parser of equations.
+r"""Numbers and equations in a text: one grammar and one parser for all that reads arithmetic.
 
-The grammar:
-- A number has digits and at most one decimal point. A comma groups thousands only before exactly three digits.
-- An expression has numbers, + - * / × ÷ ( ) and percentages. Currency signs and spaces are left out; units are not
-  understood. The letter x is a sign of multiplication only between two numbers.
-- An equation has an expression on each side of an equals sign, both in one line.
-- LaTeX's signs of arithmetic are read as those of plain text.
+A number has digits, commas that group its thousands, and a decimal point. An expression has numbers, percentages,
+brackets, signs and operators: + - * / × ÷, and x between numbers. Currency signs are left out. LaTeX's signs
+(\times, \cdot, \div, \frac, {,}) are read as the plain ones. All functions take time linear in the text's length.
 """
 
 import ast
@@ -15,131 +12,29 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_NUMBER = r"(?:[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)"
-_TOKEN = re.compile(rf"{_NUMBER}|[-+*/×÷()%.,]")
-_EXPRESSION_CHARACTERS = "0123456789 \t.,+-*/×÷()$€£¥%"
-TIMES_AS_LETTER = re.compile(r"(?<=[\d)%])[ \t]*[xX](?=[ \t]*[$€£¥]?[\d(.])", re.ASCII)  # 3 x 4, (1+2)x$5
-_LATEX_FRACTION = re.compile(r"([/÷]\s*)?\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-# LaTeX's signs of arithmetic, as plain text has them.
-_LATEX = {
-    r"\{,\}": ",",
-    r"\\(?:times|cdot)(?![A-Za-z])": "×",
-    r"\\div(?![A-Za-z])": "÷",
-    r"\\[,!;()\[\]]|\\(?=[$%])|\\(?:left|right)(?=[()])": "",
-}
-
-
-def numbers(text: str) -> list[str]:
-    """The numbers of a text in their order, as written but without commas.
-
-    Example:
-        >>> numbers("She pays $1,250.50 for 1,2 and 3 of them")
-        ['1250.50', '1', '2', '3']
-    """
-    return [number.replace(",", "") for number in re.findall(_NUMBER, _plain(text))]
-
-
-def numbers_in(text: str) -> list[float]:
-    """The values of the numbers of a text, in their order.
-
-    Example:
-        >>> numbers_in("1,2,3 and 1{,}000")
-        [1.0, 2.0, 3.0, 1000.0]
-    """
-    return [float(number) for number in numbers(text)]
-
-
-@dataclass(frozen=True)
-class Equation:
-    """The two sides of one equals sign, without spaces, currency signs and commas of thousands.
-
-    A side that is not arithmetic may be empty or hold what cannot be evaluated.
-    `follows` says that an equation before it in the same line shares a side with it: in `2+3=10/2=5` the second does.
-    """
-
-    left: str
-    right: str
-    follows: bool = False
-
-    @property
-    def has_step(self) -> bool:
-        """Whether the left side calculates something."""
-        return re.search(r"[\d)%][-+*/×÷]|%", self.left) is not None
-
-    def holds(self) -> bool:
-        """Whether both sides have the same value, up to a millionth of it.
-
-        Raises:
-            ValueError: a side is not arithmetic, or divides by zero.
-        """
-        value, stated = evaluate_arithmetic(_computable(self.left)), evaluate_arithmetic(_computable(self.right))
-        return abs(value - stated) <= 1e-6 * max(1.0, abs(value))
-
-
-def parse_equations(text: str) -> Iterator[Equation]:
-    """One equation for each equals sign of a text, line by line; sides that are not arithmetic included."""
-    for line in _plain(text).splitlines():
-        for position, (left, right) in enumerate(itertools.pairwise(line.split("="))):
-            before = left[len(left.rstrip(_EXPRESSION_CHARACTERS)) :]
-            after = right[: len(right) - len(right.lstrip(_EXPRESSION_CHARACTERS))]
-            yield Equation(_sentences(before)[-1], _sentences(after)[0], follows=position > 0)
-
-
-def equations(text: str) -> list[str]:
-    """The arithmetic equations of a text, right or wrong, without spaces, currency signs and commas of thousands.
-
-    Example:
-        >>> equations(r"She pays 2 x $1,250 = $2,500, so \\(\\frac{6}{2} = 3\\) are left and x = 5.")
-        ['2×1250=2500', '6/2=3']
-    """
-    kept = []
-    for equation in parse_equations(text):
-        try:
-            equation.holds()
-        except ValueError:
-            continue
-        if equation.has_step:
-            kept.append(f"{equation.left}={equation.right}")
-    return kept
-
-
-def check_equations(solution: str) -> str:
-    """Whether every equation of a solution holds: "clean", "wrong equation" or "uncheckable equation".
-
-    Both sides of each equals sign must be arithmetic, and the left side of a line's first equation must
-    calculate something, since `48=48` shows no step. A solution without any equation is uncheckable.
-
-    Example:
-        >>> check_equations("3 x 4 = 12 eggs"), check_equations("3 x 4 = 13"), check_equations("x = 5")
-        ('clean', 'wrong equation', 'uncheckable equation')
-    """
-    checked = 0
-    for equation in parse_equations(solution):
-        if not equation.follows and not equation.has_step:
-            return "uncheckable equation"
-        try:
-            if not equation.holds():
-                return "wrong equation"
-        except ValueError:
-            return "uncheckable equation"
-        checked += 1
-    return "clean" if checked else "uncheckable equation"
-
-
-def found(wanted: Sequence[str], given: Sequence[str]) -> float | None:
-    """The share of `wanted` that is among `given`, each counted as often as it is there; None if nothing is wanted.
-
-    Example:
-        >>> found(["3", "3", "4", "12"], ["3", "4", "5"])
-        0.5
-    """
-    if not wanted:
-        return None
-    return sum((Counter(wanted) & Counter(given)).values()) / len(wanted)
-
-
+# A comma groups thousands only before exactly three digits: "1,000" is one number, "1,2,3" are three.
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
+_NUMBERS = re.compile(_NUMBER)
+_TOKEN = re.compile(
+    rf"(?P<number>(?:{_NUMBER})(?: ?%)?)|(?P<bold>\*\*)|(?P<operator>[-+−*/×÷^])|(?P<bracket>[()])|(?P<blank>\s+)"
+    r"|(?P<stop>[.,])|(?P<word>[^\W\d]+|\})|(?P<other>.)",
+    re.DOTALL,
+)
+_FRACTION = re.compile(r"((?:[÷/]|[0-9])\s*)?\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+# What is written another way, and its plain form; in this order.
+_PLAIN = [
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"\{,\}", ","),
+        (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
+        (r"\\div(?![A-Za-z])", "÷"),
+        (r"\\(?:left|right)(?![A-Za-z])|\\[,!;()\[\]]|\\(?=[$%])|[$€£¥]", ""),
+    )
+]
+_X = re.compile(r"(?<=[0-9)%])(\s*)x(?=\s*\(*\.?[0-9])")  # x is an operator between numbers, elsewhere a name
+_PYTHON = str.maketrans("−×÷", "-*/")
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -148,17 +43,108 @@ _OPERATORS = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
+_NO_NUMBER = "?"  # stands in an expression for a word that an operator follows
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a text as they are written, without the commas of thousands.
+
+    Example:
+        >>> numbers("1,250 of 2{,}500.50; 1,2,3")
+        ['1250', '2500.50', '1', '2', '3']
+    """
+    return [number.replace(",", "") for number in _NUMBERS.findall(_plain(text))]
+
+
+def numbers_in(text: str) -> list[float]:
+    """The values of the numbers of a text.
+
+    Example:
+        >>> numbers_in("She pays $1,250.50 for 3 tickets.")
+        [1250.5, 3.0]
+    """
+    return [float(number) for number in numbers(text)]
+
+
+def equations(text: str) -> list[str]:
+    r"""The arithmetic equations of a text, without spaces, currency signs and the commas of thousands.
+
+    Both sides are arithmetic on plain numbers, and the left side has an operator.
+
+    Example:
+        >>> equations(r"She pays 2 * $1,250 = $2,500, so x = 9 and \(3 \times 4 = 12\).")
+        ['2*1250=2500', '3×4=12']
+    """
+    return [
+        f"{left.written}={right.written}"
+        for line in _plain(text).splitlines()
+        for left, right in _sides(line)
+        if left.has_operator and left.is_whole and right.is_whole and left.is_arithmetic() and right.is_arithmetic()
+    ]
+
+
+def writes_x(text: str) -> bool:
+    """Whether a text multiplies by x, as in "3 x 4".
+
+    Example:
+        >>> writes_x("3 x 4 = 12"), writes_x("3 * x = 12")
+        (True, False)
+    """
+    return _X.search(_without_latex(text)) is not None
+
+
+def found(wanted: Sequence[str], given: Sequence[str]) -> float | None:
+    """The share of `wanted` that is among `given`, each as often as it is there; None if nothing is wanted.
+
+    Example:
+        >>> found(["1", "1", "2"], ["1", "2", "3"])
+        0.6666666666666666
+    """
+    if not wanted:
+        return None
+    return sum((Counter(wanted) & Counter(given)).values()) / len(wanted)
+
+
+def check_equations(solution: str) -> str:
+    """Whether every equation written in a solution holds: "clean", "wrong equation" or "uncheckable equation".
+
+    Both sides of each `=` must be arithmetic on plain numbers (currency signs and percentages are understood, units
+    are not), and the left side of a line's first must have an operator, since `48=48` shows no step. A solution
+    without any equation is uncheckable.
+
+    Example:
+        >>> check_equations("She pays 2 * $5 = $10. Then 3 x 4 = 12.")
+        'clean'
+        >>> check_equations("0.88*40 = 35")
+        'wrong equation'
+        >>> check_equations("x = 5")
+        'uncheckable equation'
+    """
+    checked = 0
+    for line in _plain(solution).splitlines():
+        for position, (left, right) in enumerate(_sides(line)):
+            if not (left.is_alone and right.is_alone) or (position == 0 and not left.has_operator):
+                return "uncheckable equation"
+            try:
+                value, stated = evaluate_arithmetic(left.python), evaluate_arithmetic(right.python)
+            except (ValueError, ZeroDivisionError):
+                return "uncheckable equation"
+            if abs(value - stated) > 1e-6 * max(1.0, abs(value)):
+                return "wrong equation"
+            checked += 1
+    return "clean" if checked else "uncheckable equation"
 
 
 def evaluate_arithmetic(expression: str) -> float:
     """The value of + - * / ( ) on numbers, by simpleeval with nothing else allowed.
 
     Raises:
-        ValueError: the text is not such an expression, is longer than 200 characters, or divides by zero.
+        ValueError: the text is not such an expression, or has more than 200 characters.
+        ZeroDivisionError: it divides by zero.
 
     Example:
-        >>> evaluate_arithmetic("(3 + 4) * 2")
-        14.0
+        >>> evaluate_arithmetic("(1 + 2) * 3")
+        9.0
     """
     from simpleeval import InvalidExpression, SimpleEval
 
@@ -166,49 +152,122 @@ def evaluate_arithmetic(expression: str) -> float:
         raise ValueError(f"not arithmetic: {expression[:200]!r}")
     try:
         value = SimpleEval(operators=_OPERATORS, functions={}, names={}).eval(expression)
-    except (InvalidExpression, SyntaxError, TypeError, KeyError, ArithmeticError) as error:
+    except (InvalidExpression, SyntaxError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"not arithmetic: {expression!r}") from error
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"not arithmetic: {expression!r}")
     return float(value)
 
 
+@dataclass
+class _Expression:
+    """Arithmetic in a text, as its tokens. `is_alone`: no other number or bracket touches it without an operator."""
+
+    tokens: list[str] = field(default_factory=list)
+    is_alone: bool = True
+    is_closed: bool = False  # a full stop, a comma or a bracket ended it
+    depth: int = 0  # of open brackets
+
+    @property
+    def takes_operator(self) -> bool:
+        return bool(self.tokens) and (self.tokens[-1] == ")" or self.tokens[-1][-1] in "0123456789%")
+
+    @property
+    def written(self) -> str:
+        return "".join(self.tokens)
+
+    @property
+    def python(self) -> str:
+        """The same as Python reads it."""
+        return "".join(f"({token[:-1]}/100)" if token[-1] == "%" else token for token in self.tokens).translate(_PYTHON)
+
+    @property
+    def has_operator(self) -> bool:
+        return re.search(r"[\d)%][-+−*/×÷]", self.written) is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of what is written. In `5 (2 + 3)` the bracket is a factor; `3 1/2` is one number."""
+        return self.is_alone or (self.tokens[:1] != ["("] and self.tokens[1:2] != ["/"])
+
+    def is_arithmetic(self) -> bool:
+        try:
+            evaluate_arithmetic(self.python)
+        except (ValueError, ZeroDivisionError):
+            return False
+        return True
+
+    def trim(self) -> "_Expression":
+        """Without what belongs to the sentence: operators at the end, and brackets that are not closed."""
+        while self.tokens and self.tokens[-1] in ("(", "+", "-", "−", "*", "/", "×", "÷", "**"):
+            self.tokens.pop()
+        depth, kept = 0, []
+        for token in reversed(self.tokens):
+            depth += {")": 1, "(": -1}.get(token, 0)
+            if depth < 0:
+                depth = 0
+            else:
+                kept.append(token)
+        self.tokens = kept[::-1]
+        return self
+
+
 def _plain(text: str) -> str:
-    """A text with LaTeX's signs of arithmetic, and an x between two numbers, as plain text has them."""
-    for latex, plain in _LATEX.items():
-        text = re.sub(latex, plain, text)
-    return TIMES_AS_LETTER.sub("×", _LATEX_FRACTION.sub(_fraction, text))
+    """A text with LaTeX's signs as plain ones, x between numbers as ×, and without currency signs."""
+    return _X.sub(r"\1×", _without_latex(text))
 
 
-def _fraction(match: re.Match) -> str:
-    """`\\frac{a}{b}` as a/b; with the brackets that a fraction bar makes needless."""
-    divided, *parts = match.groups()
-    above, below = (part if re.fullmatch(_NUMBER, part.strip()) else f"({part})" for part in parts)
-    return f"{divided}({above}/{below})" if divided else f" {above}/{below}"  # a space: 3\frac{1}{2} is not 31/2
+def _without_latex(text: str) -> str:
+    for pattern, plain in _PLAIN:
+        text = pattern.sub(plain, text)
+    return _FRACTION.sub(_fraction, text)
 
 
-def _sentences(text: str) -> list[str]:
-    """The expressions of a text of arithmetic characters, which full stops and commas of sentences part."""
-    parts: list[str] = [""]
-    for token in _TOKEN.findall(text):
-        if token in ".,":
-            parts.append("")
+def _fraction(match: re.Match[str]) -> str:
+    before, *parts = match.groups()
+    over, under = (part if _NUMBERS.fullmatch(part) else f"({part})" for part in parts)
+    return f"{over}/{under}" if before is None else f"{before} ({over}/{under})"
+
+
+def _sides(line: str) -> Iterator[tuple[_Expression, _Expression]]:
+    """What is left and right of each `=` of a line: without tokens if it is no arithmetic."""
+    sides = (_expressions(side, begins_line=position == 0) for position, side in enumerate(line.split("=")))
+    return ((left[-1], right[0]) for left, right in itertools.pairwise(sides))
+
+
+def _expressions(side: str, *, begins_line: bool) -> list[_Expression]:
+    """The expressions of one side in order. An empty one is first or last if words are there."""
+    expressions, before, spaced = [_Expression()], "line" if begins_line else "=", False
+    for match in _TOKEN.finditer(side):
+        kind, token, current = str(match.lastgroup), match.group(), expressions[-1]
+        if kind == "blank":
+            spaced = True
+            continue
+        if kind in ("word", "other"):
+            if before == "number" and not spaced:  # the 3 of "3x" is a factor
+                current.is_alone = False
+            if current.tokens or len(expressions) == 1:
+                expressions.append(_Expression())
+        elif kind == "stop" or (token == ")" and not (current.depth and current.takes_operator)):
+            current.is_closed = bool(current.tokens)
+            kind = kind if kind == "stop" else before  # "(3x) + 4": the + still follows a word
         else:
-            apart = parts[-1][-1:].isdigit() and token[-1].isdigit()  # two numbers, as in 3 1/2, are not one
-            parts[-1] += (" " if apart else "") + token.replace(",", "")
-    return [_trimmed(part) for part in parts if part] or [""]
-
-
-def _trimmed(expression: str) -> str:
-    """An expression without what the sentence around it left: a bracket, a dash, a Markdown star."""
-    expression = expression.lstrip("*/").rstrip("-+*/")
-    if expression.count("(") > expression.count(")"):
-        return expression.rstrip("(") if expression.endswith("(") else expression.replace("(", "", 1)
-    one_closes = expression.count(")") > expression.count("(") and expression.endswith(")")
-    return expression[:-1] if one_closes else expression
-
-
-def _computable(expression: str) -> str:
-    """An expression as Python writes it: * and / as signs, hundredths for percentages."""
-    signs = expression.replace("×", "*").replace("÷", "/")
-    return re.sub(rf"({_NUMBER})(%?)", lambda match: f"({match[1]}/100)" if match[2] else match[1], signs)
+            if current.is_closed:
+                current = _Expression()
+                expressions.append(current)
+            if current.takes_operator and (kind == "number" or token == "("):
+                current.is_alone = False
+                current = _Expression(is_alone=False)
+                expressions.append(current)
+            if current.tokens or kind in ("number", "bracket"):
+                current.tokens.append(token.replace(",", "").replace(" ", ""))
+                current.depth += {"(": 1, ")": -1}.get(token, 0)
+            elif kind == "operator":
+                # At an expression's beginning an operator is the number's sign, a bullet, or what follows a word.
+                is_sign = token in "+-−" and (before == "=" or side[match.end() : match.end() + 1].strip())
+                if before == "word" and not (is_sign and spaced):
+                    current.tokens += [_NO_NUMBER, token]
+                elif is_sign:
+                    current.tokens.append(token)
+        before, spaced = kind, False
+    return [expression.trim() for expression in expressions]

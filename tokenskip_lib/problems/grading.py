@@ -1,8 +1,8 @@
 """Split an output into chain and answer, extract the answer, check it with math-verify.
 
-Strict, the default: an answer counts only where the output states one (boxed, or after an answer
-phrase), and only if it equals the gold answer. There is no fallback to the last number of the text.
-The reference's more lenient rule stands beside it, so that published numbers can be met on their terms.
+Grading is strict: an answer counts only if the output states one (boxed, or after an answer phrase) and it equals
+the gold answer. There is no fallback to the last number of the text. `is_correct_by_reference` is the more lenient
+rule of the authors' code (github.com/hemingkx/TokenSkip), so that their published numbers can be compared with.
 """
 
 import math
@@ -24,7 +24,7 @@ _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])")
 _TORN_CLOSING = re.compile(r"\n\s*(?:the\s+)?final\s+answer(?:\s+is)?:?\s*(?:\$?\\?\w*(?:\{[^\n]*)?)?\Z", re.IGNORECASE)
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*$")
 
-# A result that is worked out on the way to where it is stated: "the answer is 3 * 4 = 12".
+# A calculation between an answer phrase and the answer: "the answer is 3 * 4 = 12".
 _CALCULATION = re.compile(
     r"[.,$€£%()]*\d[\d.,$€£%()]*+(?:\s*(?:[-+*/×÷]|\\times|\\cdot|\\div)\s*[.,$€£%()]*\d[\d.,$€£%()]*+)+\s*="
     r"\s*(?=[-+$€£]*\d|\\boxed|\$?\Z)"
@@ -36,7 +36,7 @@ _CHOICE = re.compile(
     r"(?:[).:}$]*\Z|[.):]+\s+(?!\W*(?:or|and)\b|\(?[A-Z]\W*\Z).{2,})",
     re.DOTALL,
 )
-# "18 dollars", "3/4 cup of milk", "18.5% a year": a number and what it counts, in words that change no number.
+# "18 dollars", "3/4 cup of milk", "18.5% a year": a number and what it counts, in words that do not change the number.
 _BARE_NUMBER = re.compile(r"[-+]?(?:\\?[$€£])?-?(?:\d(?:[\d,]|\{,\}\d)*(?:\.\d+|/\d+)?|\.\d+)")
 _PERCENT = r"(?:\s|\\ )*\\?%"
 _NO_UNIT = (  # a single letter is a variable
@@ -50,10 +50,10 @@ _NUMBER_WITH_UNIT = re.compile(
     rf"(?:\s+(?:{_SYMBOL}|(?i:(?!.*\b(?:{_NO_UNIT})\b)[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}}\.?)))?"
 )
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |~|\\ )\d{3})+(?!\d)")
-_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\$([^$]+)\$")  # in full, or the number of "$18$ dollars"
+_WRAPPED = re.compile(r"\\(?:text|mathrm)\{([^{}]*)\}|\$([^$]+)\$")  # the whole answer, or the number of "$18$ dollars"
 # "\{1, 2\}" and "(1, 2)": one pair of brackets around a list of plain things.
 _LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\]*,[^()\[\]{}\\]*(?:\\right)?\s*(?:\\\}|[\])])")
-_TAIL = 400  # characters at an output's end that a stated or torn answer is looked for in
+_TAIL = 400  # characters at an output's end: where a stated or a torn answer is looked for
 
 THINK_END = "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -68,9 +68,9 @@ class Boxed(NamedTuple):
 
 
 class SplitOutput(NamedTuple):
-    """An output in two parts; `prediction` is None where none is stated.
+    """An output in two parts; `prediction` is None if the output states no answer.
 
-    `chain + answer` is the output, less an opening `<think>`.
+    `chain + answer` is the output without an opening `<think>`.
     """
 
     chain: str
@@ -79,7 +79,12 @@ class SplitOutput(NamedTuple):
 
 
 def last_boxed(text: str) -> Boxed | None:
-    """The last `\\boxed{...}` whose braces balance, nested braces included."""
+    r"""The last `\boxed{...}` whose braces balance, nested braces included; None if there is none.
+
+    Example:
+        >>> last_boxed(r"It is \boxed{\frac{1}{2}}.").content
+        '\\frac{1}{2}'
+    """
     for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
         depth = 0
         for position in range(match.end() - 1, len(text)):
@@ -91,18 +96,27 @@ def last_boxed(text: str) -> Boxed | None:
 
 
 def split_output(output: str, layout: str = "answer") -> SplitOutput:
-    """Where the chain of thought ends and the answer begins, whatever words announce it.
+    r"""Split an output where its chain of thought ends and its answer begins.
 
-    In the layout "think" the chain is what stands before `</think>`, without the opening `<think>`,
-    and the answer begins with that tag; without the tag the model has not finished thinking.
+    Layout "think": the chain is the text before `</think>`, without the opening `<think>`. The answer begins with
+    that tag. Without the tag the model has not finished thinking, and states no answer.
 
-    In the layout "answer" words decide:
-    The answer is the last boxed expression. If its sentence announces an answer ("The final answer
-    is ..."), the sentence belongs to the answer; otherwise, or where it goes on calculating, only the
-    box does, so that a calculation that ends in a box keeps its tokens. Without a box, an "answer is ..."
-    or "#### ..." that ends the output is taken, by the same rule. Without either the whole output is the
-    chain and nothing is predicted: a cut-off output is counted to its last token. A closing phrase that
-    was cut off itself is no chain; it takes nothing from what a box before it stated.
+    Layout "answer": words decide.
+    - The answer is the last boxed expression. If its sentence announces an answer ("The final answer is ..."), the
+      whole sentence belongs to the answer. Otherwise, or if a calculation follows the announcement, only the box does,
+      so that a calculation that ends in a box keeps its tokens.
+    - Without a box, the answer is an "answer is ..." or "#### ..." that ends the output, by the same rule.
+    - Without either, the whole output is the chain and there is no prediction: the chain of a cut-off output is
+      counted to its last token.
+    - A closing phrase that was cut off is not part of the chain. An answer that was boxed before it still counts.
+
+    Args:
+        output: what the model wrote.
+        layout: "answer" or "think" (`prompts.layout`).
+
+    Example:
+        >>> split_output("3 * 6 = 18.\nThe final answer is: $\\boxed{18}$")
+        SplitOutput(chain='3 * 6 = 18.\n', answer='The final answer is: $\\boxed{18}$', prediction='18')
     """
     if layout == "think":
         thought = _OPENING_THINK.sub("", output)
@@ -113,7 +127,7 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
     boxed, tail = last_boxed(output), max(0, len(output.rstrip()) - _TAIL)
     if boxed is not None:
         if torn := _TORN_CLOSING.search(output, max(boxed.end, tail)):
-            # What was boxed in the chain was stated all the same.
+            # What was boxed in the chain was stated, too.
             return SplitOutput(output[: torn.start()], output[torn.start() :], boxed.content.strip())
         before, sentence = output[: boxed.start], _sentence_start(output, boxed.start)
         phrase = _ANSWER_PHRASE.search(before, sentence)
@@ -127,17 +141,18 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
         return SplitOutput(output[: torn.start()], output[torn.start() :], None)
     stated = _STATED_ANSWER.search(output, tail)
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
-        start = stated.start(stated.lastindex)
+        group = stated.lastindex or 0
+        start = stated.start(group)
         begin = _sentence_start(output, stated.start())
         if _CALCULATION.match(output, start):
             start = begin = max(match.end() for match in _CALCULATION.finditer(output, start))
-        prediction = output[start : stated.end(stated.lastindex)].strip().rstrip(".").strip("$* ")
+        prediction = output[start : stated.end(group)].strip().rstrip(".").strip("$* ")
         return SplitOutput(output[:begin], output[begin:], prediction or None)
     return SplitOutput(output, "", None)
 
 
 def _sentence_start(text: str, position: int) -> int:
-    """Where the sentence begins that `position` lies in; the text is looked at whole, beyond the position too."""
+    """The start of the sentence that `position` is in. A sentence's start is recognised by the text around it."""
     return max((m.end() for m in _SENTENCE_START.finditer(text) if m.end() <= position), default=0)
 
 
@@ -145,22 +160,28 @@ def _sentence_start(text: str, position: int) -> int:
 def is_correct(prediction: str | None, gold: str) -> bool:
     """Whether a stated answer equals the gold answer, by math-verify.
 
-    Before it is asked: a gold letter is a choice, and the letter stated must be it; a set is no tuple;
-    spaces between digits in threes are left out, and so is what a number counts, where the gold answer is a
-    bare number or a percentage. A percent sign is such a unit, or a hundredth: 50% is 50 as well as 0.5.
-    Of a choice the letter has to be stated: its text alone is not looked up.
+    Rules that apply before math-verify is asked:
+    - If the gold answer is a letter, it is a choice: the answer must state that letter. The text of the choice alone
+      does not count.
+    - A set is not a tuple.
+    - If the gold answer is a plain number or a percentage, spaces between groups of three digits and what the number
+      counts (a unit) are left out of the answer. A percent sign is a unit or a hundredth: 50% equals 50 and 0.5.
 
     Args:
-        prediction: the answer as extracted, LaTeX or plain; None is wrong, as is one that math-verify
-            cannot settle in 5 seconds.
+        prediction: the answer as extracted, LaTeX or plain. None is wrong, and so is an answer that math-verify cannot
+            settle in 5 seconds.
         gold: the data set's answer.
+
+    Example:
+        >>> is_correct("18 dollars", "18"), is_correct("19", "18"), is_correct(None, "18")
+        (True, False, False)
     """
     if prediction is None or not prediction.strip():
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
-    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (stated := _CHOICE.match(prediction.strip(" *"))):
-        return stated.group(1) == gold.strip("() ")
+    if re.fullmatch(r"\(?[A-Z]\)?", gold.strip()) and (choice := _CHOICE.match(prediction.strip(" *"))):
+        return choice.group(1) == gold.strip("() ")
     thin = r"(?<=\d)\\[,!;](?=\d)"  # spaces
     prediction = re.sub(thin, "", prediction).replace("−", "-").strip()
     stated, number = prediction, re.sub(f"(?<=\\d){_PERCENT}\\Z", "", gold.strip())
@@ -173,14 +194,18 @@ def is_correct(prediction: str | None, gold: str) -> bool:
             if "%" in stated + gold and _checked(stated, gold):
                 return True
             prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
-    lists = [_LIST.fullmatch(text.strip()) for text in (prediction, gold)]
-    if all(lists) and len({"{" in found.group(1) for found in lists}) == 2:
+    lists = [found for text in (prediction, gold) if (found := _LIST.fullmatch(text.strip()))]
+    if len(lists) == 2 and len({"{" in found.group(1) for found in lists}) == 2:
         return False
     return _checked(prediction, gold)
 
 
 def _checked(prediction: str, gold: str) -> bool:
-    """`_verify`, from whatever thread."""
+    """`_verify`, from any thread.
+
+    The library grades in the main thread. `is_correct` is public, though, and in the thread of a notebook widget or a
+    web server math-verify could not set its time limits: there another process grades.
+    """
     if threading.current_thread() is threading.main_thread():
         return _verify(prediction, gold)
     try:
@@ -205,19 +230,22 @@ def _other_process() -> ProcessPoolExecutor:
 
 
 def is_correct_by_reference(output: str, gold: str) -> bool:
-    """Whether the reference implementation's rule takes an output for right.
+    r"""Whether the rule of the authors' code takes an output for right.
 
-    Its answer is the last box, else what follows "the answer is", else the last number of the whole
-    text. Numbers within 0.01% of the gold answer, of a hundredth or of a hundred times it are equal;
-    what is no number is compared as `is_correct` does.
+    The answer is the last box, else what follows "the answer is", else the last number of the whole text. Two numbers
+    are equal if one is within 0.01% of the other, of its hundredth or of a hundred times it. An answer that is not a
+    number is compared by `is_correct`.
 
-    Source: github.com/hemingkx/TokenSkip, the rule as described; its symbolic comparison is math-verify's here.
+    Source: github.com/hemingkx/TokenSkip, the rule as described there. Symbolic answers are compared by math-verify.
+
+    Example:
+        >>> is_correct_by_reference("That makes 1800 in all.", "18"), is_correct_by_reference("None.", "18")
+        (True, False)
     """
     prediction = _reference_answer(output)
-    numbers = _plain_number(prediction), _plain_number(gold)
-    if None in numbers:
+    stated, wanted = _plain_number(prediction), _plain_number(gold)
+    if stated is None or wanted is None:
         return is_correct(prediction, gold)
-    stated, wanted = numbers
     return any(math.isclose(stated, wanted * factor, rel_tol=1e-4) for factor in (0.01, 1, 100))
 
 

@@ -9,23 +9,23 @@ from functools import lru_cache
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
-from tokenskip_lib.problems.arithmetic import TIMES_AS_LETTER, check_equations, numbers_in
+from tokenskip_lib.problems.arithmetic import check_equations, numbers_in, writes_x
 
-# A gsm_symbolic question belongs to one split for ever, by a hash of its text: out of 100.
+# The hash of a question's text, modulo 100, gives the split that the question belongs to for ever.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
 _SYMBOLIC_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
-_SYMBOLIC_TRIES = 200  # instances looked at per problem wanted, before giving up
+_SYMBOLIC_TRIES = 200  # instances that are generated for each problem asked for, at most
 
 
 @dataclass
 class LoadedProblems:
-    """Problems in a fixed order, and how many candidates were dropped, by reason."""
+    """Problems in a fixed order, and the number of candidates that were dropped, by reason."""
 
     problems: list[Problem]
-    dropped: Counter = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
-def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
+def load_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
     """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
     if split not in SYMBOLIC_SPLITS:
         raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
@@ -35,21 +35,22 @@ def _gsm_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProbl
     return LoadedProblems(list(found.problems), found.dropped.copy())
 
 
-@lru_cache(maxsize=8)  # dozens are looked at for each that passes, and every variant of a study asks for the same
+@lru_cache(maxsize=8)  # one in dozens passes, and every variant of a study asks for the same problems
 def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
     stream = need("reasoning_gym", "demo").create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
-    loaded, seen = LoadedProblems([]), set()
+    loaded = LoadedProblems([])
+    seen: set[str] = set()
     for index in range(size * _SYMBOLIC_TRIES):
         if len(loaded.problems) == size:
             return loaded
         instance = stream[index]
         question = _SYMBOLIC_SUFFIX.sub("", instance["question"]).strip()
-        digest = hashlib.sha256(_normalise(question).encode()).hexdigest()
+        digest = hashlib.sha256(normalise(question).encode()).hexdigest()
         if int(digest, 16) % 100 not in SYMBOLIC_SPLITS[split]:
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
         text, reason = f"{question} {solution}", check_equations(solution)
-        if reason == "clean" and TIMES_AS_LETTER.search(solution):
+        if reason == "clean" and writes_x(solution):
             reason = "multiplication written as x"  # most templates write *, and a model should learn one sign for it
         if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
             reason = f"number above {max_number}"
@@ -70,5 +71,11 @@ def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max
     )
 
 
-def _normalise(question: str) -> str:
+def normalise(question: str) -> str:
+    """A question with single spaces: two questions that are equal then are one question.
+
+    Example:
+        >>> normalise(" How  many?\\n")
+        'How many?'
+    """
     return " ".join(question.split())

@@ -1,12 +1,13 @@
-"""Problem sets: gsm_symbolic (generated here, no network), those of the hub, or your own JSONL.
+"""Problem sets: gsm_symbolic (generated here, without a network), sets of the hub, or your own JSONL.
 
-Every loader returns problems with a question, a checkable gold answer and, where the set has one, a
-worked solution. This file knows nothing about models.
+A problem has a question, a gold answer that can be checked and, if the set has one, a worked solution.
+This module knows nothing about models.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -15,33 +16,85 @@ from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import parse_record, read_json_rows
-from tokenskip_lib.problems.gsm_symbolic import LoadedProblems, _gsm_symbolic, _normalise
+from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, LoadedProblems, load_symbolic, normalise
 
-# Hub data set and the name of its split, for each of ours.
-HUB_SETS = {
-    "gsm8k": ("openai/gsm8k", "main", {"train": "train", "test": "test"}),
-    "math": ("DigitalLearningGmbH/MATH-lighteval", "default", {"train": "train", "test": "test"}),
-    "math500": ("HuggingFaceH4/MATH-500", "default", {"test": "test"}),
-    "mmlu-stem": ("cais/mmlu", "all", {"test": "test"}),
-    # Its own test split has no answers.
-    "commonsense-qa": ("tau/commonsense_qa", "default", {"train": "train", "test": "validation"}),
-}
 MMLU_STEM = [
     "abstract_algebra", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
     "college_mathematics", "college_physics", "computer_security", "conceptual_physics", "electrical_engineering",
     "elementary_mathematics", "high_school_biology", "high_school_chemistry", "high_school_computer_science",
     "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
 ]  # fmt: skip
-PROBLEM_SETS = ["gsm_symbolic", *HUB_SETS]
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """A problem set that a profile names.
+
+    Args:
+        name: what a profile calls it.
+        load: split, size (None: all) and profile -> problems.
+        splits: the splits it has.
+        published: whether its questions are fixed. Published questions that are both trained on and tested are
+            left out on one side; the same question twice in your own files is an error.
+    """
+
+    name: str
+    load: Callable[[str, int | None, Profile], LoadedProblems]
+    splits: tuple[str, ...]
+    published: bool
+
+
+def hub_set(
+    name: str, repository: str, config: str, *, only: dict[str, list[str]] | None = None, **splits: str
+) -> ProblemSet:
+    """A problem set of the Hugging Face hub.
+
+    Args:
+        repository, config: the hub's names.
+        only: column -> the values that a row may have there.
+        splits: our name of a split = the hub's name of it.
+    """
+
+    def load(split: str, size: int | None, profile: Profile) -> LoadedProblems:
+        if split not in splits:
+            raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
+        rows = _hub_rows(name, repository, config, splits[split])
+        kept = [row for row in rows if all(row[column] in values for column, values in (only or {}).items())]
+        named = [(f"{name}-{split}-{index}", f"{repository}:{index}", row) for index, row in enumerate(kept)]
+        return _take([_problem(row, default_id, where) for default_id, where, row in named], size)
+
+    return ProblemSet(name, load, tuple(splits), published=True)
+
+
+_KNOWN = [  # a new problem set is one entry here
+    ProblemSet("gsm_symbolic", load_symbolic, tuple(SYMBOLIC_SPLITS), published=False),
+    hub_set("gsm8k", "openai/gsm8k", "main", train="train", test="test"),
+    hub_set("math", "DigitalLearningGmbH/MATH-lighteval", "default", train="train", test="test"),
+    hub_set("math500", "HuggingFaceH4/MATH-500", "default", test="test"),
+    hub_set("mmlu-stem", "cais/mmlu", "all", only={"subject": MMLU_STEM}, test="test"),
+    # The hub's test split has no answers.
+    hub_set("commonsense-qa", "tau/commonsense_qa", "default", train="train", test="validation"),
+]
+PROBLEM_SETS: dict[str, ProblemSet] = {known.name: known for known in _KNOWN}
+
+
+def is_published(source: str) -> bool:
+    """Whether a name is that of a published problem set; a JSONL file is not one.
+
+    Example:
+        >>> is_published("gsm8k"), is_published("gsm_symbolic"), is_published("mine.jsonl")
+        (True, False, False)
+    """
+    return source in PROBLEM_SETS and PROBLEM_SETS[source].published
 
 
 def load_problems(profile: Profile, split: str) -> LoadedProblems:
     """The problems of one split under a profile.
 
     Args:
-        split: "train" (the chains TokenSkip learns from), "test" (never trained on), "target" (what
-            `prepare-target` teaches the base model) or "validation" (what settings are chosen by).
-            Of a published training set the questions that the test set has as well are left out.
+        split: "train" (TokenSkip learns from its chains), "test" (never trained on), "target" (the base model
+            learns from it in `prepare-target`) or "validation" (settings are chosen by it).
+            Questions of a published training set that the test set has too are left out.
 
     Raises:
         InputError: unknown set or split, or a file row without question or answer.
@@ -52,13 +105,14 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
             raise InputError(f"profile '{profile.name}' has no target_training section: its model needs no preparing")
         return load_problem_set(settings.train, split, profile.target_training.rows, profile)
     source = getattr(settings, split) or settings.train
-    if split == "validation" and settings.validation is None and source != "gsm_symbolic":
+    chosen_by = [name for name, known in PROBLEM_SETS.items() if "validation" in known.splits]
+    if split == "validation" and settings.validation is None and source not in chosen_by:
         raise InputError(
             "problems.validation: name a JSONL file of problems to choose settings by; "
-            "of the problem sets only gsm_symbolic has a validation split"
+            f"of the problem sets only {', '.join(chosen_by)} has a validation split"
         )
     size, tested = getattr(settings, f"{split}_size"), settings.test or settings.train
-    if split == "train" and source in HUB_SETS and tested != "gsm_symbolic":
+    if split == "train" and is_published(source) and (is_published(tested) or tested not in PROBLEM_SETS):
         asked = load_problem_set(tested, "test", None, profile).problems
         apart = leave_out(load_problem_set(source, split, None, profile), asked, "question of a test problem")
         return LoadedProblems(_take(apart.problems, size).problems, apart.dropped)
@@ -66,36 +120,40 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
 
 
 def leave_out(loaded: LoadedProblems, others: Iterable[Problem], reason: str) -> LoadedProblems:
-    """Problems without those whose question others ask, counted by a reason: nobody can mend a published set."""
-    asked = {_normalise(problem.question) for problem in others}
-    apart = [problem for problem in loaded.problems if _normalise(problem.question) not in asked]
+    """The problems whose question is not among the others'; the problems left out are counted under `reason`."""
+    asked = {normalise(problem.question) for problem in others}
+    apart = [problem for problem in loaded.problems if normalise(problem.question) not in asked]
     return LoadedProblems(apart, loaded.dropped + Counter({reason: len(loaded.problems) - len(apart)}))
 
 
 def load_problem_set(source: str, split: str, size: int | None, profile: Profile) -> LoadedProblems:
-    """One problem set by name or path; `size` None takes all there are."""
-    if source == "gsm_symbolic":
-        return _gsm_symbolic(split, size, profile)
-    if source in HUB_SETS:
-        return _take(_hub_problems(source, split), size)
+    """One problem set by its name in PROBLEM_SETS, or by the path of a JSONL file; `size` None takes all of it.
+
+    Raises:
+        InputError: unknown set or split, or fewer problems than `size`.
+    """
+    if source in PROBLEM_SETS:
+        return PROBLEM_SETS[source].load(split, size, profile)
     if source.endswith(".jsonl"):
         return _take(read_problems(resolve_path(source)), size)
-    raise InputError(f"unknown problem set '{source}'{nearest(source, PROBLEM_SETS)}; or the path of a .jsonl file")
+    raise InputError(
+        f"unknown problem set '{source}'{nearest(source, list(PROBLEM_SETS))}; or the path of a .jsonl file"
+    )
 
 
 def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
     """Raise InputError if a question is in both: accuracy on it would measure memory."""
-    trained = {_normalise(problem.question): problem.id for problem in train}
+    trained = {normalise(problem.question): problem.id for problem in train}
     for problem in test:
-        if (twin := trained.get(_normalise(problem.question))) is not None:
+        if (twin := trained.get(normalise(problem.question))) is not None:
             raise InputError(f"test problem '{problem.id}' is also training problem '{twin}': remove one of them")
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Problems from a JSONL file: question (or problem) and answer; id and solution where there.
+    """Problems from a JSONL file: question (or problem) and answer; id and solution may be there.
 
-    A GSM8K-style answer ("... #### 18") is split into solution and answer. Where a row has `choices`, they
-    follow the question by their letters, and the answer is a letter, or the place of one from 0.
+    A GSM8K-style answer ("... #### 18") is split into solution and answer. The `choices` of a row are added to the
+    question, each with its letter; the answer is then a letter, or the position of a choice counted from 0.
     """
     problems = [
         _problem(row, f"{path.stem}-{number}", where=f"{path}:{number}") for number, row in read_json_rows(path)
@@ -124,24 +182,18 @@ def check_problems(rows: Iterable[tuple[str, dict]], *, needs_answer: bool = Tru
 def _refuse_repeated(problems: list[Problem], where: str) -> None:
     repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
     if repeated:
-        raise InputError(f"{where}: id '{repeated[0]}' stands on more than one row; ids must differ")
+        raise InputError(f"{where}: id '{repeated[0]}' is on more than one row; ids must differ")
 
 
-def _hub_problems(name: str, split: str) -> list[Problem]:
+def _hub_rows(name: str, repository: str, config: str, split: str) -> Iterable[dict]:
     datasets = need("datasets", "demo")
-    repository, config, splits = HUB_SETS[name]
-    if split not in splits:
-        raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
     try:
-        rows = datasets.load_dataset(repository, config, split=splits[split])
+        return datasets.load_dataset(repository, config, split=split)
     except (OSError, ConnectionError, ValueError) as error:
         raise InputError(
             f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
             "give the path of a JSONL file with question and answer instead"
         ) from None
-    if name == "mmlu-stem":
-        rows = [row for row in rows if row["subject"] in MMLU_STEM]
-    return [_problem(row, f"{name}-{split}-{index}", where=f"{repository}:{index}") for index, row in enumerate(rows)]
 
 
 def _problem(row: dict, default_id: str, where: str, *, needs_answer: bool = True) -> Problem:

@@ -28,10 +28,8 @@ from tokenskip_lib.core.records import (
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
     KeepSettings,
-    PromptSettings,
     PruningSettings,
     Settings,
-    TargetSettings,
     pruned_by,
 )
 from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, output_path, read_json_rows, write_json
@@ -45,16 +43,6 @@ if TYPE_CHECKING:
 _TARGET = ("model", "adapter", "dtype")
 _IMPORTANCE = ("scorer", "classifier", "classifier_dtype", "whole_latex")
 _PRUNING = ("mode", *KeepSettings.model_fields)
-
-
-class OwnChainSettings(Settings):
-    """Every setting that own chains can be scored and pruned with. The defaults keep nothing by force."""
-
-    seed: int = 0
-    target: TargetSettings = TargetSettings(model="HuggingFaceTB/SmolLM2-135M-Instruct")
-    prompts: PromptSettings = PromptSettings()
-    importance: ImportanceSettings = ImportanceSettings()
-    pruning: PruningSettings = PruningSettings()
 
 
 def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:

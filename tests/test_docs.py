@@ -1,0 +1,320 @@
+"""What people read: links lead somewhere, code runs, commands exist, numbers are those of the committed data."""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import tokenskip_lib
+from tokenskip_lib.core.profiles import load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    str(path.relative_to(ROOT)) for folder in (".", "docs", "data") for path in sorted((ROOT / folder).glob("*.md"))
+]
+RATIOS = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def texts(path) -> list[str]:
+    """A page's text, or the texts of a notebook's Markdown cells."""
+    if path.suffix == ".md":
+        return [path.read_text(encoding="utf-8")]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+
+
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(root):
+    pages = [root / page for page in PAGES] + sorted((root / "notebooks").glob("*.ipynb"))
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(map(without_blocks, texts(page)))):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            file = (page.parent / name).resolve() if name else page
+            if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+                broken.append((page.name, target))
+    assert broken == []
+
+
+def test_every_path_that_a_page_names_exists(root):
+    missing = []
+    for page in PAGES:
+        for name in re.findall(r"`((?:tokenskip_lib|tests|benchmarks|docs)/[\w/.-]+)`", texts(root / page)[0]):
+            if not (root / name).exists():
+                missing.append((page, name))
+    # The changelog names a page that is gone.
+    assert missing == [("CHANGELOG.md", "docs/demo-settings.md")]
+
+
+def test_the_profiles_of_the_readme_are_those_there_are(root):
+    from tokenskip_lib.core.profiles import profile_names
+
+    [table] = re.findall(r"^\| profile \|.*?\n\n", texts(root / "README.md")[0], re.MULTILINE | re.DOTALL)
+    named = set()
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", cell):
+            named |= set(_expanded(name))
+    assert named == set(profile_names())
+
+
+def _expanded(name: str) -> list[str]:
+    """`a-{b,c}` -> a-b, a-c, as a shell does it."""
+    match = re.search(r"\{([^}]*)\}", name)
+    if match is None:
+        return [name]
+    return [name[: match.start()] + choice + name[match.end() :] for choice in match.group(1).split(",")]
+
+
+def test_every_command_exists_and_has_the_options_that_a_page_shows(root):
+    import typer
+
+    from tokenskip_lib.__main__ import app
+
+    commands = typer.main.get_command(app).commands
+    shown = 0
+    for page in PAGES:
+        for line in "\n".join(blocks(texts(root / page)[0], "bash")).replace("\\\n", " ").splitlines():
+            match = re.search(r"(?:^|-m |\| |/)tokenskip(?:_lib)? ([a-z][a-z-]*) ?(.*)", line)
+            if match is None:
+                continue
+            command = commands[match.group(1)]
+            options = {name for parameter in command.params for name in parameter.opts}
+            words = shlex.split(match.group(2), comments=True)
+            assert [word for word in words if re.match(r"--?[a-z]", word) and word not in options] == [], (page, line)
+            shown += 1
+    assert shown > 20
+
+
+def test_every_make_target_that_a_page_names_exists(root):
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    named = {target for page in PAGES for target in re.findall(r"(?:`|^)make ([a-z-]+)", texts(root / page)[0], re.M)}
+    assert named and named <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_on_a_page_is_python_and_imports_what_there_is(root, page):
+    for block in blocks(texts(root / page)[0], "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("tokenskip_lib"):
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.fixture
+def run_block(tiny_target, tmp_path, monkeypatch):
+    """A function: run a block of Python in an empty folder, with the tiny model in place of any named model."""
+    import tokenskip_lib as ts
+
+    load = ts.load
+    monkeypatch.setattr(ts, "load", lambda name: load(str(tiny_target)), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(block: str, **names) -> dict:
+        namespace = {"__name__": "page", **names}
+        exec(compile(block, "page", "exec"), namespace)
+        return namespace
+
+    return run
+
+
+def test_the_readmes_python_runs(root, run_block):
+    [block] = blocks(texts(root / "README.md")[0], "python")
+    made = run_block(block)
+    assert [chain.ratio for chain in made["pruned"]] == [0.9, 0.7, 0.5]
+    assert len(made["answers"]) == 1 and "<table" in made["pruned"]._repr_html_()
+
+
+def test_own_chains_python_prints_both_chains_at_three_ratios(root, run_block, capsys):
+    run_block(blocks(texts(root / "docs/own-chains.md")[0], "python")[0])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 7 and printed[0].split() == ["id", "ratio", "actual_ratio", "text"]
+
+
+def test_a_scorer_of_ones_own_is_found_by_module_and_function(root, tmp_path, tiny_target, monkeypatch):
+    import tokenskip_lib as ts
+
+    (tmp_path / "ownpackage").mkdir()
+    block = blocks(texts(root / "docs/own-chains.md")[0], "python")[1]
+    (tmp_path / "ownpackage" / "scores.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    scored = ts.score(["one three"], ts.load(str(tiny_target)), scorer="ownpackage.scores:longest")
+    assert scored[0].importance == [3, 5]
+
+
+def test_what_contributing_adds_can_be_used(root, run_block, monkeypatch):
+    from tokenskip_lib.core.settings import EvaluationSettings
+    from tokenskip_lib.evaluation import methods
+    from tokenskip_lib.problems import sets
+    from tokenskip_lib.pruning import registry
+
+    for module, name in [(methods, "METHODS"), (sets, "PROBLEM_SETS"), (registry, "SCORERS")]:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    scorer, method, problem_set, figure = blocks(texts(root / "CONTRIBUTING.md")[0], "python")
+    run_block(scorer)
+    assert registry.find_scorer("longest").description == "it is long"
+    run_block(method)
+    asked = methods.method_ratios(EvaluationSettings(methods={"original": [], "one_line": []}))
+    assert asked == [("original", 1.0), ("one_line", 1.0)]
+    run_block(problem_set)
+    assert sets.is_published("gsm8k-platinum")
+    table = pd.DataFrame({"chain_tokens": [10.0, 20.0], "seconds_per_problem": [1.0, 2.0]})
+    [axes] = run_block(figure)["seconds_figure"](table).axes
+    assert len(axes.collections[0].get_offsets()) == 2
+
+
+def test_the_table_of_scorers_says_what_each_scorer_says_of_itself(root):
+    from tokenskip_lib.pruning.registry import BUILT_IN, find_scorer
+
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", texts(root / "docs/own-chains.md")[0], re.MULTILINE)
+    shown = {name: (description, reads) for name, description, reads, _ in rows}
+    assert shown == {
+        spec.name: (spec.description, ", ".join([*spec.reads, "chain"])) for spec in map(find_scorer, BUILT_IN)
+    }
+
+
+def test_the_ray_snippet_writes_a_prediction_for_every_problem_and_ratio(root, tiny_profile, make_adapter, monkeypatch):
+    """Ray itself is not here: its stand-in answers every prompt with one token and the end."""
+    from tokenskip_lib.core import profiles
+    from tokenskip_lib.core.records import Prediction
+    from tokenskip_lib.core.store import RecordStore
+    from tokenskip_lib.experiments.steps import PREDICTIONS
+    from tokenskip_lib.models.loading import load_tokenizer
+
+    evaluation = tiny_profile.evaluation.model_copy(update={"adapter": str(make_adapter(1))})
+    profile = tiny_profile.model_copy(update={"evaluation": evaluation})
+    monkeypatch.setattr(profiles, "load_profile", lambda name: profile)
+    end = load_tokenizer(profile.target).eos_token_id
+    asked = []
+
+    def answer(rows: list[dict]) -> types.SimpleNamespace:
+        asked.extend(rows)
+        made = {"generated_text": "7", "generated_tokens": [5, end], "num_generated_tokens": 2}
+        return types.SimpleNamespace(iter_rows=lambda: ({**row, **made} for row in rows))
+
+    ray, llm = types.ModuleType("ray"), types.ModuleType("ray.data.llm")
+    ray.data = types.ModuleType("ray.data")
+    ray.data.from_items = list
+    llm.build_processor, llm.vLLMEngineProcessorConfig = (lambda config: answer), types.SimpleNamespace
+    for name, module in [("ray", ray), ("ray.data", ray.data), ("ray.data.llm", llm)]:
+        monkeypatch.setitem(sys.modules, name, module)
+
+    block = blocks(texts(root / "docs/scale-out.md")[0], "python")[1]
+    for _ in range(2):  # the second time nothing is left to ask
+        exec(compile(block, "scale-out", "exec"), {})
+    written = list(RecordStore(profile.path(PREDICTIONS), Prediction))
+    ratios = profile.evaluation.methods["tokenskip"]
+    assert len(written) == len(asked) == 2 * len(ratios) and {p.method for p in written} == {"tokenskip"}
+    assert {row["ratio"] for row in asked} == set(ratios) and all(row["tokenized_prompt"] for row in asked)
+
+
+def test_the_readme_shows_the_committed_answers(root):
+    readme = texts(root / "README.md")[0]
+    answers = [json.loads(line) for line in (root / "data/samples/pencils.jsonl").read_text().splitlines()]
+    assert [answer["ratio"] for answer in answers] == RATIOS and all(answer["is_correct"] for answer in answers)
+    assert f"> {answers[0]['question']}\n" in readme
+    shown = re.findall(r"^\| (\d\.\d) \| (.*?) \| (\d+) \|$", readme, re.MULTILINE)
+    expected = {a["ratio"]: (a["chain"].strip().replace("\n", "<br>"), str(a["chain_tokens"])) for a in answers}
+    assert [float(ratio) for ratio, _, _ in shown] == [1.0, 0.7, 0.5]
+    assert all(expected[float(ratio)] == (chain, tokens) for ratio, chain, tokens in shown)
+
+
+def _metrics(root, profile: str) -> pd.DataFrame:
+    return pd.read_csv(root / f"data/results/{profile}_metrics.csv").set_index(["method", "ratio"])
+
+
+def test_the_readmes_numbers_are_those_of_the_results(root):
+    readme = re.sub(r"\s+", " ", texts(root / "README.md")[0])
+    demo = _metrics(root, "demo")
+    half, original = demo.loc[("tokenskip", 0.5)], demo.loc[("original", 1.0)]
+    assert (
+        f"On {half['n']:.0f} test problems at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and "
+        f"solves {100 * half['accuracy']:.1f}%. Without TokenSkip it is {100 * original['accuracy']:.1f}%." in readme
+    )
+    full = _metrics(root, "demo-full")
+    lost = {ratio: 100 * (full.loc[("original", 1.0), "accuracy"] - full.loc[("tokenskip", ratio), "accuracy"])
+            for ratio in RATIOS}  # fmt: skip
+    assert f"the loss is {lost[0.7]:.1f} points at ratio 0.7 and {lost[0.5]:.1f} at 0.5" in readme
+    asked = demo.loc["tokenskip"]
+    assert (asked["actual_ratio"] - asked.index).abs().max() <= 0.03
+
+
+def test_the_tables_of_the_findings_are_those_of_the_results(root):
+    page, full = texts(root / "docs/findings.md")[0], _metrics(root, "demo-full")
+    rows = full.loc["tokenskip"].loc[RATIOS]
+    original = full.loc[("original", 1.0), "accuracy"]
+    assert "| accuracy % | " + " | ".join(f"{100 * a:.1f}" for a in rows["accuracy"]) + " |" in page
+    lost = [f"{100 * (a - original):+.1f}" for a in rows["accuracy"]]
+    assert "| points from the target model's | " + " | ".join(lost) + " |" in page
+    shown = re.search(r"^\| actual ratio \| (.*) \|$", page, re.MULTILINE).group(1).split(" | ")
+    assert [float(ratio) for ratio in shown] == pytest.approx(list(rows["actual_ratio"]), abs=6e-4)
+    random = pd.read_csv(root / "data/results/demo-full_random.csv").set_index(["method", "ratio"])
+    shown = re.findall(r"^\| random pruning \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \(([\d.]+)-([\d.]+)\) \|$", page, re.M)
+    assert [float(ratio) for ratio, *_ in shown] == [0.9, 0.7, 0.5]
+    for ratio, actual, *accuracy in shown:
+        row = random.loc[("tokenskip", float(ratio))]
+        assert float(actual) == pytest.approx(row["actual_ratio"], abs=0.0051)
+        assert [float(value) for value in accuracy] == pytest.approx(
+            [100 * row[name] for name in ("accuracy", "accuracy_low", "accuracy_high")], abs=0.051
+        )
+
+
+def test_the_citation_names_this_version_and_the_paper(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["authors"]
+    assert citation["version"] == tokenskip_lib.__version__ and citation["license"] == "Apache-2.0"
+    paper = citation["preferred-citation"]
+    assert paper["conference"]["name"] == "EMNLP 2025" and len(paper["authors"]) == 5
+    [bibtex] = blocks(texts(root / "README.md")[0], "bibtex")
+    assert paper["doi"] in bibtex and f"{paper['start']}--{paper['end']}" in bibtex
+    assert all(f"{author['family-names']}, {author['given-names']}" in bibtex for author in paper["authors"])
+
+
+def test_ci_calls_what_developers_call(root):
+    workflow = yaml.safe_load((root / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert {"make lint", "make test"} <= {step.get("run") for step in steps}
+    assert {step["with"]["python-version"] for step in steps if "with" in step} == {"3.11"}
+    assert "secrets" not in (root / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+
+
+def test_the_studies_page_lists_the_studies_of_demo_full(root):
+    page = texts(root / "docs/studies.md")[0].partition("## The studies of demo-full")[2]
+    assert set(re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE)) == set(load_profile("demo-full").studies)
+
+
+def test_settings_that_pages_name_are_settings(root):
+    """Every `section.field` in backticks is a field of a profile's section."""
+    from tokenskip_lib.core.profiles import Profile
+
+    sections = {name for name in Profile.model_fields if name not in ("name", "description")}
+    for page in PAGES:
+        for section, field in re.findall(r"`'?([a-z_]+)\.([a-z_]+)(?:=[^`]*)?`", texts(root / page)[0]):
+            if section not in sections or field in ("py", "md", "csv", "jsonl", "json", "yaml"):
+                continue
+            annotation = Profile.model_fields[section].annotation
+            models = [m for m in (annotation, *getattr(annotation, "__args__", ())) if hasattr(m, "model_fields")]
+            assert any(field in model.model_fields for model in models), (page, f"{section}.{field}")
