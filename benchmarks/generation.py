@@ -1,16 +1,16 @@
-"""Greedy answers at six ratios: `model.generate` in the reference's manner against this repository's engine.
+"""Greedy answers at six ratios: `model.generate` as the authors' code calls it against this library's engine.
 
     python -m benchmarks.generation [--quick] [--server URL --server-model NAME]
 
-Both sides answer the same problems at the same ratios with the demo's target model. The reference's
-manner: batches of 16 in input order, left-padded, one ratio after the other. Ours: all ratios of a
-question together, shared beginnings once, finished rows leave. Blocks of problems take turns
-(A B A B). In bfloat16 a batch's composition changes a few near-ties: the share of identical texts is
-printed, and the accuracy of both sides.
+Both sides answer the same problems at the same ratios with the demo's target model. The authors' code takes
+batches of 16 in input order, left-padded, one ratio after the other. This library's engine answers all ratios of a
+question together, computes shared beginnings once, and lets finished rows leave. The sides take turns (A B A B) on
+blocks of problems. In bfloat16 a batch's composition changes a few near-ties, so the share of identical texts and
+the accuracy of both sides are printed.
 
-A server makes a third side (A B C A B C), compared with ours in a line of its own. NAME is what it
-calls the same target model (docs/scale-out.md), without a TokenSkip adapter, which no side has; on
-the same machine it computes only while the others wait.
+A server is a third side (A B C A B C) and is compared with the engine in a line of its own. NAME is the server's name
+of the same target model (see docs/scale-out.md). No side has a TokenSkip adapter. A server on the same machine
+computes only while the other sides wait.
 """
 
 import argparse
@@ -68,6 +68,8 @@ def main() -> None:
     quick, profile = options.quick, load_profile("demo")
     target = TargetModel(profile.target)
     problems = load_problems(profile, "train").problems[: 4 if quick else 128]
+    if not problems:
+        parser.error("the profile's training set has no problems")
     gold = {problem.id: problem.answer for problem in problems}
     engine = TransformersEngine(target.model, target.tokenizer, profile.evaluation.batch_size)
     sides = {"reference": lambda r: reference(target, r), "ours": lambda r: by_engine(engine, r, "ours")}
@@ -96,7 +98,7 @@ def main() -> None:
             seconds[name] += time.perf_counter() - start
     for name in sides:
         tokens = sum(count for _, count in answers[name].values())
-        right = sum(is_correct(split_output(text).prediction, gold[key[0]]) for key, (text, _) in answers[name].items())
+        right = sum(is_correct(split_output(text).prediction, gold[key.id]) for key, (text, _) in answers[name].items())
         print(
             f"{name}: {len(problems)} problems x {len(RATIOS)} ratios, {tokens} new tokens, {seconds[name]:.1f} s, "
             f"{tokens / seconds[name]:.0f} tokens/s, {100 * right / len(answers[name]):.1f}% correct"

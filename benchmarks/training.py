@@ -1,12 +1,12 @@
-"""LoRA training on mixed-ratio rows: the reference recipe's plain way against this repository's.
+"""LoRA training on mixed-ratio rows: the plain way of the authors' code against this library's.
 
     python -m benchmarks.training [--quick]
 
 Both sides train an adapter of the same shape and start on the demo's target model, on the same rows
-in the same optimiser steps of 8: worked solutions of gsm_symbolic, each pruned at six ratios. The
-reference's way: one row at a time, eight accumulated, logits of every position. Ours: a step's rows
-in packed sequences, what rows share once, logits of the response. Blocks of problems take turns
-(A B A B), and the loss of every step is compared.
+in the same optimiser steps of 8: worked solutions of gsm_symbolic, each pruned at six ratios. The plain way takes
+one row at a time, accumulates eight, and computes logits of every position. This library packs the rows of a step,
+computes once what rows share, and computes logits of the response alone. The sides take turns (A B A B) on blocks
+of problems, and the loss of every step is compared.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
 from tokenskip_lib.core.profiles import load_profile
-from tokenskip_lib.core.records import ChainText, Problem, SFTRow
+from tokenskip_lib.core.records import ChainText, InputError, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.experiments.costs import matrix_product_flops
 from tokenskip_lib.models.loading import TargetModel, describe, load_model
@@ -143,14 +143,22 @@ def where_time_goes(model: PreTrainedModel, settings: TrainingSettings, batch: d
 
 
 def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) -> str:
-    """Print one comparison; returns its summary line."""
+    """Print one comparison; returns its summary line.
+
+    Raises:
+        InputError: fewer problems than blocks.
+    """
+    if len(problems) < max(1, blocks):
+        raise InputError(f"{label}: {len(problems)} problems are too few for {blocks} blocks")
     profile = load_profile("demo")
     target = TargetModel(profile.target)
     settings = profile.training.model_copy(
         update={"epochs": 1, "batch_size": STEP_ROWS, "accumulation": 1, "log_every": 1}
     )
     rows = training_rows(problems, target, profile.prompts, every=every)
-    seconds, losses, work = {}, {}, 0.0
+    seconds: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
+    work, steps = 0.0, []
     sides: dict[str, Callable] = {"reference": reference, "ours": ours}
     for number in range(blocks):
         ids = {problem.id for problem in problems[number::blocks]}

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tokenskip_lib.core.records import InputError
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("pruning", 100), ("generation", 80), ("training", 100)])
@@ -19,3 +21,10 @@ def test_a_benchmark_ends_with_its_ratio_and_the_share_of_identical_outputs(root
     assert found, last
     share = int(found[4]) if found[4] else 100 * int(found[2]) / int(found[3])
     assert share >= least and float(found[1]) > 1
+
+
+def test_a_comparison_without_problems_is_refused_in_one_line():
+    from benchmarks.training import compare
+
+    with pytest.raises(InputError, match="0 problems are too few for 1 blocks"):
+        compare("all ratios", [], every=True, blocks=1)

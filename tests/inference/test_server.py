@@ -72,11 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
                 text, tokens, cut_off = server.complete(body["prompt"], body["max_tokens"])
                 choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "length" if cut_off else "stop"}
                 made = tokens + (not cut_off)
-                usage = (
-                    None
-                    if server.counts_nothing
-                    else {"prompt_tokens": 1, "completion_tokens": made, "total_tokens": 1 + made}
-                )
+                usage = {"prompt_tokens": 1, "completion_tokens": made, "total_tokens": 1 + made}
                 self._send({
                     "id": "x", "object": "text_completion", "created": 0, "model": body["model"],
                     "choices": [choice], "usage": None if server.counts_nothing else usage,

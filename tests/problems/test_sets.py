@@ -9,7 +9,7 @@ from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
 from tokenskip_lib.problems.sets import (
     PROBLEM_SETS,
-    hub_set,
+    ProblemSet,
     is_published,
     load_problem_set,
     load_problems,
@@ -97,9 +97,9 @@ def test_own_choices_are_read(tmp_path):
 def test_a_new_problem_set_is_one_entry(monkeypatch):
     import datasets
 
-    rows = [{"question": f"{n} + 2?", "answer": str(n + 2), "level": level} for n, level in enumerate("aba")]
+    rows = [{"question": f"{n} + 2?", "answer": str(n + 2), "subject": subject} for n, subject in enumerate("aba")]
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, split: rows if split == "dev" else [])
-    monkeypatch.setitem(PROBLEM_SETS, "mine", hub_set("mine", "me/mine", "default", only={"level": ["a"]}, test="dev"))
+    monkeypatch.setitem(PROBLEM_SETS, "mine", ProblemSet({"test": "dev"}, "me/mine", subjects=["a"]))
     profile = load_profile("smoke", {"problems.test": "mine", "problems.test_size": 2})
     loaded = load_problems(profile, "test").problems
     assert [(p.id, p.question) for p in loaded] == [("mine-test-0", "0 + 2?"), ("mine-test-1", "2 + 2?")]

@@ -135,8 +135,8 @@ def summarise_recovery(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """
     rows = []
     for part in PARTS:
-        for ratio, column in table.groupby("ratio")[part]:
-            shares = column.dropna().to_numpy()
+        for ratio in sorted(set(table["ratio"])):
+            shares = table.loc[table["ratio"] == ratio, part].dropna().to_numpy()
             if not len(shares):
                 continue
             low, high = interval(resample(len(shares), seed) @ shares / len(shares))

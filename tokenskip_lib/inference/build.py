@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def build_engine(
     profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
 ) -> Engine:
-    """What answers: the profile's server, or the model in this process."""
+    """The engine of a profile: its server if it names one, otherwise the model in this process.
+
+    Args:
+        adapter: a LoRA adapter on top of the target model, or None.
+    """
     if profile.server is not None:
         return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
     if adapter is not None and profile.evaluation.attach:

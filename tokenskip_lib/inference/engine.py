@@ -1,7 +1,7 @@
-"""Batched greedy decoding behind one protocol; transformers here.
+"""Batched greedy decoding: the protocol of all engines, and the engine that uses transformers.
 
-An engine takes requests and yields generations batch by batch, so that a caller can write each
-batch down before the next begins. It does not know what the prompts are about.
+An engine takes requests and yields answers batch by batch, so that a caller can write each batch to disk before
+the next begins. It does not know what the prompts are about.
 """
 
 import time
@@ -20,14 +20,14 @@ from tokenskip_lib.inference.kv_cache import fixed_size, new_cache
 from tokenskip_lib.models.batching import shared_length
 from tokenskip_lib.models.prompts import encode_prompt
 
-LIVE_SHARE = 0.9  # below this share of unfinished rows, the finished ones leave the batch
-MIN_SHARED = 16  # tokens that all prompts of a batch must share to be fed once
-SIBLING_SHARE = 0.6  # of a prompt, beyond that, shared with its neighbour: the same question, another ratio
+LIVE_SHARE = 0.9  # if the share of unfinished rows falls to this, the finished rows leave the batch
+MIN_SHARED = 16  # a beginning that all prompts of a batch share is computed once if it has this many tokens
+SIBLING_SHARE = 0.6  # neighbours that share this much of what follows have the same question at different ratios
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, the most tokens its answer may have, and which attached adapter answers (None: none)."""
+    """One prompt, the most tokens of its answer, and the name of the attached adapter (None: no adapter)."""
 
     key: tuple
     prompt: str
@@ -37,9 +37,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer. `tokens` excludes the end token; `cut_off` means the budget ended it.
+    """One answer. `tokens` does not count the end token; `cut_off` says that the budget ended the answer.
 
-    `seconds` is its share of each step that it was in: a throughput, not a latency.
+    `seconds` adds up the answer's share of each step of its batch: it measures throughput, not latency.
     """
 
     key: tuple
@@ -50,7 +50,7 @@ class Generation:
 
 
 class Engine(Protocol):
-    """What every engine does: answer requests greedily, in batches."""
+    """Every engine answers requests greedily, in batches."""
 
     def generate(
         self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str = ""
@@ -60,19 +60,18 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """Greedy decoding with `transformers`, on whatever device the model is on.
+    """Greedy decoding with transformers, on the model's device.
 
-    Requests are sorted by budget and prompt length, left-padded and decoded in fixed batches; what
-    the prompts of a batch share is computed once, and rows that have finished leave their batch. The
-    batches depend on the requests alone, never on what is already done, so a resumed run meets the
-    same batches and writes the same text (bfloat16 results depend on a batch's composition).
+    Requests are sorted by budget and prompt length, left-padded and decoded in fixed batches. The beginnings that
+    the prompts of a batch share are computed once. Finished rows leave their batch. The batches depend on the
+    requests alone and not on what is already done: a resumed run has the same batches and writes the same text,
+    although bfloat16 results depend on a batch's composition.
 
     Args:
-        model: with adapters attached (`models.attach_adapters`) where requests name one; a batch's
-            requests all name the same.
-        batch_size, batch_tokens: the most requests of a batch, and the most tokens, prompts and whole
-            budgets together.
-        compiled: decode by a compiled step over a cache of fixed size; rows stay until all have finished.
+        model: with adapters attached (see `attach_adapters`) if requests name any.
+        batch_size: the most requests of a batch.
+        batch_tokens: the most tokens of a batch, prompts and whole budgets together; None for any number.
+        compiled: decode by a compiled step over a cache of fixed size; finished rows then stay in their batch.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class TransformersEngine:
         """Answer every request of a batch that is not wholly done.
 
         Args:
-            requests: prompts with their budgets, ids unique.
+            requests: prompts with their budgets; keys are unique.
             is_done: whether a request's answer is already on disk.
             label: shown on the progress bar.
 
@@ -119,7 +118,7 @@ class TransformersEngine:
                 bar.update(len(batch))
 
     def _decode_or_halve(self, batch: list[Request], encoded: dict) -> Iterator[list[Generation]]:
-        """Decode a batch; where it does not fit the device's memory, its halves."""
+        """Decode a batch, or its halves if it does not fit the device's memory."""
         try:
             with self._adapter(batch[0].adapter):
                 made = self._decode(batch, [encoded[request.key] for request in batch])
@@ -143,7 +142,7 @@ class TransformersEngine:
         if not hasattr(self.model, "peft_config"):
             return nullcontext()
         if name is None:
-            return self.model.disable_adapter()
+            return self.model.disable_adapter()  # type: ignore[operator]  # peft puts it there
         self.model.set_adapter(name)
         return nullcontext()
 
@@ -184,7 +183,7 @@ class TransformersEngine:
         return [
             Generation(
                 key=request.key,
-                text=self.tokenizer.decode(answer, skip_special_tokens=True),
+                text=str(self.tokenizer.decode(answer, skip_special_tokens=True)),
                 tokens=len(answer),
                 cut_off=not done,
                 seconds=spent,
@@ -197,10 +196,10 @@ class TransformersEngine:
         cache = new_cache(self.model)
         mask = torch.ones(1, 0, dtype=torch.long, device=self.model.device)
         for rows, parents in shared_phases(prompts):
-            parents = torch.tensor(parents, device=mask.device)
-            mask = mask[parents]
+            chosen = torch.tensor(parents, device=mask.device)
+            mask = mask[chosen]
             if mask.shape[1]:
-                cache.batch_select_indices(parents)
+                cache.batch_select_indices(chosen)
             padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(mask.device)
             mask, logits = self._feed(padded["input_ids"], padded["attention_mask"], mask, cache)
         return cache, mask, logits
@@ -214,8 +213,9 @@ class TransformersEngine:
         # A column by index, not by slice: a sliced (strided) input makes the output layer copy its
         # whole weight once a row, a third of the prefill's time on a CPU.
         last = torch.full((1,), ids.shape[1] - 1, device=ids.device)  # filled there: a copy would wait for the device
-        model, seen = self.model, mask
-        if isinstance(cache.layers[0], StaticLayer):
+        model: Callable = self.model
+        seen = mask
+        if self.step is not None and isinstance(cache.layers[0], StaticLayer):
             model, room = self.step, cache.layers[0].max_cache_len - mask.shape[1]
             # One shape and one stride for every step, or each would be compiled anew.
             seen = torch.nn.functional.pad(mask, (0, room))[:, None, None].bool()
@@ -227,13 +227,13 @@ class TransformersEngine:
 
 
 def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], list[int]]]:
-    """What to feed to have every prompt in the cache, with shared beginnings once.
+    """The passes that bring every prompt into the cache, with shared beginnings once.
 
-    The beginning of all prompts (a template) comes first, then what neighbours share (a question
-    that is asked at several ratios), then what is left of each, at least its last token.
+    The first pass has the beginning of all prompts (a template). The second has what neighbours share (a question
+    that is asked at several ratios). The last has the rest of each prompt, at least one token.
 
     Args:
-        prompts: token ids, those that share much beside each other.
+        prompts: token ids; prompts that share much are neighbours.
 
     Returns:
         Phases: rows of token ids, and for each row its row in the phase before (0 in the first).
@@ -285,7 +285,7 @@ def _alike(
 
 
 def _common(prompts: Sequence[list[int]]) -> int:
-    """Tokens of the template that all of several prompts begin with; 0 where it is not worth a pass of its own."""
+    """The number of tokens that all prompts begin with; 0 if they are too few for a pass of their own."""
     shared = shared_length(prompts) if len(prompts) > 1 else 0
     return shared if shared >= MIN_SHARED else 0
 

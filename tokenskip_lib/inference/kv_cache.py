@@ -1,4 +1,6 @@
-"""Keys and values of earlier tokens: buffers that grow, or of one fixed size for compiled decoding."""
+"""Keys and values of earlier tokens, in buffers that grow, or in buffers of one size for compiled decoding."""
+
+from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -8,7 +10,7 @@ from tokenskip_lib.core.records import InputError
 
 
 class GrowingLayer(DynamicLayer):
-    """One block's keys and values in a buffer with room to spare: a new token is written, nothing is copied."""
+    """One block's keys and values in a buffer with spare room: a new token is written without copying the others."""
 
     room = 128  # positions that the buffer grows by
 
@@ -23,14 +25,16 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         begin, self.length = self.length, self.length + key_states.shape[-2]
         if self.length > self.buffers[0].shape[-2]:
-            self.buffers = tuple(self._moved(buffer, begin) for buffer in self.buffers)
+            keys, values = self.buffers
+            self.buffers = self._moved(keys, begin), self._moved(values, begin)
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
         self.keys[:, :, begin:] = key_states
         self.values[:, :, begin:] = value_states
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.buffers = tuple(self._moved(buffer, self.length, indices) for buffer in self.buffers)
+        keys, values = self.buffers
+        self.buffers = self._moved(keys, self.length, indices), self._moved(values, self.length, indices)
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
 
     def _moved(self, buffer: torch.Tensor, filled: int, rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -48,20 +52,21 @@ def new_cache(model: PreTrainedModel) -> Cache:
 
 
 def fixed_size(cache: Cache, room: int) -> Cache:
-    """The same keys and values in tensors of one size for every step, as a compiled step needs them.
+    """The same keys and values in tensors whose size stays, which a compiled step needs.
 
     Args:
-        room: new tokens that must fit, at least.
+        room: number of new tokens that must fit.
 
     Raises:
-        InputError: a block that does not attend to everything.
+        InputError: a block of the model does not attend to everything.
     """
-    layers = []
+    layers: list[Any] = []
     for layer in cache.layers:
         if not isinstance(layer, GrowingLayer):
             raise InputError("target.compile: decoding is compiled for models whose blocks all attend to everything")
         size = -(-(layer.length + room) // layer.room) * layer.room  # few sizes, few compilations
         static = StaticLayer(max_cache_len=size)
-        static.update(layer.keys, layer.values)
+        keys, values = (buffer[:, :, : layer.length] for buffer in layer.buffers)
+        static.update(keys, values)
         layers.append(static)
     return Cache(layers=layers)

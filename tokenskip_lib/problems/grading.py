@@ -194,8 +194,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
             if "%" in stated + gold and _checked(stated, gold):
                 return True
             prediction, gold = re.sub(r"\\?[$€£]", "", plain), number
-    lists = [found for text in (prediction, gold) if (found := _LIST.fullmatch(text.strip()))]
-    if len(lists) == 2 and len({"{" in found.group(1) for found in lists}) == 2:
+    stated_list, wanted_list = _LIST.fullmatch(prediction.strip()), _LIST.fullmatch(gold.strip())
+    if stated_list and wanted_list and ("{" in stated_list.group(1)) != ("{" in wanted_list.group(1)):
         return False
     return _checked(prediction, gold)
 

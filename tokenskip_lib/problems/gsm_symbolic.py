@@ -3,79 +3,94 @@
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tokenskip_lib.core.plugins import need
-from tokenskip_lib.core.profiles import Profile, nearest
+from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.problems.arithmetic import check_equations, numbers_in, writes_x
 
 # The hash of a question's text, modulo 100, gives the split that the question belongs to for ever.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
-_SYMBOLIC_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
-_SYMBOLIC_TRIES = 200  # instances that are generated for each problem asked for, at most
+_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
+_TRIES = 200  # instances that are generated for each problem asked for, at most
 
 
-@dataclass
-class LoadedProblems:
-    """Problems in a fixed order, and the number of candidates that were dropped, by reason."""
+def generate_problems(
+    split: str, size: int | None, *, seed: int, max_number: int | None = None, max_words: int | None = None
+) -> tuple[list[Problem], Counter[str]]:
+    """Instances of gsm_symbolic, in the order of its stream for a seed.
 
-    problems: list[Problem]
-    dropped: Counter[str] = field(default_factory=Counter)
+    Args:
+        split: one of SYMBOLIC_SPLITS.
+        max_number: the largest number that question and solution may have.
+        max_words: the most words that question and solution may have together.
 
+    Returns:
+        The problems, and how many candidates were dropped, by reason.
 
-def load_symbolic(split: str, size: int | None, profile: Profile) -> LoadedProblems:
-    """Instances of reasoning-gym's gsm_symbolic, in the order of its stream for this seed."""
+    Raises:
+        InputError: another split, no size, or too few problems that meet the rules.
+    """
     if split not in SYMBOLIC_SPLITS:
         raise InputError(f"unknown split '{split}'{nearest(split, list(SYMBOLIC_SPLITS))}")
     if size is None:
         raise InputError(f"gsm_symbolic never ends: give the profile problems.{split}_size")
-    found = _find_symbolic(split, size, profile.seed, profile.problems.max_number, profile.problems.max_words)
-    return LoadedProblems(list(found.problems), found.dropped.copy())
+    problems, dropped = _find(split, size, seed, max_number, max_words)
+    return list(problems), dropped.copy()
+
+
+def normalise_question(question: str) -> str:
+    """A question with single spaces: two questions that differ in spaces alone are the same.
+
+    Example:
+        >>> normalise_question(" How  many? ")
+        'How many?'
+    """
+    return " ".join(question.split())
 
 
 @lru_cache(maxsize=8)  # one in dozens passes, and every variant of a study asks for the same problems
-def _find_symbolic(split: str, size: int, seed: int, max_number: int | None, max_words: int | None) -> LoadedProblems:
-    stream = need("reasoning_gym", "demo").create_dataset("gsm_symbolic", size=size * _SYMBOLIC_TRIES, seed=seed)
-    loaded = LoadedProblems([])
+def _find(
+    split: str, size: int, seed: int, max_number: int | None, max_words: int | None
+) -> tuple[tuple[Problem, ...], Counter[str]]:
+    stream = need("reasoning_gym", "demo").create_dataset("gsm_symbolic", size=size * _TRIES, seed=seed)
+    problems: list[Problem] = []
+    dropped: Counter[str] = Counter()
     seen: set[str] = set()
-    for index in range(size * _SYMBOLIC_TRIES):
-        if len(loaded.problems) == size:
-            return loaded
+    for index in range(size * _TRIES):
+        if len(problems) == size:
+            return tuple(problems), dropped
         instance = stream[index]
-        question = _SYMBOLIC_SUFFIX.sub("", instance["question"]).strip()
-        digest = hashlib.sha256(normalise(question).encode()).hexdigest()
+        question = _SUFFIX.sub("", instance["question"]).strip()
+        digest = hashlib.sha256(normalise_question(question).encode()).hexdigest()
         if int(digest, 16) % 100 not in SYMBOLIC_SPLITS[split]:
             continue
         solution = instance["metadata"]["answer_cot"].rpartition("####")[0].strip()
-        text, reason = f"{question} {solution}", check_equations(solution)
-        if reason == "clean" and writes_x(solution):
-            reason = "multiplication written as x"  # most templates write *, and a model should learn one sign for it
-        if reason == "clean" and max_number and max(numbers_in(text), default=0) > max_number:
-            reason = f"number above {max_number}"
-        if reason == "clean" and max_words and len(text.split()) > max_words:
-            reason = f"more than {max_words} words"
-        if reason == "clean" and digest in seen:
+        reason = _why_dropped(question, solution, max_number, max_words)
+        if reason is None and digest in seen:
             reason = "repeated question"
-        if reason != "clean":
-            loaded.dropped[reason] += 1
+        if reason is not None:
+            dropped[reason] += 1
             continue
         seen.add(digest)
-        problem_id = f"gsm_symbolic-{digest[:12]}"
         answer = f"{float(instance['answer']):g}" if "." in instance["answer"] else instance["answer"]
-        loaded.problems.append(Problem(id=problem_id, question=question, answer=answer, solution=solution))
+        problems.append(Problem(id=f"gsm_symbolic-{digest[:12]}", question=question, answer=answer, solution=solution))
     raise InputError(
-        f"gsm_symbolic: only {len(loaded.problems)} of {size} {split} problems pass the profile's rules; "
+        f"gsm_symbolic: only {len(problems)} of {size} {split} problems pass the profile's rules; "
         "ask for fewer, or raise problems.max_number or problems.max_words"
     )
 
 
-def normalise(question: str) -> str:
-    """A question with single spaces: two questions that are equal then are one question.
-
-    Example:
-        >>> normalise(" How  many?\\n")
-        'How many?'
-    """
-    return " ".join(question.split())
+def _why_dropped(question: str, solution: str, max_number: int | None, max_words: int | None) -> str | None:
+    """Which rule a problem breaks, if any."""
+    verdict, text = check_equations(solution), f"{question} {solution}"
+    if verdict != "clean":
+        return verdict
+    if writes_x(solution):  # the others write *, and a target model should learn one sign
+        return "multiplication written as x"
+    if max_number and max(numbers_in(text), default=0) > max_number:
+        return f"number above {max_number}"
+    if max_words and len(text.split()) > max_words:
+        return f"more than {max_words} words"
+    return None

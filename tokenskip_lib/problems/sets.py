@@ -1,13 +1,13 @@
 """Problem sets: gsm_symbolic (generated here, without a network), sets of the hub, or your own JSONL.
 
 A problem has a question, a gold answer that can be checked and, if the set has one, a worked solution.
-This module knows nothing about models.
+A new problem set is one entry of PROBLEM_SETS. This module knows nothing about models.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -16,76 +16,61 @@ from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.store import parse_record, read_json_rows
-from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, LoadedProblems, load_symbolic, normalise
+from tokenskip_lib.problems.grading import last_boxed
+from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, generate_problems, normalise_question
 
-MMLU_STEM = [
+MMLU_STEM = (
     "abstract_algebra", "astronomy", "college_biology", "college_chemistry", "college_computer_science",
     "college_mathematics", "college_physics", "computer_security", "conceptual_physics", "electrical_engineering",
     "elementary_mathematics", "high_school_biology", "high_school_chemistry", "high_school_computer_science",
     "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
-]  # fmt: skip
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """A problem set that a profile names.
+    """A problem set by name.
 
-    Args:
-        name: what a profile calls it.
-        load: split, size (None: all) and profile -> problems.
-        splits: the splits it has.
-        published: whether its questions are fixed. Published questions that are both trained on and tested are
-            left out on one side; the same question twice in your own files is an error.
+    Attributes:
+        splits: what the set calls each split that it has of ours (train, test, validation, target).
+        hub: its name on the Hugging Face hub; None if gsm_symbolic generates it.
+        config: the hub data set's configuration.
+        subjects: its rows of these subjects are taken; () takes all rows.
     """
 
-    name: str
-    load: Callable[[str, int | None, Profile], LoadedProblems]
-    splits: tuple[str, ...]
-    published: bool
+    splits: Mapping[str, str]
+    hub: str | None = None
+    config: str = "default"
+    subjects: Sequence[str] = ()
 
 
-def hub_set(
-    name: str, repository: str, config: str, *, only: dict[str, list[str]] | None = None, **splits: str
-) -> ProblemSet:
-    """A problem set of the Hugging Face hub.
-
-    Args:
-        repository, config: the hub's names.
-        only: column -> the values that a row may have there.
-        splits: our name of a split = the hub's name of it.
-    """
-
-    def load(split: str, size: int | None, profile: Profile) -> LoadedProblems:
-        if split not in splits:
-            raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(splits)}")
-        rows = _hub_rows(name, repository, config, splits[split])
-        kept = [row for row in rows if all(row[column] in values for column, values in (only or {}).items())]
-        named = [(f"{name}-{split}-{index}", f"{repository}:{index}", row) for index, row in enumerate(kept)]
-        return _take([_problem(row, default_id, where) for default_id, where, row in named], size)
-
-    return ProblemSet(name, load, tuple(splits), published=True)
-
-
-_KNOWN = [  # a new problem set is one entry here
-    ProblemSet("gsm_symbolic", load_symbolic, tuple(SYMBOLIC_SPLITS), published=False),
-    hub_set("gsm8k", "openai/gsm8k", "main", train="train", test="test"),
-    hub_set("math", "DigitalLearningGmbH/MATH-lighteval", "default", train="train", test="test"),
-    hub_set("math500", "HuggingFaceH4/MATH-500", "default", test="test"),
-    hub_set("mmlu-stem", "cais/mmlu", "all", only={"subject": MMLU_STEM}, test="test"),
+PROBLEM_SETS = {
+    "gsm_symbolic": ProblemSet({split: split for split in SYMBOLIC_SPLITS}),
+    "gsm8k": ProblemSet({"train": "train", "test": "test"}, "openai/gsm8k", "main"),
+    "math": ProblemSet({"train": "train", "test": "test"}, "DigitalLearningGmbH/MATH-lighteval"),
+    "math500": ProblemSet({"test": "test"}, "HuggingFaceH4/MATH-500"),
+    "mmlu-stem": ProblemSet({"test": "test"}, "cais/mmlu", "all", MMLU_STEM),
     # The hub's test split has no answers.
-    hub_set("commonsense-qa", "tau/commonsense_qa", "default", train="train", test="validation"),
-]
-PROBLEM_SETS: dict[str, ProblemSet] = {known.name: known for known in _KNOWN}
+    "commonsense-qa": ProblemSet({"train": "train", "test": "validation"}, "tau/commonsense_qa"),
+}
+
+
+@dataclass
+class LoadedProblems:
+    """Problems in a fixed order, and how many candidates were dropped, by reason."""
+
+    problems: list[Problem]
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
 def is_published(source: str) -> bool:
-    """Whether a name is that of a published problem set; a JSONL file is not one.
+    """Whether a problem set comes from the hub, so that nobody here can mend a question that two splits share.
 
     Example:
         >>> is_published("gsm8k"), is_published("gsm_symbolic"), is_published("mine.jsonl")
         (True, False, False)
     """
-    return source in PROBLEM_SETS and PROBLEM_SETS[source].published
+    return source in PROBLEM_SETS and PROBLEM_SETS[source].hub is not None
 
 
 def load_problems(profile: Profile, split: str) -> LoadedProblems:
@@ -105,24 +90,27 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
             raise InputError(f"profile '{profile.name}' has no target_training section: its model needs no preparing")
         return load_problem_set(settings.train, split, profile.target_training.rows, profile)
     source = getattr(settings, split) or settings.train
-    chosen_by = [name for name, known in PROBLEM_SETS.items() if "validation" in known.splits]
-    if split == "validation" and settings.validation is None and source not in chosen_by:
+    if split == "validation" and settings.validation is None and not _has_split(source, split):
         raise InputError(
             "problems.validation: name a JSONL file of problems to choose settings by; "
-            f"of the problem sets only {', '.join(chosen_by)} has a validation split"
+            "of the problem sets only gsm_symbolic has a validation split"
         )
     size, tested = getattr(settings, f"{split}_size"), settings.test or settings.train
-    if split == "train" and is_published(source) and (is_published(tested) or tested not in PROBLEM_SETS):
+    if split == "train" and is_published(source) and tested != "gsm_symbolic":
         asked = load_problem_set(tested, "test", None, profile).problems
         apart = leave_out(load_problem_set(source, split, None, profile), asked, "question of a test problem")
         return LoadedProblems(_take(apart.problems, size).problems, apart.dropped)
     return load_problem_set(source, split, size, profile)
 
 
+def _has_split(source: str, split: str) -> bool:
+    return source in PROBLEM_SETS and split in PROBLEM_SETS[source].splits
+
+
 def leave_out(loaded: LoadedProblems, others: Iterable[Problem], reason: str) -> LoadedProblems:
     """The problems whose question is not among the others'; the problems left out are counted under `reason`."""
-    asked = {normalise(problem.question) for problem in others}
-    apart = [problem for problem in loaded.problems if normalise(problem.question) not in asked]
+    asked = {normalise_question(problem.question) for problem in others}
+    apart = [problem for problem in loaded.problems if normalise_question(problem.question) not in asked]
     return LoadedProblems(apart, loaded.dropped + Counter({reason: len(loaded.problems) - len(apart)}))
 
 
@@ -132,8 +120,14 @@ def load_problem_set(source: str, split: str, size: int | None, profile: Profile
     Raises:
         InputError: unknown set or split, or fewer problems than `size`.
     """
+    if is_published(source):
+        return _take(_hub_problems(source, split), size)
     if source in PROBLEM_SETS:
-        return PROBLEM_SETS[source].load(split, size, profile)
+        rules = profile.problems
+        found = generate_problems(
+            split, size, seed=profile.seed, max_number=rules.max_number, max_words=rules.max_words
+        )
+        return LoadedProblems(*found)
     if source.endswith(".jsonl"):
         return _take(read_problems(resolve_path(source)), size)
     raise InputError(
@@ -143,9 +137,9 @@ def load_problem_set(source: str, split: str, size: int | None, profile: Profile
 
 def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
     """Raise InputError if a question is in both: accuracy on it would measure memory."""
-    trained = {normalise(problem.question): problem.id for problem in train}
+    trained = {normalise_question(problem.question): problem.id for problem in train}
     for problem in test:
-        if (twin := trained.get(normalise(problem.question))) is not None:
+        if (twin := trained.get(normalise_question(problem.question))) is not None:
             raise InputError(f"test problem '{problem.id}' is also training problem '{twin}': remove one of them")
 
 
@@ -185,15 +179,20 @@ def _refuse_repeated(problems: list[Problem], where: str) -> None:
         raise InputError(f"{where}: id '{repeated[0]}' is on more than one row; ids must differ")
 
 
-def _hub_rows(name: str, repository: str, config: str, split: str) -> Iterable[dict]:
-    datasets = need("datasets", "demo")
+def _hub_problems(name: str, split: str) -> list[Problem]:
+    datasets, chosen = need("datasets", "demo"), PROBLEM_SETS[name]
+    if split not in chosen.splits:
+        raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(chosen.splits)}")
     try:
-        return datasets.load_dataset(repository, config, split=split)
+        rows = datasets.load_dataset(chosen.hub, chosen.config, split=chosen.splits[split])
     except (OSError, ConnectionError, ValueError) as error:
         raise InputError(
-            f"problem set '{name}': cannot reach {repository} on the hub ({type(error).__name__}); "
+            f"problem set '{name}': cannot reach {chosen.hub} on the hub ({type(error).__name__}); "
             "give the path of a JSONL file with question and answer instead"
         ) from None
+    if chosen.subjects:
+        rows = [row for row in rows if row["subject"] in chosen.subjects]
+    return [_problem(row, f"{name}-{split}-{index}", where=f"{chosen.hub}:{index}") for index, row in enumerate(rows)]
 
 
 def _problem(row: dict, default_id: str, where: str, *, needs_answer: bool = True) -> Problem:
@@ -233,8 +232,6 @@ def _with_choices(row: dict, where: str) -> dict[str, str]:
 
 
 def _last_boxed_or_none(solution: str | None) -> str | None:
-    from tokenskip_lib.problems.grading import last_boxed
-
     boxed = last_boxed(solution or "")
     return boxed.content if boxed else None
 

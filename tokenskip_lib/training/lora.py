@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import (
@@ -81,7 +81,7 @@ def train_adapter(
     adapted = _add_adapter(model, settings, seed)
     log = LogWriter(folder / "training_log.jsonl", settings.epochs)
     trainer = _build_trainer(adapted, arguments, data, settings, log, seed)
-    held_out_loss = _run(trainer, checkpoints)
+    held_out_loss = _run(trainer, adapted, checkpoints)
     trainable, total = adapted.get_nb_trainable_parameters()
     summary = {
         "rows_trained": len(data.train),
@@ -163,14 +163,14 @@ def _build_trainer(
     return trainer
 
 
-def _run(trainer: _PackedTrainer, checkpoints: Path) -> float | None:
+def _run(trainer: _PackedTrainer, model: PeftModel, checkpoints: Path) -> float | None:
     """Train, from the last checkpoint if there is one; returns the final held-out loss, None without such rows."""
     from peft.helpers import disable_input_dtype_casting
 
     with ExitStack() as stack:
         if trainer.args.bf16 or trainer.args.fp16:
             # Autocast casts the adapter's weights; its inputs stay as they are.
-            stack.enter_context(disable_input_dtype_casting(trainer.model))
+            stack.enter_context(disable_input_dtype_casting(model))
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
         return trainer.evaluate()["eval_loss"] if trainer.eval_dataset else None
 
@@ -252,7 +252,7 @@ class _PackedTrainer(Trainer):
     """Held-out loss as a mean over response tokens, whatever the batches and processes they are spread over."""
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        rows, size = self.eval_dataset, self.args.per_device_eval_batch_size
+        rows, size = cast(Sequence[EncodedRow], self.eval_dataset), self.args.per_device_eval_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         model = self.model_wrapped

@@ -1,10 +1,9 @@
-"""Training rows laid out so that what they share is computed once.
+"""Packed training rows: the tokens that rows share are computed once.
 
-The rows of a problem differ in their ratio alone: the template, the question and the beginning of
-the marker are the same tokens. A packed sequence is a tree of rows laid flat: a shared token stands in
-it once, and a position counts from its row's beginning. Only in attention do rows stand apart, each
-with its own beginning, so that no token sees another row. Losses and gradients are those of the rows
-one by one.
+The rows of a problem differ in their ratio alone: the template, the question and the beginning of the marker are
+the same tokens. A packed sequence holds a shared token once, and each position counts from the beginning of its row.
+Attention takes the rows apart again, each with its own beginning, so that no token sees another row. Losses and
+gradients are those of the rows one by one.
 """
 
 import random
@@ -20,8 +19,8 @@ from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.models.batching import shared_length
 from tokenskip_lib.models.prompts import encode_completion, encode_prompt
 
-IGNORED = -100  # the label of a position whose prediction is no part of the loss
-SHORT = 256  # tokens of a row: a CPU's fused attention is four times slower than plain matrix products, in training
+IGNORED = -100  # the label of a position whose prediction does not count in the loss
+SHORT = 256  # tokens of a row, below which a CPU trains four times faster with plain products than fused attention
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,16 @@ def encode_rows(
 
 
 def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list[EncodedRow]:
-    """Rows in the order they are trained on: problems shuffled anew each epoch, a problem's rows side by side.
+    """Rows in the order of training: problems are shuffled anew each epoch, and a problem's rows are neighbours.
 
     Args:
-        epochs: passes over the rows; of the last one only a part where this is no whole number.
+        epochs: passes over the rows; a fraction is a part of a last pass.
     """
     problems: dict[str, list[EncodedRow]] = {}
     for row in rows:
         problems.setdefault(row.id, []).append(row)
-    generator, order, total = random.Random(seed), [], max(1, round(epochs * len(rows)))
+    generator, total = random.Random(seed), max(1, round(epochs * len(rows)))
+    order: list[EncodedRow] = []
     while len(order) < total:
         ids = list(problems)
         generator.shuffle(ids)
@@ -71,21 +71,21 @@ def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list
 
 
 def even_out(rows: list[EncodedRow], multiple: int) -> list[EncodedRow]:
-    """Rows without a response added at the end, which change no loss, until there is a multiple of them."""
+    """The rows, filled up to a multiple with rows that have no response and change no loss."""
     nothing = EncodedRow("", rows[0].prompt[:2], [])
     return rows + [nothing] * (-len(rows) % multiple)
 
 
 def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
-    """One sequence of N tokens that holds all rows, beginnings that prompts share once.
+    """One sequence of N tokens that holds all rows, with the beginnings that prompts share once.
 
-    The last token of a prompt is never shared: it predicts its own row's first response token.
+    The last token of a prompt is never shared, because it predicts the first response token of its own row.
 
     Returns:
-        What a model's forward takes: input_ids and position_ids (1, N); logits_to_keep (R), the R
-        positions that predict a response token; labels (1, N), what each of them predicts; and for
-        `packed_attention` paths (B, T), the positions of each of B rows, padded with its last, and
-        places (N), where in the paths a position stands first.
+        Arguments of a model's forward: input_ids and position_ids (1, N); logits_to_keep (R), the R
+        positions that predict a response token; labels (1, N), the tokens that they predict; and for
+        `packed_attention` paths (B, T), the positions of each of B rows, padded with the row's last one, and
+        places (N), the first place of each position in the flattened paths.
     """
     ids: list[int] = []
     depths: list[int] = []
@@ -115,10 +115,10 @@ def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
 
 
 def attend_in_rows(model: PreTrainedModel) -> None:
-    """Let a model attend as packed sequences need it.
+    """Set a model's attention to that of packed sequences.
 
     Raises:
-        InputError: a model whose blocks do not all attend to everything before a token.
+        InputError: a block of the model does not attend to everything before a token.
     """
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
     if kinds:
@@ -144,12 +144,12 @@ def packed_attention(
         flat = states[0].transpose(0, 1).flatten(1)  # (N, H x D); an embedding's gradient adds up what is shared
         return torch.nn.functional.embedding(paths, flat).unflatten(-1, states.shape[1::2]).transpose(1, 2)
 
-    states, width = [in_rows(given) for given in (query, key, value)], paths.shape[1]
+    queries, keys, values, width = in_rows(query), in_rows(key), in_rows(value), paths.shape[1]
     if query.device.type == "cpu" and width <= SHORT:
         causal = query.new_full((width, width), float("-inf")).triu(1)
-        attended, _ = eager_attention_forward(module, *states, causal, **options)
+        attended, _ = eager_attention_forward(module, queries, keys, values, causal, **options)
     else:
-        attended, _ = sdpa_attention_forward(module, *states, None, **options | {"is_causal": True})
+        attended, _ = sdpa_attention_forward(module, queries, keys, values, None, **options | {"is_causal": True})
     flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
     return flat.view(1, -1, *attended.shape[2:]), None
 
