@@ -8,7 +8,7 @@ import typer
 import tokenskip_lib
 from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.pruning.registry import SCORERS
+from tokenskip_lib.pruning.registry import describe_scorers
 
 app = typer.Typer(
     help=(tokenskip_lib.__doc__ or "").splitlines()[0],
@@ -33,9 +33,7 @@ Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the fi
 ScorerName = Annotated[
     str | None,
     typer.Option(
-        help="With CHAINS, how a token is scored. It is important if, by "
-        + "; ".join(f"{name}, {spec.description}" for name, spec in SCORERS.items())
-        + ". Or your own function, as mypackage.module:function.",
+        help=f"With CHAINS, when a token is important: {describe_scorers()}; or your own mypackage.module:function.",
         show_default=False,
     ),
 ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.core.records import PrunedKey, ScoredChain
 from tokenskip_lib.models.tokens import CountTokens
 from tokenskip_lib.pruning.display import importance_ranks
 from tokenskip_lib.pruning.prune import prune_many
@@ -33,12 +33,14 @@ def span_table(scored: Sequence[ScoredChain]) -> pd.DataFrame:
 
 def kept_table(scored: Sequence[ScoredChain], ratios: Sequence[float], *, count_tokens: CountTokens) -> pd.DataFrame:
     """`span_table` once a ratio, with the columns ratio and kept (bool). Chains are pruned by importance alone."""
-    table, pruned = span_table(scored), prune_many(scored, ratios, count_tokens=count_tokens)
+    table = span_table(scored)
+    pruned = {chain.key: chain for chain in prune_many(scored, ratios, count_tokens=count_tokens)}
     tables = []
-    for number, ratio in enumerate(ratios):
-        kept = [
-            np.isin(range(len(chain.spans)), pruned[i * len(ratios) + number].kept) for i, chain in enumerate(scored)
-        ]
+    for ratio in ratios:
+        kept = []
+        for chain in scored:
+            chosen = pruned[PrunedKey(chain.id, chain.scorer, ratio)].kept
+            kept.append(np.isin(range(len(chain.spans)), chosen or []))
         tables.append(table.assign(ratio=ratio, kept=np.concatenate(kept)))
     return pd.concat(tables, ignore_index=True)
 

@@ -23,13 +23,12 @@ from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.pruning.registry import find_scorer
 from tokenskip_lib.training.lora import EVALUATION_SHARE
 from tokenskip_lib.training.packing import encode_rows
 from tokenskip_lib.training.rows import draw_ratios
 
 EVALUATIONS = round(1 / EVALUATION_SHARE) + 1  # of the held-out rows in one training: also at its end
-# Forward passes of the target model for each chain; a backward pass to the inputs counts as one more.
-TARGET_PASSES = {"selective_context": 1, "cts": 2, "gogi": 1, "mist": 2}
 
 
 @dataclass(frozen=True)
@@ -147,10 +146,11 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     work = [Work("generate", "original", asked, len(asked), answers=answers)]
     for name in dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]):
         scored = rows if name == profile.importance.scorer else min(rows, profile.importance.compare_size or rows)
-        if name == "llmlingua2":
+        spec = find_scorer(name)
+        if spec.classifier:
             work.append(Work("score", name, [chain] * scored, 0, classifier=True))
-        elif passes := TARGET_PASSES.get(name):
-            work.append(Work("score", name, [prompt + chain] * scored, chain * scored, passes))
+        elif spec.passes:
+            work.append(Work("score", name, [prompt + chain] * scored, chain * scored, spec.passes))
     if profile.pruning.mode == "llmlingua":
         work.append(Work("prune", "llmlingua", [chain] * rows, 0, classifier=True))
     trained = _train_work(profile, tokenizer, problems, rows, chain, tail, checkpointing=checkpointing)

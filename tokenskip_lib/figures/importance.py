@@ -191,8 +191,8 @@ def disagreement_figure(table: pd.DataFrame, number: int = 14) -> Figure:
         number: spans shown, of those that occur at least ten times (or the most frequent tenth).
     """
     scorers = table["scorer"].unique()
-    counts = table["span"].value_counts() / len(scorers)
-    frequent = counts[counts >= min(10, counts.quantile(0.9))].index
+    counts = table["span"].value_counts().div(len(scorers))
+    frequent = counts[counts >= min(10, float(counts.quantile(0.9)))].index
     means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")
     means = means.loc[(means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]][::-1]
     with plt.style.context(STYLE):

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
-from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
+from tokenskip_lib.pruning.spans import Scores, Segmenter, average_over_spans, build_scored_chain, segment
 
 # Your own score: chains -> one list of scores a chain, one score for each span of `segment(chain.chain)`.
-ScoreFunction = Callable[[Sequence[ChainText]], Iterable[Sequence[float]]]
+ScoreFunction = Callable[[Sequence[ChainText]], Iterable[Scores]]
 
 
 class Scorer(Protocol):

@@ -202,6 +202,11 @@ def find_scorer(name: str) -> ScorerSpec:
     return _function_spec(name, function, "your own function says so")
 
 
+def describe_scorers() -> str:
+    """Every scorer with its description, as one line for --help."""
+    return "; ".join(f"{name}, if {spec.description}" for name, spec in SCORERS.items())
+
+
 def check_scorers(names: Iterable[str]) -> None:
     """Raise InputError for the first name that is no scorer."""
     for name in names:

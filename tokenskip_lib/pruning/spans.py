@@ -14,6 +14,7 @@ from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 
 Spans = list[tuple[int, int]]
 Segmenter = Callable[[str], Spans]
+Scores = Sequence[float] | np.ndarray
 
 _SPAN = regex.compile(
     r"""
@@ -142,7 +143,7 @@ def _holds_digit(text: str) -> bool:
 
 
 def average_over_spans(
-    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], scores: Sequence[float]
+    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], scores: Scores
 ) -> np.ndarray:
     """The mean score of the tokens that overlap each span.
 
@@ -157,19 +158,19 @@ def average_over_spans(
     """
     span_starts, span_ends = np.asarray(spans, dtype=int).reshape(-1, 2).T
     starts, ends = np.asarray(offsets, dtype=int).reshape(-1, 2).T
-    scores = np.asarray(scores, dtype=float)
+    values = np.asarray(scores, dtype=float)
     real = ends > starts
-    starts, ends, scores = starts[real], ends[real], scores[real]
+    starts, ends, values = starts[real], ends[real], values[real]
     first = np.searchsorted(ends, span_starts, side="right")
     last = np.searchsorted(starts, span_ends, side="left")
-    totals = np.concatenate([[0.0], np.cumsum(scores)])
+    totals = np.concatenate([[0.0], np.cumsum(values)])
     covered = last > first
     means = (totals[last] - totals[first]) / np.maximum(last - first, 1)
     means[~covered] = means[covered].min() if covered.any() else 0.0
     return means
 
 
-def build_scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Sequence[float]) -> ScoredChain:
+def build_scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Scores) -> ScoredChain:
     """The record of one chain's scores, to six significant digits.
 
     Raises:

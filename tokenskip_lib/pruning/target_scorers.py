@@ -92,7 +92,8 @@ class TargetScorer(ABC):
                 f"chain '{chain.id}': its question and answer alone fill the model's context of {self.max_tokens} "
                 "tokens; use another scorer, or leave the chain out"
             )
-        rows, first = [], 0
+        rows: list[Row] = []
+        first = 0
         while first < len(ids) or not rows:
             last = min(len(ids), first + (room if first == 0 else room - room // 2))  # tokens first to last are scored
             seen = max(0, last - room)  # tokens seen to last are in the row
