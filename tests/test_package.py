@@ -27,7 +27,6 @@ HEAVY = [
     "llmlingua",
     "bpe_openai",
     "openai",
-    "treescope",
     "reasoning_gym",
     "peft",
     "datasets",

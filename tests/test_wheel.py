@@ -26,7 +26,7 @@ OPTIONAL = [
     "openai",
     "papermill",
 ]
-OPTIONAL += ["reasoning_gym", "seaborn", "sklearn", "treescope"]
+OPTIONAL += ["reasoning_gym", "seaborn", "sklearn"]
 WITHOUT_EXTRAS = """
 import os, sys
 for name in os.environ.get("HIDDEN_PACKAGES", "").split():
