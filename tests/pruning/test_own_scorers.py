@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tokenskip_lib as ts
 from tokenskip_lib.__main__ import app
 from tokenskip_lib.core.profiles import load_profile
-from tokenskip_lib.core.records import PrunedChain, ScoredChain
+from tokenskip_lib.core.records import InputError, PrunedChain, ScoredChain
 from tokenskip_lib.core.settings import ImportanceSettings, KeepSettings
 from tokenskip_lib.core.store import read_jsonl
 from tokenskip_lib.experiments import stages
@@ -93,20 +93,27 @@ def test_a_profile_names_your_own_scorer_for_a_run_and_for_own_chains(folder, ti
     assert {chain.scorer for chain in read_jsonl(folder / "scored.jsonl", ScoredChain)} == {name}
 
 
+def test_a_scorer_that_is_not_there_is_one_line_on_stderr(call, folder):
+    done = call("score", "chains.jsonl", "--scorer", "own_cli_scores:shortest", "-o", "scored.jsonl")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "has no 'shortest'" in done.stderr, done.stderr
+    assert not (folder / "scored.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("scorer", "says"),
     [
         ("no_such_module_here:longest", "cannot import 'no_such_module_here'"),
-        ("own_cli_scores:shortest", "module 'own_cli_scores' has no 'shortest'"),
-        ("own_cli_scores:LENGTH", "a int, not a function of chains"),
-        ("longest", "unknown scorer 'longest'"),
+        ("own_cli_scores:LENGTH", "of type int, not a function of chains"),
+        ("longest_of_all", "unknown scorer 'longest_of_all'"),
     ],
 )
-def test_a_scorer_that_is_not_there_is_one_clear_line(call, folder, scorer, says):
-    done = call("score", "chains.jsonl", "--scorer", scorer, "-o", "scored.jsonl")
-    assert done.returncode == 2 and done.stdout == ""
-    assert says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-    assert not (folder / "scored.jsonl").exists()
+def test_what_is_wrong_with_a_scorers_name_is_said(folder, scorer, says):
+    for command in ("score", "prune"):
+        done = CliRunner().invoke(app, [command, "chains.jsonl", "--scorer", scorer, "--output", "out.jsonl"])
+        assert isinstance(done.exception, InputError) and says in str(done.exception)
+        assert "\n" not in str(done.exception)
+        assert not list(folder.glob("out*"))
 
 
 def own(*arguments: str) -> None:

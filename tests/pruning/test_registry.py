@@ -272,7 +272,7 @@ def test_your_own_function_is_found_by_module_and_name(own_module, profile, prob
     [
         ("no_such_module_here:longest", "cannot import 'no_such_module_here'"),
         ("{}:shortest", "has no 'shortest'"),
-        ("{}:NUMBER", "a int, not a function of chains"),
+        ("{}:NUMBER", "of type int, not a function of chains"),
         ("{}:", "has no ''"),
     ],
 )

@@ -198,7 +198,9 @@ def find_scorer(name: str) -> ScorerSpec:
         )
     function = load_own(name, setting="importance.scorer")
     if not callable(function):
-        raise InputError(f"importance.scorer '{name}': a {type(function).__name__}, not a function of chains")
+        raise InputError(
+            f"importance.scorer '{name}': this is of type {type(function).__name__}, not a function of chains"
+        )
     return _function_spec(name, function, "your own function says so")
 
 
