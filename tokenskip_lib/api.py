@@ -196,7 +196,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     """
     from tokenskip_lib.models.loading import load_model
     from tokenskip_lib.training.lora import train_adapter
-    from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, own_tails
+    from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
 
     settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
@@ -207,9 +207,9 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
         if len(outputs) < len(chains):
             raise InputError("train: prompts.layout 'think' needs what followed each chain: give `score` Chain records")
         tails = own_tails(outputs)
-    drawn = draw_ratios([chain.id for chain in chains], sorted({chain.ratio for chain in pruned}), seed)
+    ratios = sorted({chain.ratio for chain in pruned})
     rows = build_sft_rows(
-        [p for p in pruned if settings.ratios_a_problem == "all" or p.ratio == drawn[p.id]][: settings.rows],
+        choose_chains(pruned, [chain.id for chain in chains], ratios, settings, seed=seed),
         {chain.id: Problem(id=chain.id, question=chain.question, answer=chain.answer) for chain in chains},
         model.tokenizer,
         model.prompts,

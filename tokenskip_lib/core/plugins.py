@@ -31,7 +31,7 @@ def load_own(name: str, *, setting: str) -> object:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise InputError(
             f"{setting} '{name}': cannot import '{module_name}' ({error}); run from the folder that holds it, "
             "or install it"

@@ -6,7 +6,7 @@ Notebooks, the command line and any launcher call the same functions.
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -50,7 +50,7 @@ from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
 from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
-from tokenskip_lib.training.rows import build_sft_rows, draw_ratios, own_tails
+from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
 
 
 def check_names(profile: Profile) -> None:
@@ -121,39 +121,50 @@ def score(run: Run) -> list[ScoredChain]:
 
 
 def prune(run: Run) -> list[SFTRow]:
-    """Stage 3: every scored chain at every ratio, and SFT rows: one a problem at a drawn ratio, or all."""
+    """Stage 3: every scored chain at every ratio, and the training rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
     chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
-    problems = {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     target = TargetModel(profile.target, profile.prompts)
-    ratios = profile.pruning.ratios
+    _prune_chains(run, target, chains)
+    pruned = run.store(PRUNED, PrunedChain)
+    rows = _training_rows(run, target, list(pruned), [chain.id for chain in chains])
+    if rank() == 0:
+        run.store(SFT_ROWS, SFTRow).append(rows)
+    run.note("prune", pruned=len(pruned), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
+    if cut := {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}:
+        run.note("prune", tokens_cut_by_llmlingua=cut)
+    return rows
+
+
+def _prune_chains(run: Run, target: TargetModel, chains: Sequence[Chain] | Sequence[ScoredChain]) -> None:
+    """Write every chain at every ratio. What is there already is not pruned again."""
+    profile = run.profile
 
     def keys_of(chain: Record) -> list[PrunedKey]:
-        return pruned_keys(chain, profile.pruned_by, ratios)
+        return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
 
     keys = [key for chain in chains for key in keys_of(chain)]
     with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
         if not all(key in store for key in keys):
             prune_window = build_pruner(target, profile.pruning, profile.importance)
             write_windows(chains, store, prune_window, keys_of, total=len(chains), label="pruning")
-    store = run.store(PRUNED, PrunedChain)
-    every = profile.training.ratios_a_problem == "all"
-    drawn = draw_ratios([chain.id for chain in chains], ratios, profile.training_seed)
-    rows = build_sft_rows(
-        run.in_problem_order(c for c in store if every or c.ratio == drawn[c.id])[: profile.training.rows],
-        problems,
+
+
+def _training_rows(run: Run, target: TargetModel, pruned: list[PrunedChain], ids: list[str]) -> list[SFTRow]:
+    """The training rows of pruned chains; `ids` are those of the chains, in the order that ratios are drawn in."""
+    profile = run.profile
+    chosen = choose_chains(
+        run.in_problem_order(pruned), ids, profile.pruning.ratios, profile.training, seed=profile.training_seed
+    )
+    return build_sft_rows(
+        chosen,
+        {problem.id: problem for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")},
         target.tokenizer,
         profile.prompts,
         held_out=profile.training.held_out,
         seed=profile.training_seed,
         tails=own_tails(run.need(CHAINS, Chain, "generate")) if profile.prompts.layout == "think" else None,
     )
-    if rank() == 0:
-        run.store(SFT_ROWS, SFTRow).append(rows)
-    run.note("prune", pruned=len(store), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
-    if cut := {pruned.id: pruned.tokens_cut for pruned in store if pruned.tokens_cut}:
-        run.note("prune", tokens_cut_by_llmlingua=cut)
-    return rows
 
 
 def export(run: Run, style: str, folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.core.records import Chain, Problem, PrunedChain, SFTRow
-from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
 from tokenskip_lib.models.prompts import answer_tail, build_completion, build_prompt
 
 
@@ -22,6 +22,28 @@ def draw_ratios(ids: Sequence[str], ratios: Sequence[float], seed: int) -> dict[
     """
     generator = random.Random(seed)
     return {problem_id: generator.choice(list(ratios)) for problem_id in ids}
+
+
+def choose_chains(
+    pruned: Sequence[PrunedChain],
+    ids: Sequence[str],
+    ratios: Sequence[float],
+    settings: TrainingSettings,
+    *,
+    seed: int,
+) -> list[PrunedChain]:
+    """The pruned chains that become training rows.
+
+    Args:
+        pruned: chains at every ratio.
+        ids: of all chains; their order decides which ratio is drawn for which.
+        ratios: to draw from.
+        settings: `ratios_a_problem` "one" keeps a chain at its drawn ratio, "all" keeps it at each; `rows` is the most
+            rows, the first ones.
+    """
+    drawn = draw_ratios(ids, ratios, seed)
+    every = settings.ratios_a_problem == "all"
+    return [chain for chain in pruned if every or chain.ratio == drawn[chain.id]][: settings.rows]
 
 
 def build_sft_rows(
