@@ -26,6 +26,14 @@ FIGURES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _two_threads():
+    """Processes begun here use two cores. They take longest, and the other tests have ended before them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")
+        yield
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("smoke")
@@ -59,7 +67,8 @@ def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem
 
 def test_a_run_writes_into_its_folder_alone(smoke, root):
     status = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True)
-    assert "smoke" not in status.stdout
+    changed = [line[3:] for line in status.stdout.splitlines()]
+    assert not [path for path in changed if path.startswith(("figures/", "data/", "notebooks/", "README"))]
     assert not list((root / "figures").glob("smoke*")) and not list((root / "data" / "results").glob("smoke*"))
 
 
