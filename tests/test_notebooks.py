@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -24,14 +23,6 @@ FIGURES = [
     "requested_vs_actual", "scorers", "random_pruning", "control", "length_budget", "untrained_ratios", "recovery",
     "speedup",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _two_threads():
-    """Processes begun here use two cores. They take longest, and the other tests have ended before them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "2")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,35 +98,3 @@ def test_a_second_run_redoes_nothing(smoke, places):
 def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, places):
     with pytest.raises(InputError, match=r"training\.epochs.*--from 04"):
         run_notebooks("smoke", {**places, "training.epochs": 2})
-
-
-def _in_a_fresh_process(overrides: dict[str, str], *names: str) -> None:
-    """Stages as a user runs them, in a process that begins with nothing."""
-    code = (
-        "from tokenskip_lib.core.profiles import load_profile; from tokenskip_lib.experiments import stages; "
-        "from tokenskip_lib.experiments.run import Run; "
-        f"run = Run.create(load_profile('smoke', {overrides!r})); " + "; ".join(f"stages.{name}(run)" for name in names)
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_same_seed_gives_the_same_records_to_the_byte(smoke, places, tmp_path):
-    _in_a_fresh_process({**places, "run_dir": str(tmp_path)}, "generate", "score", "prune")
-    for name in (steps.TRAIN_PROBLEMS, steps.CHAINS, steps.SCORED, steps.PRUNED, steps.SFT_ROWS):
-        assert (tmp_path / name).read_bytes() == (smoke.folder / name).read_bytes(), name
-
-
-def test_an_interrupted_evaluation_continues_to_the_same_predictions(smoke, places, tmp_path):
-    # Whole lines lost and one torn, as after a kill: what comes back differs in wall time alone.
-    lines = (smoke.folder / steps.PREDICTIONS).read_text().splitlines(keepends=True)
-    folder = tmp_path / "resumed"
-    folder.mkdir()
-    for name in (steps.TRAIN_PROBLEMS, steps.ADAPTER):
-        (folder / name).symlink_to(smoke.folder / name)
-    (folder / steps.PREDICTIONS).write_text("".join(lines[:-3]) + lines[-3][:40])
-    _in_a_fresh_process({**places, "run_dir": str(folder)}, "evaluate")
-
-    def content(path: Path) -> list[dict]:
-        return [p.model_dump(exclude={"seconds"}) for p in RecordStore(path, Prediction)]
-
-    assert content(folder / steps.PREDICTIONS) == content(smoke.folder / steps.PREDICTIONS)
