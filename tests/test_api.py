@@ -9,7 +9,7 @@ import pytest
 
 import tokenskip_lib as ts
 from tokenskip_lib.core.records import ChainText, InputError, Problem, PrunedChain, ScoredChain
-from tokenskip_lib.core.settings import ImportanceSettings, KeepSettings, PromptSettings, PruningSettings
+from tokenskip_lib.core.settings import ImportanceSettings, PromptSettings, PruningSettings
 from tokenskip_lib.core.store import read_jsonl
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer
@@ -133,7 +133,7 @@ def test_prune_offers_every_option_of_a_profile(chains, model):
     import inspect
 
     options = inspect.signature(ts.prune).parameters
-    assert set(options) == {"scored", "model", "ratios", *KeepSettings.model_fields}
+    assert set(options) == {"scored", "model", "ratios", "keep"}  # keep: every field of KeepSettings
     assert list(options["ratios"].default) == PruningSettings().ratios  # as on the command line
     scored = ts.score(chains, model, scorer="random", seed=3)
     keep = {"keep_tokens": ["He"], "keep_digits": True, "keep_operators": True, "skip_spaces": True}
@@ -144,7 +144,7 @@ def test_prune_offers_every_option_of_a_profile(chains, model):
     assert list(ts.prune(scored, ratios=0.5, model=model, drop_consecutive=True, **keep)) == expected
 
 
-@pytest.mark.parametrize(("ratios", "says"), [([0.5, 1.5], "1.5|less than"), ([], "ratios"), (0, "greater than 0")])
+@pytest.mark.parametrize(("ratios", "says"), [([0.5, 1.5], "ratio 1.5"), ([], "no ratio"), (0, "above 0")])
 def test_a_ratio_outside_its_range_is_refused(chains, model, ratios, says):
     with pytest.raises(InputError, match=says):
         ts.prune(ts.score(chains, model, scorer="position"), ratios=ratios, model=model)
@@ -286,7 +286,7 @@ def test_other_methods_answer_by_name(model):
         (["q"], {"method": "be_concise", "adapter": "x"}, "'be_concise' takes no adapter"),
         (["q"], {"method": "truncation", "ratio": 0.5}, "needs the original's answers"),
         (["q"], {"method": "be_consise"}, "did you mean 'be_concise'"),
-        (["q"], {"ratio": 2}, "less than or equal to 1"),
+        (["q"], {"ratio": 2}, "above 0 and at most 1"),
         (["q"], {"ratio": 0.5, "adapter": "nowhere_to_be/found at all"}, "no adapter"),
     ],
 )
@@ -322,3 +322,33 @@ def test_load_refuses_what_is_not_there_at_once(tiny_target, monkeypatch, source
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=says):
         ts.load(source or tiny_target, **settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"keep_digit": True}, "did you mean 'keep_digits'"),
+        ({"ratios": 50}, "prune: ratio 50; .* above 0 and at most 1"),
+        ({"ratios": []}, "no ratio"),
+    ],
+)
+def test_wrong_settings_of_pruning_are_one_line(model, options, says):
+    scored = ts.score(["3 + 4 = 7"], model, scorer="position")
+    with pytest.raises(InputError, match=says):
+        ts.prune(scored, model=model, **options)
+
+
+def test_chains_without_scores_are_not_pruned(model):
+    with pytest.raises(InputError, match="what `score` returned"):
+        ts.prune([{"id": "a", "chain": "3 + 4 = 7"}], ratios=0.5, model=model)
+
+
+def test_a_method_of_your_own_is_asked_as_an_object(model, own_methods):
+    brief = ts.Method("brief", prompt="Answer in one line.")
+    [answer] = ts.generate(["What is 3 + 4?"], model, method=brief, max_new_tokens=4)
+    [named] = ts.generate(["What is 3 + 4?"], model, method="brief", max_new_tokens=4)
+    assert answer.text == named.text
+
+
+def test_a_model_says_what_it_is(model):
+    assert repr(model).startswith("TargetModel(") and "CPU" in repr(model)

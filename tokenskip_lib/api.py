@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenskip_lib.core.inputs import Given, changed, items_of, rows_of
+from tokenskip_lib.core.inputs import Given, changed, check_ratios, items_of, rows_of
 from tokenskip_lib.core.paths import local_folder
 from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
 from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
+    KeepSettings,
     PromptSettings,
     PruningSettings,
     TargetSettings,
@@ -30,6 +31,7 @@ from tokenskip_lib.pruning.results import PrunedChains, ScoredChains
 from tokenskip_lib.training.adapter import Adapter, open_training
 
 if TYPE_CHECKING:
+    from tokenskip_lib.evaluation.methods import Method
     from tokenskip_lib.models.loading import TargetModel
     from tokenskip_lib.pruning.controls import ScoreFunction, Scorer
 
@@ -123,11 +125,7 @@ def prune(
     *,
     model: TargetModel,
     ratios: float | Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-    keep_tokens: Sequence[str] = (),
-    keep_digits: bool = False,
-    keep_operators: bool = False,
-    skip_spaces: bool = False,
-    drop_consecutive: bool = False,
+    **keep: Any,
 ) -> PrunedChains:
     """Keep the most important part of every chain, at every ratio, in the original order.
 
@@ -135,32 +133,30 @@ def prune(
         scored: what `score` returned.
         model: the target model; the ratio is a fraction of its tokens.
         ratios: fractions of the tokens that stay, each above 0 and at most 1.
-        keep_tokens: texts that stay, whatever their score, for example ["Step", ":"].
-        keep_digits: every number stays; a chain may become longer than its ratio asks.
-        keep_operators: operators stay as far as the ratio has room, "=" is the first of them to go.
-        skip_spaces: spaces between operators and numbers go first.
-        drop_consecutive: of equal `keep_tokens` that become neighbours, only the first stays.
+        keep: fields of `KeepSettings`, all off by default. keep_tokens=["Step", ":"]: these texts stay, whatever
+            their score. keep_digits=True: every number stays; a chain may become longer than its ratio asks.
+            keep_operators=True: operators stay as far as the ratio has room, "=" is the first of them to go.
+            skip_spaces=True: spaces between operators and numbers go first. drop_consecutive=True: of equal
+            `keep_tokens` that become neighbours, only the first stays.
 
     Returns:
         One PrunedChain for each chain and ratio: text, kept (indices of spans), tokens, actual_ratio.
 
     Raises:
-        InputError: a ratio outside (0, 1], no ratio, or two chains with one id.
+        InputError: a ratio outside (0, 1], no ratio, an unknown setting, chains without scores, or two with one id.
     """
     from tqdm.auto import tqdm
 
     from tokenskip_lib.pruning.registry import build_pruner
 
     wanted = [ratios] if isinstance(ratios, int | float) else list(dict.fromkeys(ratios))
-    kept = {
-        "keep_tokens": list(keep_tokens),
-        "keep_digits": keep_digits,
-        "keep_operators": keep_operators,
-        "skip_spaces": skip_spaces,
-        "drop_consecutive": drop_consecutive,
-    }
-    settings = changed(PruningSettings(), {"ratios": sorted(wanted), **kept}, "prune")
-    scored = scored if isinstance(scored, ScoredChains) else ScoredChains(scored)
+    kept = changed(KeepSettings(), keep, "prune")
+    settings = PruningSettings(ratios=check_ratios(wanted, "prune"), **kept.model_dump())
+    if not isinstance(scored, ScoredChains):
+        scored = list(scored)
+        if not all(isinstance(chain, ScoredChain) for chain in scored):
+            raise InputError("prune takes what `score` returned: chains with an importance for every span")
+        scored = ScoredChains(scored)
     prune_window = build_pruner(model, settings, ImportanceSettings())
     pruned = []
     with tqdm(total=len(scored), unit="chain", desc="pruning") as bar:
@@ -245,7 +241,7 @@ def generate(
     *,
     adapter: str | os.PathLike[str] | None = None,
     ratio: float | Sequence[float] = 1.0,
-    method: str | None = None,
+    method: str | Method | None = None,
     max_new_tokens: int = 512,
     batch_size: int = 16,
 ) -> Answers:
@@ -258,7 +254,8 @@ def generate(
         adapter: what `train` returned, a folder or a hub name.
         ratio: the fraction of the chain to keep, one or several; 1.0 asks for the whole chain.
         method: how the model is asked. The default is "tokenskip" with an adapter and "original" without; the
-            prompt-only baselines, such as "be_concise", and your own "mypackage.module:METHOD" take no adapter.
+            prompt-only baselines, such as "be_concise", take no adapter. Your own is a `Method`, or the name
+            "mypackage.module:METHOD" of one.
         max_new_tokens: the most tokens an answer may have; `cut_off` tells which answers needed more.
         batch_size: questions decoded together.
 
@@ -276,7 +273,7 @@ def generate(
     from tokenskip_lib.problems.sets import check_problems
 
     ratios = [ratio] if isinstance(ratio, int | float) else list(dict.fromkeys(ratio))
-    changed(PruningSettings(), {"ratios": sorted(ratios)}, "generate")
+    check_ratios(ratios, "generate")
     name = _method_for(method, adapter is not None, ratios)
     problems = check_problems(rows_of(questions, name="questions", text="question"), needs_answer=False)
     settings = model.settings
@@ -305,10 +302,13 @@ def _trainable(pruned: PrunedChains, chain_id: str) -> ChainText:
     return chain
 
 
-def _method_for(method: str | None, adapted: bool, ratios: Sequence[float]) -> str:
+def _method_for(method: str | Method | None, adapted: bool, ratios: Sequence[float]) -> str:
     """The name of the method that `generate` asks by, if it goes with the adapter and the ratios given."""
-    from tokenskip_lib.evaluation.methods import find_method
+    from tokenskip_lib.evaluation.methods import Method, find_method, register_method
 
+    if isinstance(method, Method):
+        register_method(method)
+        method = method.name
     found = find_method(method or ("tokenskip" if adapted else "original"))
     if found.follows_original:
         raise InputError(f"generate: the budget of method '{found.name}' needs the original's answers; use a profile")

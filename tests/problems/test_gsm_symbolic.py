@@ -13,8 +13,8 @@ SIZE = 15
 
 @pytest.fixture(scope="module")
 def symbolic():
-    """split -> what gsm_symbolic gives of it under the smoke profile."""
-    profile = load_profile("smoke")
+    """split -> what gsm_symbolic gives of it under the demo profile."""
+    profile = load_profile("demo")
     return {split: load_problem_set("gsm_symbolic", split, SIZE, profile) for split in SYMBOLIC_SPLITS}
 
 
@@ -30,21 +30,21 @@ def test_the_split_ranges_cover_every_hash_once():
 
 
 def test_the_same_seed_gives_the_same_problems_and_another_seed_others(symbolic):
-    load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke")).problems.clear()  # a list of its own
-    again = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke"))
+    load_problem_set("gsm_symbolic", "test", SIZE, load_profile("demo")).problems.clear()  # a list of its own
+    again = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("demo"))
     assert again == symbolic["test"]
-    other = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("smoke", {"seed": 1}))
+    other = load_problem_set("gsm_symbolic", "test", SIZE, load_profile("demo", {"seed": 1}))
     assert other.problems != symbolic["test"].problems
 
 
 def test_a_question_stays_in_its_split_under_every_seed(symbolic):
-    other = load_problem_set("gsm_symbolic", "train", SIZE, load_profile("smoke", {"seed": 1}))
+    other = load_problem_set("gsm_symbolic", "train", SIZE, load_profile("demo", {"seed": 1}))
     refuse_shared_questions(other.problems, symbolic["test"].problems)
     assert {p.question for p in other.problems}.isdisjoint(p.question for p in symbolic["target"].problems)
 
 
 def test_a_smaller_size_is_the_beginning_of_a_larger_one(symbolic):
-    fewer = load_problem_set("gsm_symbolic", "train", 5, load_profile("smoke"))
+    fewer = load_problem_set("gsm_symbolic", "train", 5, load_profile("demo"))
     assert fewer.problems == symbolic["train"].problems[:5]
 
 
@@ -79,7 +79,7 @@ def test_the_last_equation_of_a_symbolic_solution_is_its_answer(symbolic):
 
 
 def test_gsm_symbolic_without_a_size_or_with_an_unknown_split_is_refused():
-    profile = load_profile("smoke")
+    profile = load_profile("demo")
     with pytest.raises(InputError, match="train_size"):
         load_problem_set("gsm_symbolic", "train", None, profile)
     with pytest.raises(InputError, match="did you mean 'test'"):
@@ -87,6 +87,6 @@ def test_gsm_symbolic_without_a_size_or_with_an_unknown_split_is_refused():
 
 
 def test_rules_that_no_problem_meets_are_refused_not_searched_for_ever():
-    profile = load_profile("smoke", {"problems.max_number": 1})
+    profile = load_profile("demo", {"problems.max_number": 1})
     with pytest.raises(InputError, match="only 0 of 1 train problems"):
         load_problem_set("gsm_symbolic", "train", 1, profile)

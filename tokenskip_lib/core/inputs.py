@@ -90,3 +90,22 @@ def _as_dict(item: Any, where: str, text: str) -> dict[str, Any]:
 def _is_missing(value: object) -> bool:
     # pandas writes NaN or NA where a cell is empty.
     return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+
+
+def check_ratios(ratios: Iterable[float], where: str) -> list[float]:
+    """The ratios in ascending order.
+
+    Raises:
+        InputError: there is none, or one is not a number above 0 and at most 1; `where` begins the message.
+
+    Example:
+        >>> check_ratios([0.9, 0.5], "prune")
+        [0.5, 0.9]
+    """
+    found = list(ratios)
+    for ratio in found:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+            raise InputError(f"{where}: ratio {ratio!r}; it is the fraction of tokens kept, above 0 and at most 1")
+    if not found:
+        raise InputError(f"{where}: no ratio; give at least one, for example 0.5")
+    return sorted(found)

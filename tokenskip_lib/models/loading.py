@@ -246,6 +246,9 @@ class TargetModel:
         self.settings = settings
         self.prompts = prompts or PromptSettings()
 
+    def __repr__(self) -> str:
+        return f"TargetModel({describe(self.settings)})"
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.settings)
