@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_records_to_the_byte(finished, tmp_path):
 
 
 def test_an_interrupted_evaluation_continues_to_the_same_predictions(finished, tmp_path):
-    # Whole lines lost and one torn, as after a kill: what comes back differs in wall time alone.
+    # A kill loses whole lines and tears one. The resumed run must give the same records, except for the seconds.
     lines = (finished / steps.PREDICTIONS).read_text().splitlines(keepends=True)
     folder = tmp_path / "resumed"
     folder.mkdir()

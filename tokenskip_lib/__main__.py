@@ -63,7 +63,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What comes before a command."""
+    """Options of the program itself, before the name of a command."""
 
 
 @app.command()

@@ -125,7 +125,7 @@ def setting_values(profile: Profile) -> dict[str, Any]:
 
 
 def is_how(key: str) -> bool:
-    """Whether a setting, by its dotted name, changes how the work is done and not what comes out.
+    """Whether a setting is marked HOW: it changes how the work is done, and the results stay the same.
 
     Example:
         >>> is_how("training.save_every"), is_how("training.epochs"), is_how("no.setting")

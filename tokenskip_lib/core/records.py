@@ -1,4 +1,4 @@
-"""The records that pass between stages, and the file they live in.
+"""The records that pass between stages, and the keys that identify them.
 
 A stage reads records and appends records; a killed stage continues where it stopped. This file
 knows nothing about models, prompts or notebooks.

@@ -1,6 +1,6 @@
 """The settings of each part of a run, validated. `profiles.py` puts them together in a profile.
 
-A setting marked HOW changes how the work is done (memory, speed, where a server is), not what comes out. A run never
+A setting marked HOW changes how the work is done (memory, speed, the address of a server); results stay. A run never
 refuses another value of it.
 """
 

@@ -17,7 +17,7 @@ C = TypeVar("C", bound=Record)  # a chain's text, or a scored chain
 
 
 def windows(chains: Iterable[C]) -> Iterator[list[C]]:
-    """The chains in runs of WINDOW, in order; no more than one run is held."""
+    """Groups of WINDOW chains, in order. Only one group is in memory at a time."""
     remaining = iter(chains)
     while window := list(islice(remaining, WINDOW)):
         yield window

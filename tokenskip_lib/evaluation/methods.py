@@ -217,7 +217,7 @@ def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
     Methods come in the profile's order, and the original is always first.
 
     Raises:
-        InputError: unknown method, two of one name, ratios for a method that takes none, or none for one that does.
+        InputError: a method is unknown or named twice, has ratios but takes none, or takes ratios but has none.
 
     Example:
         >>> method_ratios(EvaluationSettings(methods={"original": [], "tokenskip": [0.5, 0.9]}))

@@ -165,7 +165,7 @@ def find_card(name: str | None, dtype: str) -> tuple[Card, torch.dtype]:
 
 
 def _card_named(name: str) -> Card | None:
-    """A card of the table, or None for "cpu"."""
+    """The card with this name in CARDS; None if the name is "cpu"."""
     known = {card.lower(): card for card in (*CARDS, "cpu")}
     asked = name.strip().lower().replace(" ", "-")
     if asked in known:

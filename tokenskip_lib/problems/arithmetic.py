@@ -43,7 +43,7 @@ _OPERATORS = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
-_NO_NUMBER = "?"  # stands in an expression for a word that an operator follows
+_NO_NUMBER = "?"  # replaces a word before an operator, so that the expression cannot be evaluated
 
 
 def numbers(text: str) -> list[str]:

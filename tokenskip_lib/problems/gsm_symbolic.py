@@ -10,7 +10,7 @@ from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.problems.arithmetic import check_equations, numbers_in, writes_x
 
-# The hash of a question's text, modulo 100, gives the split that the question belongs to for ever.
+# A question's split is fixed: the hash of its text, modulo 100, chooses it.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
 _SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
 _TRIES = 200  # instances that are generated for each problem asked for, at most
