@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 
 from tokenskip_lib.core.records import InputError, Prediction
@@ -98,3 +99,13 @@ def test_a_second_run_redoes_nothing(smoke, places):
 def test_other_settings_are_refused_and_the_message_names_the_stage(smoke, places):
     with pytest.raises(InputError, match=r"training\.epochs.*--from 04"):
         run_notebooks("smoke", {**places, "training.epochs": 2})
+
+
+def test_without_a_run_the_notebook_of_the_results_shows_the_published_table(tmp_path, root):
+    source = root / "notebooks" / f"{NOTEBOOKS['evaluate']}.ipynb"
+    overrides = {"OVERRIDES": {"run_dir": str(tmp_path / "run")}}
+    executed = papermill.execute_notebook(source, tmp_path / "executed.ipynb", overrides, progress_bar=False)
+    shown = str([output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs])
+    published = pd.read_csv(root / "data" / "results" / "demo_metrics.csv")
+    assert "this run has not begun" in shown and f"{len(published)} rows (method x ratio)" in shown
+    assert not list((tmp_path / "run").glob("0*_*"))

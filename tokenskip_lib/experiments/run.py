@@ -130,6 +130,10 @@ class Run:
         state = read_state(self.folder)
         return state is not None and stage in state["stages"]
 
+    def has_begun(self) -> bool:
+        """Whether any stage has written records here. If none has, notebooks show the published tables."""
+        return any(self.folder.glob("0[1-5]_*"))
+
     def timings(self) -> dict[str, float]:
         """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
         stages = self.state["stages"]
@@ -155,7 +159,10 @@ class Run:
             return own
         published = root / PUBLISHED_RESULTS / f"{self.profile.name}_{name}" if root else own
         if not published.exists():
-            raise InputError(f"{relative(own)}: not there, and not published for profile '{self.profile.name}' either")
+            raise InputError(
+                f"{relative(own)}: not there, and not published for profile '{self.profile.name}' either; "
+                f"run `python -m tokenskip_lib run --profile {self.profile.name}` first"
+            )
         if changed := changed_settings(self.profile, load_profile(self.profile.name)):
             raise InputError(
                 f"{relative(own)}: not there, and the published one was made with another "

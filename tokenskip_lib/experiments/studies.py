@@ -20,7 +20,7 @@ from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.run import STUDIES, Run
-from tokenskip_lib.experiments.steps import CHAINS, METRICS, POLICY, PREDICTIONS, RECOVERY, STAGES, TIMINGS, stage_of
+from tokenskip_lib.experiments.steps import METRICS, POLICY, PREDICTIONS, RECOVERY, STAGES, TIMINGS, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
@@ -92,7 +92,7 @@ def study_table(run: Run, study: str) -> pd.DataFrame:
 
     A reader without a run sees the published results at once; the trainings would take hours.
     """
-    if (run.folder / CHAINS).exists():
+    if run.has_begun():
         return run_study(run, study)
     published = run.find_result(f"{study}.csv")
     print(f"this run has not begun: read from {relative(published)}")
