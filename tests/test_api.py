@@ -55,7 +55,7 @@ def test_the_example_runs_on_every_step(chains, model, tmp_path):
     adapter = ts.train(pruned, model, tmp_path / "out", **QUICK)
     answers = ts.generate(["What is 3 + 4?"], model, adapter=adapter, ratio=0.5, max_new_tokens=8)
     assert [chain.id for chain in scored] == [row["id"] for row in chains]
-    assert [(p.id, p.ratio) for p in pruned[:3]] == [("p0", 0.9), ("p0", 0.7), ("p0", 0.5)]
+    assert [(p.id, p.ratio) for p in pruned[:3]] == [("p0", 0.5), ("p0", 0.7), ("p0", 0.9)]
     assert adapter.summary["rows_trained"] + adapter.summary["rows_held_out"] == len(chains)
     [answer] = answers
     assert (answer.ratio, answer.method, answer.is_correct) == (0.5, "tokenskip", None)
@@ -125,8 +125,41 @@ def test_score_and_prune_give_what_the_command_line_gives(chains, model, tiny_ta
     command += ["--scorer", "cts", "--ratios", "0.9,0.5", "-o", str(out)]
     command += [word for setting in settings for word in ("--set", setting)]
     subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    pruned = ts.prune(ts.score(chains, model, scorer="cts"), ratios=[0.5, 0.9], model=model, keep_digits=True)
+    pruned = ts.prune(ts.score(chains, model, scorer="cts"), ratios=[0.9, 0.5], model=model, keep_digits=True)
     assert list(pruned) == read_jsonl(out, PrunedChain)
+
+
+def test_whole_outputs_are_pruned_as_on_the_command_line_and_trained_on_with_their_tails(
+    problems, tiny_target, tmp_path, tokenskip, monkeypatch
+):
+    from tokenskip_lib.training import lora
+
+    tails = {p.id: f"\n</think>\n\nIt is \\boxed{{{p.answer}}}." for p in problems}
+    rows = [
+        {"id": p.id, "question": p.question, "answer": p.answer, "output": f"<think>\n{p.solution}{tails[p.id]}"}
+        for p in problems
+    ]
+    source, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["prune", source, "--model", tiny_target, "--scorer", "position", "--ratios", "0.5", "-o", out]
+    done = tokenskip(*command, "--layout", "think")
+    assert done.returncode == 0 and "5 outputs\n" in done.stderr, done.stderr
+    model = ts.load(tiny_target, device="cpu", dtype="float32", prompts=PromptSettings(layout="think"))
+    pruned = ts.prune(ts.score(rows, model, scorer="position"), ratios=0.5, model=model)
+    assert list(pruned) == read_jsonl(out, PrunedChain) and "output" in pruned.to_pandas()
+    trained = []
+    monkeypatch.setattr(lora, "train_adapter", lambda model, tokenizer, rows, *args, **options: trained.extend(rows))
+    ts.train(pruned, model, tmp_path / "out", **QUICK)
+    assert [row.completion for row in trained] == [f"<think>\n{p.text}{tails[p.id]}" for p in pruned]
+    whole = ts.prune(
+        ts.score(
+            [{**row, "chain": p.solution} for row, p in zip(rows, problems, strict=True)], model, scorer="position"
+        ),
+        ratios=0.5,
+        model=model,
+    )
+    with pytest.raises(InputError, match=r"chain 'p0': prompts\.layout 'think' needs what followed it"):
+        ts.train(whole, model, tmp_path / "other", **QUICK)
 
 
 def test_prune_offers_every_option_of_a_profile(chains, model):
@@ -142,6 +175,20 @@ def test_prune_offers_every_option_of_a_profile(chains, model):
         build_scorer("random", model, ImportanceSettings(), seed=3).score(list(scored.chains.values()))
     )
     assert list(ts.prune(scored, ratios=0.5, model=model, drop_consecutive=True, **keep)) == expected
+
+
+def test_nothing_to_work_on_is_refused_as_on_the_command_line(chains, model):
+    import pandas as pd
+
+    for nothing in ([], (), pd.DataFrame({"chain": []})):
+        with pytest.raises(InputError, match="chains: there are none"):
+            ts.score(nothing, model)
+        with pytest.raises(InputError, match="questions: there are none"):
+            ts.generate(nothing, model)
+    scored = ts.score(chains, model, scorer="position")
+    for empty in ([], scored[:0]):
+        with pytest.raises(InputError, match="there are no chains"):
+            ts.prune(empty, model=model)
 
 
 @pytest.mark.parametrize(("ratios", "says"), [([0.5, 1.5], "ratio 1.5"), ([], "no ratio"), (0, "above 0")])

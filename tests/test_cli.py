@@ -111,6 +111,7 @@ def test_own_chains_are_pruned_at_the_ratios_asked_for(tokenskip, tmp_path, prob
     [
         (["--scorer", "positon"], "did you mean 'position'"),
         (["--scorer", "position", "--ratios", "0.9,half"], "--ratios 0.9,half"),
+        (["--scorer", "position", "--layout", "thinks"], "prompts.layout: Input should be 'answer' or 'think'"),
         (["--scorer", "llmlingua2", "--set", "importance.classifier=/nowhere"], "importance.classifier '/nowhere'"),
     ],
 )
@@ -124,6 +125,8 @@ def test_what_is_wrong_with_own_chains_is_one_line(tokenskip, tmp_path, argument
 
 def test_options_for_own_chains_need_a_file_of_them(command, tmp_path):
     _assert_refused(command("score", "--scorer", "random"), tmp_path, "--scorer goes with a file of CHAINS")
+    _assert_refused(command("prune", "--layout", "think"), tmp_path, "--layout goes with a file of CHAINS")
+    _assert_refused(command("prune", "-o", "x.jsonl"), tmp_path, "--output goes with a file of CHAINS")
 
 
 def test_help_lists_every_command_and_profiles_lists_every_profile(root):

@@ -26,7 +26,7 @@ Assignments = Annotated[
 OwnChains = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CHAINS.jsonl]", help="Your own chains (id, question, answer, chain a line); `-` reads a pipe."
+        metavar="[CHAINS.jsonl]", help="Your own: id, question, answer, chain (or output) a line; `-` reads a pipe."
     ),
 ]
 Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the file to write; `-` is a pipe.")]
@@ -39,6 +39,9 @@ ScorerName = Annotated[
 ]
 TargetName = Annotated[
     str | None, typer.Option(help="With CHAINS: the target model, whose tokens are counted; folder or hub name.")
+]
+Layout = Annotated[
+    str | None, typer.Option(help="With CHAINS that are whole outputs: answer, or think (the chain ends at </think>).")
 ]
 OptionalProfile = Annotated[
     str | None,
@@ -136,19 +139,21 @@ def score(
     output: Output = "-",
     scorer: ScorerName = None,
     model: TargetName = None,
+    layout: Layout = None,
     profile: OptionalProfile = None,
     assignments: Assignments = None,
 ) -> None:
     """Stage 2, importance of every part of every kept chain; or of your own CHAINS, spans and scores out."""
     if chains is None:
-        _refuse_without_chains(scorer=scorer, model=model, output=None if output == "-" else output)
+        _refuse_without_chains(output, scorer=scorer, model=model, layout=layout)
         _stage("score", profile or "demo", assignments)
     else:
         from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import score_file
         from tokenskip_lib.pruning.own_settings import own_settings
 
-        chosen = own_settings(profile, parse_overrides(assignments or []), scorer=scorer, model=model)
+        overrides = parse_overrides(assignments or [])
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, layout=layout)
         score_file(chains, output, TargetModel(chosen.target, chosen.prompts), chosen.importance, seed=chosen.seed)
 
 
@@ -162,12 +167,13 @@ def prune(
         str | None,
         typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5"),
     ] = None,
+    layout: Layout = None,
     profile: OptionalProfile = None,
     assignments: Assignments = None,
 ) -> None:
     """Stage 3, chains at every ratio and the training rows; or your own CHAINS at every ratio."""
     if chains is None:
-        _refuse_without_chains(scorer=scorer, model=model, ratios=ratios, output=None if output == "-" else output)
+        _refuse_without_chains(output, scorer=scorer, model=model, ratios=ratios, layout=layout)
         _stage("prune", profile or "demo", assignments)
     else:
         from tokenskip_lib.models.loading import TargetModel
@@ -175,7 +181,7 @@ def prune(
         from tokenskip_lib.pruning.own_settings import own_settings
 
         overrides = parse_overrides(assignments or [])
-        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios)
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
         target = TargetModel(chosen.target, chosen.prompts)
         prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
 
@@ -275,8 +281,8 @@ def _load(profile: str, assignments: list[str] | None) -> Profile:
     return load_profile(profile, parse_overrides(assignments or []))
 
 
-def _refuse_without_chains(**options: str | None) -> None:
-    for name, value in options.items():
+def _refuse_without_chains(output: str, **options: str | None) -> None:
+    for name, value in {**options, "output": None if output == "-" else output}.items():
         if value is not None:
             raise InputError(f"--{name} goes with a file of CHAINS; for a profile's stage use --set")
 

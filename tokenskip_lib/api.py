@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenskip_lib.core.inputs import Given, changed, check_ratios, items_of, rows_of
+from tokenskip_lib.core.inputs import Given, changed, check_ratios, rows_of
 from tokenskip_lib.core.paths import local_folder
 from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
-from tokenskip_lib.core.records import Chain, ChainText, InputError, PredictionKey, Problem, ScoredChain
+from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
     KeepSettings,
@@ -77,9 +77,10 @@ def score(
     """Give every word, number and symbol of chains of thought an importance score.
 
     Args:
-        chains: texts; dicts or DataFrame rows with `chain`, and with `id`, `question` and `answer` where known;
-            or records. Training needs question and answer, and so do the scorers that read them; of bare texts
-            `selective_context` scores the chain without its question.
+        chains: texts; dicts or DataFrame rows with `chain` (or a model's whole `output`, which is split by the
+            model's `prompts.layout`), and with `id`, `question` and `answer` where known; or records. Training needs
+            question and answer, and so do the scorers that read them; of bare texts `selective_context` scores the
+            chain without its question.
         model: the target model, from `load`.
         scorer: a scorer's name (`tokenskip score --help` lists them), your own as "mypackage.module:function",
             or a function: chains -> one list of scores a chain, one score for each span of `segment(chain.chain)`.
@@ -90,28 +91,24 @@ def score(
         One ScoredChain a chain, in order: text, spans (character positions) and importance (higher is kept).
 
     Raises:
-        InputError: an unknown scorer, or a chain that is empty or lacks what the scorer reads.
+        InputError: no chain, an unknown scorer, or a chain that is empty or lacks what the scorer reads.
     """
     from tqdm.auto import tqdm
 
     from tokenskip_lib.pruning.controls import FunctionScorer
-    from tokenskip_lib.pruning.own_chains import check_chains
+    from tokenskip_lib.pruning.own_rows import given_chains
     from tokenskip_lib.pruning.registry import build_scorer, find_scorer
     from tokenskip_lib.pruning.spans import segment
 
-    importance, items = changed(ImportanceSettings(), settings, "score"), items_of(chains, name="chains")
+    importance = changed(ImportanceSettings(), settings, "score")
     reads = find_scorer(scorer).reads if isinstance(scorer, str) else ()
-    if "answer" not in reads and all(isinstance(item, str) for item in items):
-        reads = ()  # bare texts have no question; a scorer that needs no answer does without
-    texts = list(check_chains(rows_of(items, name="chains", text="chain"), reads=reads))
+    given = given_chains(chains, reads, model.prompts.layout)
     built: Scorer
     if isinstance(scorer, str):
         built = build_scorer(scorer, model, importance, seed=seed)
     else:
         name = getattr(scorer, "__name__", type(scorer).__name__)
         built = FunctionScorer(name, scorer, segmenter=partial(segment, whole_latex=importance.whole_latex))
-    # A record stays as it is: a Chain also knows what the model wrote after its chain.
-    given = [item if isinstance(item, ChainText) else text for item, text in zip(items, texts, strict=True)]
     scored: list[ScoredChain] = []
     with tqdm(total=len(given), unit="chain", desc=f"importance: {built.name}") as bar:
         for window in windows(given):
@@ -132,7 +129,7 @@ def prune(
     Args:
         scored: what `score` returned.
         model: the target model; the ratio is a fraction of its tokens.
-        ratios: fractions of the tokens that stay, each above 0 and at most 1.
+        ratios: fractions of the tokens that stay, each above 0 and at most 1; in any order.
         keep: fields of `KeepSettings`, all off by default. keep_tokens=["Step", ":"]: these texts stay, whatever
             their score. keep_digits=True: every number stays; a chain may become longer than its ratio asks.
             keep_operators=True: operators stay as far as the ratio has room, "=" is the first of them to go.
@@ -140,16 +137,19 @@ def prune(
             `keep_tokens` that become neighbours, only the first stays.
 
     Returns:
-        One PrunedChain for each chain and ratio: text, kept (indices of spans), tokens, actual_ratio.
+        One PrunedChain for each chain and ratio, ratios ascending: text, kept (indices of spans), tokens,
+        actual_ratio; and output, for a chain that came in a whole output.
 
     Raises:
-        InputError: a ratio outside (0, 1], no ratio, an unknown setting, chains without scores, or two with one id.
+        InputError: a ratio outside (0, 1], no ratio, an unknown setting, no chain, chains without scores, or two with
+            one id.
     """
     from tqdm.auto import tqdm
 
+    from tokenskip_lib.pruning.own_rows import in_outputs
     from tokenskip_lib.pruning.registry import build_pruner
 
-    wanted = [ratios] if isinstance(ratios, int | float) else list(dict.fromkeys(ratios))
+    wanted = [ratios] if isinstance(ratios, int | float) else dict.fromkeys(ratios)
     kept = changed(KeepSettings(), keep, "prune")
     settings = PruningSettings(ratios=check_ratios(wanted, "prune"), **kept.model_dump())
     if not isinstance(scored, ScoredChains):
@@ -157,15 +157,15 @@ def prune(
         if not all(isinstance(chain, ScoredChain) for chain in scored):
             raise InputError("prune takes what `score` returned: chains with an importance for every span")
         scored = ScoredChains(scored)
+    if not scored:
+        raise InputError("prune: there are no chains; give at least one")
     prune_window = build_pruner(model, settings, ImportanceSettings())
     pruned = []
     with tqdm(total=len(scored), unit="chain", desc="pruning") as bar:
         for window in windows(scored):
-            pruned += prune_window(window)
+            pruned += in_outputs(prune_window(window), scored.chains)
             bar.update(len(window))
-    place = {ratio: position for position, ratio in enumerate(wanted)}
-    order = {chain.id: position for position, chain in enumerate(scored)}
-    return PrunedChains(sorted(pruned, key=lambda chain: (order[chain.id], place[chain.ratio])), scored)
+    return PrunedChains(pruned, scored)
 
 
 def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[str], **recipe: Any) -> Adapter:
@@ -197,12 +197,6 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
     chains = [_trainable(pruned, chain_id) for chain_id in dict.fromkeys(chain.id for chain in pruned)]
-    tails = None
-    if model.prompts.layout == "think":
-        outputs = [chain for chain in chains if isinstance(chain, Chain)]
-        if len(outputs) < len(chains):
-            raise InputError("train: prompts.layout 'think' needs what followed each chain: give `score` Chain records")
-        tails = own_tails(outputs)
     ratios = sorted({chain.ratio for chain in pruned})
     rows = build_sft_rows(
         choose_chains(pruned, [chain.id for chain in chains], ratios, settings, seed=seed),
@@ -211,7 +205,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
         model.prompts,
         held_out=settings.held_out,
         seed=seed,
-        tails=tails,
+        tails=own_tails(chains) if model.prompts.layout == "think" else None,
     )
     made_with = {
         "model": model.settings.model,
@@ -264,8 +258,8 @@ def generate(
         is known.
 
     Raises:
-        InputError: a question without text, no such adapter or method, a ratio outside (0, 1] or for a method
-            that takes none.
+        InputError: no question, one without text, no such adapter or method, a ratio outside (0, 1] or for a
+            method that takes none.
     """
     from tokenskip_lib.evaluation.predictions import predict_all
     from tokenskip_lib.inference.engine import TransformersEngine
@@ -275,7 +269,7 @@ def generate(
     ratios = [ratio] if isinstance(ratio, int | float) else list(dict.fromkeys(ratio))
     check_ratios(ratios, "generate")
     name = _method_for(method, adapter is not None, ratios)
-    problems = check_problems(rows_of(questions, name="questions", text="question"), needs_answer=False)
+    problems = check_problems(rows_of(questions, name="questions", text="question"))
     settings = model.settings
     loaded = model.model if adapter is None else load_model(settings, adapter=local_folder(os.fspath(adapter)))
     engine = TransformersEngine(

@@ -362,7 +362,7 @@ def test_the_chain_ends_where_the_references_does_but_for_outputs_torn_or_double
 
 @pytest.mark.parametrize(("name", "mark"), [("gsm8k_test", "\n#### "), ("math500_test", "")])
 def test_the_data_sets_own_solutions_are_right_and_shuffled_ones_are_not(data_folder, name, mark):
-    problems = read_problems(data_folder / f"{name}.jsonl")
+    problems = read_problems(data_folder / f"{name}.jsonl").problems
     golds = [problem.answer for problem in problems]
     stated = [split_output(p.solution + (mark + p.answer if mark else "")).prediction for p in problems]
     assert all(map(is_correct, stated, golds))
@@ -372,7 +372,7 @@ def test_the_data_sets_own_solutions_are_right_and_shuffled_ones_are_not(data_fo
 
 
 def test_published_latex_answers_survive_the_split(data_folder):
-    for problem in read_problems(data_folder / "math500_test.jsonl"):
+    for problem in read_problems(data_folder / "math500_test.jsonl").problems:
         parts = split_output("Some chain." + answer_tail(problem.answer))
         assert (parts.chain, parts.prediction) == ("Some chain.\n\n", problem.answer)
         assert is_correct(parts.prediction, problem.answer)

@@ -10,6 +10,7 @@ from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS
 from tokenskip_lib.problems.sets import (
     PROBLEM_SETS,
     ProblemSet,
+    check_problems,
     is_published,
     load_problem_set,
     load_problems,
@@ -90,8 +91,81 @@ def test_own_choices_are_refused_by_row(tmp_path, row, message):
 def test_own_choices_are_read(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"problem": "2 + 2?", "choices": ["3", "4"], "answer": "B"}) + "\n")
-    [problem] = read_problems(path)
+    [problem] = read_problems(path).problems
     assert (problem.question, problem.answer) == ("2 + 2?\n(A) 3\n(B) 4", "B")
+
+
+@pytest.mark.parametrize("options", [["3", "4"], {"A": "3", "B": "4"}, {"label": ["A", "B"], "text": ["3", "4"]}])
+def test_own_options_are_choices(tmp_path, capsys, options):
+    row = {"id": 0, "question": "2 + 2?", "options": options, "answer": "B"}
+    [problem] = read_problems(_write(tmp_path / "own.jsonl", row)).problems
+    assert problem == Problem(id="0", question="2 + 2?\n(A) 3\n(B) 4", answer="B")
+    assert capsys.readouterr().err == ""
+
+
+def test_fields_that_are_not_read_are_named(tmp_path, capsys):
+    rows = [
+        {"question": "2 + 2?", "choices": ["3", "4"], "options": ["5"], "answer": "B", "level": 1},
+        {"question": "q", "problem": "r", "answer": "1", "target": None, "source": "x"},
+    ]
+    path = _write(tmp_path / "own.jsonl", *rows)
+    assert [p.question for p in read_problems(path).problems] == ["2 + 2?\n(A) 3\n(B) 4", "q"]
+    assert capsys.readouterr().err == f"{path}: fields that are not read: level, options, problem, source\n"
+    check_problems([("questions[0]", {"id": "a", "question": "q", "topic": "x"})])
+    assert capsys.readouterr().err == "questions: fields that are not read: topic\n"
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("So $x=\\boxed 9$.", "9"),
+        ("We get $\\boxed 2$", "2"),
+        ("Thus $\\boxed \\frac{1}{2} x$ it is.", "\\frac{1}{2} x"),
+        ("\\[y = \\boxed 7.\\]", "7"),
+        ("It is \\boxed 12, no more.", "12"),
+        ("First $\\boxed{3}$, then $\\fbox 4$.", "4"),
+        ("First $\\boxed 3$, then $\\boxed{4}$.", "4"),
+        ("In \\fbox {x + 1}", "x + 1"),
+        ("None.", None),
+        ("Empty: $\\boxed{}$", None),
+        ("Torn: \\boxed{4", None),
+        ("A \\boxedfigure 4", None),
+    ],
+)
+def test_a_box_is_read_with_braces_and_without(tmp_path, solution, answer):
+    rows = [{"id": "a", "problem": "q", "solution": solution}, {"id": "b", "problem": "r", "answer": "1"}]
+    loaded = read_problems(_write(tmp_path / "own.jsonl", *rows))
+    assert {p.id: p.answer for p in loaded.problems} == ({"b": "1"} if answer is None else {"a": answer, "b": "1"})
+    assert sum(loaded.dropped.values()) == (answer is None)
+
+
+MATH_ROWS = [
+    {"problem": "Find $x$.", "solution": "So $x=\\boxed 9$.", "level": "Level 1", "type": "Algebra"},
+    {"problem": "Draw it.", "solution": "See the figure.", "level": "Level 1", "type": "Geometry"},
+    {"problem": "Find $y$.", "solution": "So $y=\\boxed{\\frac{1}{2}}$.", "level": "Level 2", "type": "Algebra"},
+    *({"problem": f"Draw {n}.", "solution": "See.", "level": "Level 1", "type": "Geometry"} for n in range(4)),
+]
+
+
+@pytest.mark.parametrize("from_hub", [True, False])
+def test_a_profile_of_math_loads_and_says_which_rows_state_no_answer(monkeypatch, tmp_path, from_hub):
+    import datasets
+
+    asked = {
+        "DigitalLearningGmbH/MATH-lighteval": MATH_ROWS,
+        "HuggingFaceH4/MATH-500": [{"problem": "Find $z$.", "solution": "", "answer": "3", "unique_id": "t/1"}],
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub, config, split: asked[hub])
+    own = {} if from_hub else {"problems.train": str(_write(tmp_path / "mine.jsonl", *MATH_ROWS))}
+    profile = load_profile("llama3.1-8b-math", own)
+    loaded = load_problems(profile, "train")
+    assert [(p.question, p.answer) for p in loaded.problems] == [("Find $x$.", "9"), ("Find $y$.", "\\frac{1}{2}")]
+    ids = ("math-train-1", "math-train-3", "math-train-4") if from_hub else ("mine-2", "mine-4", "mine-5")
+    reason = f"no answer given, and none boxed in the solution ({', '.join(ids)} and 2 more)"
+    assert loaded.dropped == {reason: 5}
+    assert [p.answer for p in load_problems(profile, "test").problems] == ["3"]
+    with pytest.raises(InputError, match="3 problems asked for, 2 there are"):
+        load_problem_set(profile.problems.train, "train", 3, profile)
 
 
 def test_a_new_problem_set_is_one_entry(monkeypatch):
@@ -147,7 +221,7 @@ def test_a_gsm8k_style_file_is_split_into_solution_and_answer(tmp_path):
         {"problem": "What is it?", "answer": 5, "cot": "2+3 = 5", "unique_id": "u/1.json"},
         {"id": "z", "question": "Which?", "solution": "It is \\boxed{\\frac{1}{2}}."},
     )
-    first, second, third = read_problems(path)
+    first, second, third = read_problems(path).problems
     assert first == Problem(
         id="own-1", question="How many?", answer="18", solution="She sells 16 - 3 = 13.\nThen 13 + 5 = 18."
     )
@@ -155,22 +229,23 @@ def test_a_gsm8k_style_file_is_split_into_solution_and_answer(tmp_path):
     assert (third.id, third.answer) == ("z", "\\frac{1}{2}")
 
 
-@pytest.mark.parametrize(
-    ("row", "missing"),
-    [
-        ({"question": "q"}, "answer"),
-        ({"question": "q", "answer": " "}, "answer"),
-        ({"question": "q", "answer": None}, "answer"),
-        ({"question": "q", "answer": "2 + 2 = 4 ####"}, "answer"),
-        ({"answer": "3"}, "question"),
-        ({"question": "", "answer": "3"}, "question"),
-    ],
-)
-def test_a_row_without_question_or_answer_is_refused_with_file_and_row(tmp_path, row, missing):
+@pytest.mark.parametrize("row", [{"answer": "3"}, {"question": " ", "answer": "3"}, {"choices": ["a", "b"]}])
+def test_a_row_without_question_is_refused_with_file_and_row(tmp_path, row):
     path = _write(tmp_path / "own.jsonl", {"question": "q0", "answer": "1"}, row)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"{path}:2: no question"):
         read_problems(path)
-    assert f"{path}:2" in str(caught.value) and missing in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"answer": " "}, {"answer": None}, {"answer": "4 ####"}, {"choices": ["a", "b"]}]
+)
+def test_a_row_without_answer_is_left_out_and_named_unless_no_row_has_one(tmp_path, extra):
+    row = {"question": "q", **extra}
+    loaded = read_problems(_write(tmp_path / "own.jsonl", {"question": "q0", "answer": 0}, row))
+    assert [problem.answer for problem in loaded.problems] == ["0"]
+    assert loaded.dropped == {"no answer given, and none boxed in the solution (own-2)": 1}
+    with pytest.raises(InputError, match=r"own\.jsonl: no row has an answer"):
+        read_problems(_write(tmp_path / "own.jsonl", row))
 
 
 def test_a_file_without_rows_and_one_with_a_repeated_id_are_refused(tmp_path):
@@ -197,11 +272,11 @@ def test_a_test_question_that_is_also_trained_on_is_refused(problems):
 
 
 def test_the_published_files_are_read_whole(data_folder):
-    gsm8k = read_problems(data_folder / "gsm8k_test.jsonl")
-    math500 = read_problems(data_folder / "math500_test.jsonl")
+    gsm8k = read_problems(data_folder / "gsm8k_test.jsonl").problems
+    math500 = read_problems(data_folder / "math500_test.jsonl").problems
     assert (len(gsm8k), len(math500)) == (1319, 500)
     assert gsm8k[0].answer == "18" and gsm8k[0].solution.startswith("Janet sells 16 - 3 - 4 = 9 duck eggs")
     assert all("<<" not in p.solution and "####" not in p.answer for p in gsm8k)
     assert math500[0].answer == "\\left( 3, \\frac{\\pi}{2} \\right)"
     assert all(p.solution for p in [*gsm8k, *math500])
-    refuse_shared_questions(read_problems(data_folder / "gsm8k_train.jsonl"), gsm8k)
+    refuse_shared_questions(read_problems(data_folder / "gsm8k_train.jsonl").problems, gsm8k)

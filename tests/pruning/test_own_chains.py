@@ -15,7 +15,7 @@ from tokenskip_lib.models import loading
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning import controls, own_chains
-from tokenskip_lib.pruning.own_chains import read_chains
+from tokenskip_lib.pruning.own_rows import read_chains
 from tokenskip_lib.pruning.prune import prune_many
 from tokenskip_lib.pruning.registry import build_scorer
 
@@ -61,44 +61,6 @@ def test_own_chains_are_read_one_by_one_and_other_fields_are_left_alone(source, 
     assert [c.model_dump() for c in chains] == [
         {name: row[name] for name in ("id", "question", "answer", "chain")} for row in rows
     ]
-
-
-def test_reading_does_not_run_ahead(tmp_path):
-    path = tmp_path / "chains.jsonl"
-    path.write_text('{"id": "a", "chain": "x"}\nbroken\n')
-    chains = read_chains(str(path))
-    assert next(chains).id == "a"
-    with pytest.raises(InputError, match=r"chains\.jsonl:2: not JSON"):
-        next(chains)
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ('{"id": "b"}', "no 'chain'"),
-        ('{"chain": "x"}', "no 'id'"),
-        ('{"id": "b", "chain": " \\n"}', "chain 'b' is empty"),
-        ('{"id": "a", "chain": "x"}', "id 'a' was there before"),
-        ('{"id": "b", "chain": ["x"]}', "chain: a text or a number, not list"),
-        ('{"id": true, "chain": "x"}', "id: a text or a number, not bool"),
-        ('{"id": "", "chain": "x"}', "no 'id'"),
-        ('{"id": "b", "chain": "x \\ud800"}', "surrogate"),
-        ("[1]", "expected an object"),
-    ],
-)
-def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, says):
-    path = tmp_path / "chains.jsonl"
-    path.write_text(f'{{"id": "a", "chain": "x"}}\n{line}\n')
-    with pytest.raises(InputError) as caught:
-        list(read_chains(str(path)))
-    assert f"{path}:2: " in str(caught.value) and says in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_numbers_may_stand_for_ids_and_answers(tmp_path):
-    path = tmp_path / "chains.jsonl"
-    path.write_text('{"id": 7, "answer": 12, "chain": "x"}\n')
-    [chain] = read_chains(str(path))
-    assert (chain.id, chain.answer) == ("7", "12")
 
 
 @pytest.mark.parametrize("scorer", ["selective_context", "mist", "position"])
@@ -217,11 +179,51 @@ def test_an_output_that_is_the_input_or_a_folder_or_out_of_reach_is_refused(tiny
     assert Path(source).read_bytes() == before
 
 
-def test_a_file_without_chains_is_named(tiny_profile, tmp_path):
-    (tmp_path / "empty.jsonl").write_text("\n")
-    profile = _with(tiny_profile, importance={"scorer": "random"})
-    with pytest.raises(InputError, match="no chains in it"):
-        score_file(str(tmp_path / "empty.jsonl"), str(tmp_path / "o.jsonl"), profile)
+@pytest.mark.parametrize("rows", ["", "\n", '{"id": "a", "output": "<think></think>7"}\n'])
+def test_a_file_or_pipe_without_chains_is_named_and_leaves_nothing_behind(tiny_profile, tmp_path, monkeypatch, rows):
+    (tmp_path / "empty.jsonl").write_text(rows)
+    before = set(tmp_path.iterdir())
+    profile = _with(tiny_profile, importance={"scorer": "random"}, prompts={"layout": "think"})
+    for write in (score_file, prune_file):
+        for source in (str(tmp_path / "empty.jsonl"), "-"):
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+            with pytest.raises(InputError, match="no chains in it"):
+                write(source, str(tmp_path / "o.jsonl"), profile)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_whole_outputs_are_scored_by_their_chain_and_pruned_within_their_tags(
+    tiny_profile, problems, tmp_path, capsys, monkeypatch
+):
+    tail, source = "\n</think>\n\nIt is \\boxed{7}.", tmp_path / "outputs.jsonl"
+    outputs = {p.id: f"<think>\n{p.solution}{tail}" for p in problems}
+    rows = [{"id": name, "output": output} for name, output in outputs.items()]
+    source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "cut", "output": "<think>\nHe has 3"}]))
+    profile = _with(tiny_profile, importance={"scorer": "random"}, prompts={"layout": "think"})
+    score_file(str(source), str(tmp_path / "scored.jsonl"), profile)
+    prune_file(str(source), str(tmp_path / "pruned.jsonl"), profile)
+    report = "6 outputs; 1 state no answer, and are used (cut)"
+    assert [line for line in capsys.readouterr().err.splitlines() if "output" in line] == [report] * 2
+    scored = read_jsonl(tmp_path / "scored.jsonl", ScoredChain)
+    assert [chain.text for chain in scored] == [*(p.solution for p in problems), "He has 3"]
+    pruned = read_jsonl(tmp_path / "pruned.jsonl", PrunedChain)
+    assert len(pruned) == 6 * len(profile.pruning.ratios)
+    for record in pruned:
+        whole = outputs.get(record.id, "<think>\nHe has 3")
+        assert record.output == f"<think>\n{record.text}" + (tail if record.id in outputs else "")
+        assert record.ratio < 1 or record.output == whole
+    chains = [{"id": p.id, "chain": p.solution} for p in problems]
+    plain = tmp_path / "chains.jsonl"
+    plain.write_text("".join(json.dumps(row) + "\n" for row in chains))
+    prune_file(str(plain), str(tmp_path / "plain.jsonl"), profile)
+    expected = [record.model_copy(update={"output": None}) for record in pruned if record.id != "cut"]
+    assert read_jsonl(tmp_path / "plain.jsonl", PrunedChain) == expected
+    whole_file = (tmp_path / "pruned.jsonl").read_bytes()
+    (tmp_path / "pruned.jsonl").write_bytes(whole_file[: len(whole_file) // 2])
+    prune_file(str(source), str(tmp_path / "pruned.jsonl"), profile)
+    assert (tmp_path / "pruned.jsonl").read_bytes() == whole_file
+    with pytest.raises(InputError, match="made with other settings"):
+        prune_file(str(source), str(tmp_path / "pruned.jsonl"), _with(profile, prompts={"layout": "answer"}))
 
 
 def test_what_a_scorer_reads_must_be_in_every_row(tiny_profile, source, tmp_path):

@@ -1,28 +1,44 @@
 """Training rows for other trainers: the same tokens, in the files that those read."""
 
+import copy
 import json
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
-from tokenskip_lib.core.records import InputError, PrunedChain
+from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.models.prompts import encode_prompt
 from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.rows import build_sft_rows
 
-RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+# Of the kind of DeepSeek-R1's: what an assistant thought, all that stands before </think>, is deleted.
+R1_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
+    "{% if message['role'] == 'user' %}<｜User｜>{{ content }}"
+    "{% else %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "<｜Assistant｜>{{ content }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
+THINKING = PromptSettings(layout="think", system="")
 
 
-def _pruned(problem, ratio=0.5) -> PrunedChain:
-    return PrunedChain(
-        id=problem.id, scorer="s", ratio=ratio, text=problem.solution, kept=[0], tokens=5, original_tokens=10
+@pytest.fixture(params=["", "<think>\n"], ids=["unopened", "opened"])
+def r1_tokenizer(request, tiny_tokenizer):
+    """A tokenizer with a template of the R1 kind: newer ones open the thought in the prompt."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = R1_TEMPLATE.replace(
+        "<｜Assistant｜>{% endif %}", f"<｜Assistant｜>{request.param}{{% endif %}}"
     )
+    return tokenizer
 
 
 @pytest.fixture
-def rows(problems, tiny_tokenizer):
-    chains = [_pruned(problem, RATIOS[index]) for index, problem in enumerate(problems)]
-    by_id = {problem.id: problem for problem in problems}
-    return build_sft_rows(chains, by_id, tiny_tokenizer, PromptSettings(), held_out=0.4, seed=0)
+def thoughts(problems, pruned_of, r1_tokenizer):
+    """Training rows of a model that thinks, one for each problem."""
+    chains, by_id = [pruned_of(problem) for problem in problems], {problem.id: problem for problem in problems}
+    tails = {problem.id: f"\n</think>\n\nIt is {problem.answer}." for problem in problems}
+    return build_sft_rows(chains, by_id, r1_tokenizer, THINKING, held_out=0, seed=0, tails=tails)
 
 
 def _lines(path) -> list[dict]:
@@ -42,12 +58,44 @@ def test_rows_for_trl_are_the_tokens_that_we_train_on(problems, rows, tiny_token
         assert whole.rstrip("\n") == row.prompt + row.completion + tiny_tokenizer.eos_token
 
 
-def test_rows_for_trl_in_the_references_formats_are_plain_text(problems, tiny_tokenizer, tmp_path):
+def test_rows_for_trl_in_the_references_formats_are_plain_text(problems, pruned_of, tiny_tokenizer, tmp_path):
     prompts = PromptSettings(format="reference_qwen")
-    chains, by_id = [_pruned(problems[0])], {problems[0].id: problems[0]}
+    chains, by_id = [pruned_of(problems[0])], {problems[0].id: problems[0]}
     made = build_sft_rows(chains, by_id, tiny_tokenizer, prompts, held_out=0.0, seed=0)
     [path] = export_rows(made, by_id, tiny_tokenizer, prompts, "trl", tmp_path)
     assert _lines(path) == [{"prompt": made[0].prompt, "completion": made[0].completion}]
+
+
+def test_rows_of_a_model_that_thinks_keep_their_chains_in_trl(problems, thoughts, r1_tokenizer, tmp_path):
+    by_id = {problem.id: problem for problem in problems}
+    [path] = export_rows(thoughts, by_id, r1_tokenizer, THINKING, "trl", tmp_path)
+    for row, problem, line in zip(thoughts, problems, _lines(path), strict=True):
+        text = line["prompt"] + line["completion"]  # as trl does with plain text, before it adds the end token
+        assert text == row.prompt + row.completion and text.count("<think>") == text.count("</think>") == 1
+        assert f"<think>\n{problem.solution}\n</think>" in text and problem.solution not in line["prompt"]
+        turns = [{"role": "user", "content": problem.question}, {"role": "assistant", "content": line["completion"]}]
+        assert problem.solution not in r1_tokenizer.apply_chat_template(turns, tokenize=False)  # why no messages
+
+
+def test_plain_rows_for_trl_have_one_start_token_after_its_tokenization(problems, thoughts, r1_tokenizer, tmp_path):
+    first = r1_tokenizer.bos_token_id
+    adding = copy.deepcopy(r1_tokenizer)
+    start = (r1_tokenizer.bos_token, first)
+    adding.backend_tokenizer.post_processor = TemplateProcessing(single=f"{start[0]} $A", special_tokens=[start])
+    by_id = {problem.id: problem for problem in problems}
+    for tokenizer in (r1_tokenizer, adding):
+        [path] = export_rows(thoughts, by_id, tokenizer, THINKING, "trl", tmp_path)
+        for row, line in zip(thoughts, _lines(path), strict=True):
+            assert tokenizer(line["prompt"]).input_ids == encode_prompt(tokenizer, row.prompt)
+            assert tokenizer(line["prompt"] + line["completion"]).input_ids.count(first) == 1
+
+
+def test_rows_of_a_model_that_thinks_open_the_thought_in_llama_factory(problems, thoughts, r1_tokenizer, tmp_path):
+    by_id = {problem.id: problem for problem in problems}
+    export_rows(thoughts, by_id, r1_tokenizer, THINKING, "llamafactory", tmp_path)
+    for problem, line in zip(problems, _lines(tmp_path / "train.jsonl"), strict=True):
+        assert line["output"] == f"<think>\n{problem.solution}\n</think>\n\nIt is {problem.answer}."
+        assert "<think>" not in line["instruction"]
 
 
 def test_rows_for_llama_factory_carry_the_marker_and_are_described(problems, rows, tiny_tokenizer, tmp_path):

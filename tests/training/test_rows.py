@@ -5,26 +5,13 @@ from collections import Counter
 
 import pytest
 
-from tokenskip_lib.core.records import PrunedChain, SFTRow
-from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.core.records import SFTRow
+from tokenskip_lib.core.settings import PromptSettings, PruningSettings
 from tokenskip_lib.models.prompts import answer_tail, build_prompt
 from tokenskip_lib.problems.grading import split_output
 from tokenskip_lib.training.rows import build_sft_rows, draw_ratios
 
-RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-
-
-def _pruned(problem, ratio=0.5) -> PrunedChain:
-    return PrunedChain(
-        id=problem.id, scorer="s", ratio=ratio, text=problem.solution, kept=[0], tokens=5, original_tokens=10
-    )
-
-
-@pytest.fixture
-def rows(problems, tiny_tokenizer):
-    chains = [_pruned(problem, RATIOS[index]) for index, problem in enumerate(problems)]
-    by_id = {problem.id: problem for problem in problems}
-    return build_sft_rows(chains, by_id, tiny_tokenizer, PromptSettings(), held_out=0.4, seed=0)
+RATIOS = PruningSettings().ratios
 
 
 def test_ratios_are_drawn_evenly_one_a_problem():
@@ -50,9 +37,9 @@ def test_a_row_is_the_marked_question_then_the_pruned_chain_and_the_untouched_an
         assert row.completion == problem.solution + answer_tail(problem.answer)
 
 
-def test_a_share_of_the_rows_is_held_out_and_the_seed_says_which(problems, tiny_tokenizer):
+def test_a_share_of_the_rows_is_held_out_and_the_seed_says_which(problems, pruned_of, tiny_tokenizer):
     def held_out(share, seed):
-        chains = [_pruned(problems[0].model_copy(update={"id": f"p{i}"})) for i in range(40)]
+        chains = [pruned_of(problems[0].model_copy(update={"id": f"p{i}"})) for i in range(40)]
         by_id = {chain.id: problems[0] for chain in chains}
         made = build_sft_rows(chains, by_id, tiny_tokenizer, PromptSettings(), held_out=share, seed=seed)
         return [row.id for row in made if row.held_out]
@@ -67,11 +54,13 @@ def test_an_sft_row_refuses_what_is_no_row():
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_thinking_row_prunes_the_thinking_and_keeps_what_the_model_wrote_after_it(problems, tiny_tokenizer, opened):
+def test_a_thinking_row_prunes_the_thinking_and_keeps_what_the_model_wrote_after_it(
+    problems, pruned_of, tiny_tokenizer, opened
+):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     if opened:  # as in the templates of some of these models
         tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
-    chain = _pruned(problems[0]).model_copy(update={"text": "7 apples."})
+    chain = pruned_of(problems[0]).model_copy(update={"text": "7 apples."})
     tails = {chain.id: "\n</think>\n\nTom has 7."}
     settings = PromptSettings(layout="think", system="")
     by_id = {chain.id: problems[0]}

@@ -47,14 +47,21 @@ def rows_of(given: Given, *, name: str, text: str) -> Iterator[tuple[str, dict[s
 
 
 def items_of(given: Given, *, name: str) -> list[Any]:
-    """The items of what was given; one item alone is a list of one."""
+    """The items of what was given; one item alone is a list of one.
+
+    Raises:
+        InputError: there is no item, or it is of another type.
+    """
     if isinstance(given, str | Mapping | Record):
         return [given]
     if hasattr(given, "columns"):  # a DataFrame, asked without importing pandas
-        return cast("pd.DataFrame", given).to_dict("records")
+        given = cast("pd.DataFrame", given).to_dict("records")
     if not isinstance(given, Iterable):
         raise InputError(f"{name}: a list of texts, dicts or records, not {type(given).__name__}")
-    return list(given)
+    items = list(given)
+    if not items:
+        raise InputError(f"{name}: there are none; give at least one")
+    return items
 
 
 def changed(settings: S, changes: Mapping[str, Any], where: str) -> S:

@@ -4,10 +4,10 @@ A stage reads records and appends records; a killed stage continues where it sto
 knows nothing about models, prompts or notebooks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class InputError(ValueError):
@@ -78,6 +78,23 @@ class ChainText(Record):
     chain: str
 
 
+class OutputChain(ChainText):
+    """A chain that was split off the whole output of a model; `output` holds its tags and its answer too."""
+
+    output: str
+
+    def output_with(self, chain: str) -> str:
+        """The output with another chain in place of its own.
+
+        Example:
+            >>> whole = OutputChain(id="a", chain="So 3 + 4 = 7.", output="<think>So 3 + 4 = 7.</think>It is 7.")
+            >>> whole.output_with("3 + 4 = 7")
+            '<think>3 + 4 = 7</think>It is 7.'
+        """
+        before, _, after = self.output.partition(self.chain)
+        return before + chain + after
+
+
 class Chain(ChainText):
     """What the target model answered to one problem, split into chain of thought and answer.
 
@@ -111,7 +128,8 @@ class PrunedChain(Record):
     """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending.
 
     It is None where the text was not pruned by spans (llmlingua mode); `tokens_cut` are the classifier's
-    tokens that llmlingua then drops unseen, at any ratio.
+    tokens that llmlingua then drops unseen, at any ratio. `output` is the whole output with the pruned chain in it;
+    records of chains that came without an output do not have this field.
     """
 
     scorer: str
@@ -121,6 +139,7 @@ class PrunedChain(Record):
     tokens: int
     original_tokens: int
     tokens_cut: int = 0
+    output: str | None = Field(default=None, exclude_if=lambda output: output is None)
 
     @property
     def key(self) -> PrunedKey:
@@ -180,3 +199,14 @@ def first_error(error: ValidationError) -> str:
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     return f"{field}: {problem['msg'].removeprefix('Value error, ')}" if field else problem["msg"]
+
+
+def few_of(ids: Sequence[str]) -> str:
+    """The first three ids, and how many more there are.
+
+    Example:
+        >>> few_of(["a", "b"]), few_of(["a", "b", "c", "d", "e"])
+        ('a, b', 'a, b, c and 2 more')
+    """
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(ids[:3]) + more

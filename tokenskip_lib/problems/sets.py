@@ -5,6 +5,7 @@ A new problem set is one entry of PROBLEM_SETS. This module knows nothing about 
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from string import ascii_uppercase
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
-from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.records import InputError, Problem, few_of
 from tokenskip_lib.core.store import parse_record, read_json_rows
 from tokenskip_lib.problems.grading import last_boxed
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, generate_problems, normalise_question
@@ -25,6 +26,17 @@ MMLU_STEM = (
     "elementary_mathematics", "high_school_biology", "high_school_chemistry", "high_school_computer_science",
     "high_school_mathematics", "high_school_physics", "high_school_statistics", "machine_learning",
 )  # fmt: skip
+
+# What a row may call each part of a problem. The first of these names that the row has counts.
+_FIELDS = {
+    "id": ("id", "unique_id"),
+    "question": ("question", "problem"),
+    "choices": ("choices", "options"),
+    "answer": ("answerKey", "answer"),
+    "solution": ("solution", "cot"),
+}
+# A box without braces, as in two training solutions of MATH: "$\boxed 9$". The box holds all up to the formula's end.
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[\s~]*+(?!\{)(?:([^$\n]{1,80}?)(?:\$|\\\]|\\\))|([^$\s]+))")
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,10 @@ PROBLEM_SETS = {
 
 @dataclass
 class LoadedProblems:
-    """Problems in a fixed order, and how many candidates were dropped, by reason."""
+    """Problems in a fixed order, and how many candidates were dropped, by reason.
+
+    The reason names the first of the rows that have no answer.
+    """
 
     problems: list[Problem]
     dropped: Counter[str] = field(default_factory=Counter)
@@ -82,7 +97,7 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
             Questions of a published training set that the test set has too are left out.
 
     Raises:
-        InputError: unknown set or split, or a file row without question or answer.
+        InputError: unknown set or split, a row without question, or no row with an answer.
     """
     settings = profile.problems
     if split == "target":
@@ -99,7 +114,7 @@ def load_problems(profile: Profile, split: str) -> LoadedProblems:
     if split == "train" and is_published(source) and tested != "gsm_symbolic":
         asked = load_problem_set(tested, "test", None, profile).problems
         apart = leave_out(load_problem_set(source, split, None, profile), asked, "question of a test problem")
-        return LoadedProblems(_take(apart.problems, size).problems, apart.dropped)
+        return _take(apart, size)
     return load_problem_set(source, split, size, profile)
 
 
@@ -143,34 +158,57 @@ def refuse_shared_questions(train: list[Problem], test: list[Problem]) -> None:
             raise InputError(f"test problem '{problem.id}' is also training problem '{twin}': remove one of them")
 
 
-def read_problems(path: Path) -> list[Problem]:
+def read_problems(path: Path) -> LoadedProblems:
     """Problems from a JSONL file: question (or problem) and answer; id and solution may be there.
 
-    A GSM8K-style answer ("... #### 18") is split into solution and answer. The `choices` of a row are added to the
-    question, each with its letter; the answer is then a letter, or the position of a choice counted from 0.
+    A GSM8K-style answer ("... #### 18") is split into solution and answer. The `choices` (or `options`) of a row are
+    added to the question, each with its letter; the answer is then a letter, or the position of a choice counted
+    from 0. Without an answer field, the last box of the solution is the answer. Fields that are not read are named on
+    stderr.
+
+    Raises:
+        InputError: a row without question, an id on two rows, or no row with an answer.
     """
-    problems = [
-        _problem(row, f"{path.stem}-{number}", where=f"{path}:{number}") for number, row in read_json_rows(path)
-    ]
-    _refuse_repeated(problems, str(path))
-    if not problems:
+    rows = [(f"{path}:{number}", f"{path.stem}-{number}", row) for number, row in read_json_rows(path)]
+    if not rows:
         raise InputError(f"{path}: no rows")
-    return problems
+    problems = [_problem(row, default_id, where) for where, default_id, row in rows]
+    _refuse_repeated(problems, str(path))
+    _name_unread(str(path), [row for _, _, row in rows])
+    return _with_answers(problems, str(path))
 
 
-def check_problems(rows: Iterable[tuple[str, dict]], *, needs_answer: bool = True) -> list[Problem]:
-    """Rows with an id as problems, in the layouts that `read_problems` knows.
+def check_problems(rows: Iterable[tuple[str, dict]]) -> list[Problem]:
+    """Rows with an id as problems, in the layouts that `read_problems` knows. Without an answer, the answer is "".
 
     Args:
         rows: (the place that an error names, the row).
-        needs_answer: whether a row without a gold answer is refused; else its answer is "".
 
     Raises:
         InputError: a row without question, or two rows with one id.
     """
-    problems = [_problem(row, str(row["id"]), where, needs_answer=needs_answer) for where, row in rows]
+    rows = list(rows)
+    problems = [_problem(row, str(row["id"]), where) for where, row in rows]
     _refuse_repeated(problems, "questions")
+    _name_unread("questions", [row for _, row in rows])
     return problems
+
+
+def _with_answers(problems: list[Problem], source: str) -> LoadedProblems:
+    """The problems that have an answer. The others are counted, and the reason names the first of them."""
+    answered = [problem for problem in problems if problem.answer]
+    without = [problem.id for problem in problems if not problem.answer]
+    if not answered:
+        raise InputError(f"{source}: no row has an answer; a row needs a question and an answer")
+    reason = f"no answer given, and none boxed in the solution ({few_of(without)})"
+    return LoadedProblems(answered, Counter({reason: len(without)} if without else {}))
+
+
+def _name_unread(source: str, rows: Sequence[dict]) -> None:
+    """Name the fields of rows that no problem was made of."""
+    unread = {name for row in rows for name in set(row) - set(_fields_of(row).values()) if row[name] is not None}
+    if unread:
+        print(f"{source}: fields that are not read: {', '.join(sorted(map(str, unread)))}", file=sys.stderr)
 
 
 def _refuse_repeated(problems: list[Problem], where: str) -> None:
@@ -179,7 +217,7 @@ def _refuse_repeated(problems: list[Problem], where: str) -> None:
         raise InputError(f"{where}: id '{repeated[0]}' is on more than one row; ids must differ")
 
 
-def _hub_problems(name: str, split: str) -> list[Problem]:
+def _hub_problems(name: str, split: str) -> LoadedProblems:
     datasets, chosen = need("datasets", "demo"), PROBLEM_SETS[name]
     if split not in chosen.splits:
         raise InputError(f"problem set '{name}' has no {split} split; it has {', '.join(chosen.splits)}")
@@ -192,51 +230,68 @@ def _hub_problems(name: str, split: str) -> list[Problem]:
         ) from None
     if chosen.subjects:
         rows = [row for row in rows if row["subject"] in chosen.subjects]
-    return [_problem(row, f"{name}-{split}-{index}", where=f"{chosen.hub}:{index}") for index, row in enumerate(rows)]
+    problems = [_problem(row, f"{name}-{split}-{index}", f"{chosen.hub}:{index}") for index, row in enumerate(rows)]
+    return _with_answers(problems, name)
 
 
-def _problem(row: dict, default_id: str, where: str, *, needs_answer: bool = True) -> Problem:
-    """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, with choices, or plain."""
-    if "choices" in row:
-        row = {**row, **_with_choices(row, where)}
-    question = row.get("question", row.get("problem"))
-    answer = row.get("answer", _last_boxed_or_none(row.get("solution")))
-    question, answer = (str("" if value is None else value).strip() for value in (question, answer))
-    solution = str(row.get("solution") or row.get("cot") or "")
+def _fields_of(row: dict) -> dict[str, str]:
+    """Part of a problem -> the field that holds it, for the parts that the row has."""
+    given = {name for name, value in row.items() if value is not None and not (isinstance(value, str) and value == "")}
+    found = {part: next((name for name in names if name in given), None) for part, names in _FIELDS.items()}
+    return {part: name for part, name in found.items() if name is not None}
+
+
+def _problem(row: dict, default_id: str, where: str) -> Problem:
+    """One row in any of the layouts in use: GSM8K's (`answer` ends in "#### 18"), MATH's, with choices, or plain.
+
+    The answer of a row that states none is "".
+    """
+    parts = {part: row[name] for part, name in _fields_of(row).items()}
+    if not str(parts.get("question", "")).strip():
+        raise InputError(f"{where}: no question; every row needs one")
+    if "choices" in parts:
+        parts |= _with_choices(parts, where)
+    solution = str(parts.get("solution", ""))
+    answer = str(parts.get("answer", "")).strip() or _boxed_answer(solution)
     if "####" in answer:
         solution, _, answer = answer.rpartition("####")
-    for name, value in (("question", question), ("answer", answer)):
-        if not value.strip() and (needs_answer or name == "question"):
-            raise InputError(f"{where}: no {name}; every row needs a question{' and an answer' * needs_answer}")
-    solution = re.sub(r"<<[^>]*>>", "", solution).strip()
-    problem_id = str(row.get("id") or row.get("unique_id") or default_id)
-    record = {"id": problem_id, "question": question, "answer": answer.strip(), "solution": solution}
+    record = {
+        "id": str(parts.get("id", default_id)),
+        "question": str(parts["question"]).strip(),
+        "answer": answer.strip(),
+        "solution": re.sub(r"<<[^>]*>>", "", solution).strip(),
+    }
     return parse_record(record, Problem, where)
 
 
-def _with_choices(row: dict, where: str) -> dict[str, str]:
-    """Question and answer of a multiple-choice row: MMLU's (a list, the answer's place) or CommonsenseQA's."""
-    choices, answer = row["choices"], row.get("answerKey", row.get("answer"))
-    texts = choices.get("text") if isinstance(choices, dict) else choices
+def _with_choices(parts: dict, where: str) -> dict[str, str]:
+    """Question and answer of a multiple-choice row. Its choices are a list, CommonsenseQA's, or letter -> text."""
+    choices, answer = parts["choices"], parts.get("answer", "")
+    if isinstance(choices, dict) and "text" not in choices:
+        choices = {"label": list(choices), "text": list(choices.values())}
+    texts = choices["text"] if isinstance(choices, dict) else choices
     if not isinstance(texts, list) or not 2 <= len(texts) <= len(ascii_uppercase):
         raise InputError(f"{where}: choices: a list of at least two texts")
     letters = ascii_uppercase[: len(texts)]
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
         answer = letters[answer]
-    if not isinstance(answer, str) or answer.strip() not in list(letters):
+    if not isinstance(answer, str) or answer.strip() not in ["", *letters]:
         raise InputError(f"{where}: answer: one of the letters {letters}, or a place from 0, not {answer!r}")
     if isinstance(choices, dict) and choices.get("label", list(letters)) != list(letters):
         raise InputError(f"{where}: choices: labels other than {letters}, in this order")
     listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
-    return {"question": f"{row.get('question', row.get('problem', ''))}\n{listed}", "answer": answer.strip()}
+    return {"question": f"{parts['question']}\n{listed}", "answer": answer.strip()}
 
 
-def _last_boxed_or_none(solution: str | None) -> str | None:
-    boxed = last_boxed(solution or "")
-    return boxed.content if boxed else None
+def _boxed_answer(solution: str) -> str:
+    """What the last box of a worked solution holds, with braces or without; "" if it has no box."""
+    boxed, bare = last_boxed(solution), list(_BARE_BOX.finditer(solution))
+    if bare and (boxed is None or bare[-1].start() > boxed.start):
+        return (bare[-1].group(1) or bare[-1].group(2)).strip(" .,")
+    return boxed.content if boxed else ""
 
 
-def _take(problems: list[Problem], size: int | None) -> LoadedProblems:
-    if size is not None and size > len(problems):
-        raise InputError(f"{size} problems asked for, {len(problems)} there are")
-    return LoadedProblems(problems[:size])
+def _take(loaded: LoadedProblems, size: int | None) -> LoadedProblems:
+    if size is not None and size > len(loaded.problems):
+        raise InputError(f"{size} problems asked for, {len(loaded.problems)} there are")
+    return LoadedProblems(loaded.problems[:size], loaded.dropped)

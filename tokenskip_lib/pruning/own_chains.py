@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain as joined
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from tokenskip_lib.core.settings import (
 )
 from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, output_path, read_json_rows, write_json
 from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.pruning.own_rows import Outputs, in_outputs, read_chains
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
 
 if TYPE_CHECKING:
@@ -43,49 +45,6 @@ if TYPE_CHECKING:
 _TARGET = ("model", "adapter", "dtype")
 _IMPORTANCE = ("scorer", "classifier", "classifier_dtype", "whole_latex")
 _PRUNING = ("mode", *KeepSettings.model_fields)
-
-
-def read_chains(source: str, *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
-    """Chains of a JSONL file, or of standard input for "-", one by one; see `check_chains`."""
-    rows = read_json_rows(sys.stdin.buffer if source == PIPE else source)
-    return check_chains(((f"{source}:{number}", row) for number, row in rows), reads=reads)
-
-
-def check_chains(rows: Iterable[tuple[str, dict[str, Any]]], *, reads: Sequence[str] = ()) -> Iterator[ChainText]:
-    """Rows as chains, one by one.
-
-    A row has `id` and `chain`, and `question` and `answer` where they are known. Other fields are
-    left alone, and a null counts as a missing field.
-
-    Args:
-        rows: (the place that an error names, the row).
-        reads: which of `question` and `answer` must be there.
-
-    Raises:
-        InputError: a row that lacks a field or has one that is neither text nor number, an empty chain, or an id seen
-            before.
-    """
-    seen: set[str] = set()
-    for where, row in rows:
-        fields = {name: row[name] for name in ChainText.model_fields if row.get(name) is not None}
-        for name in ("id", "chain", *reads):
-            if fields.get(name, "") == "":
-                raise InputError(f"{where}: no '{name}'; a row has id, chain, and what the scorer reads")
-        for name, value in fields.items():
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise InputError(f"{where}: {name}: a text or a number, not {type(value).__name__}")
-        chain = ChainText(**{name: str(value) for name, value in fields.items()})
-        try:  # JSON can hold half of a surrogate pair, which no tokenizer takes
-            "".join([chain.id, chain.question, chain.answer, chain.chain]).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise InputError(f"{where}: half of a surrogate pair ({half!r}); mend the text") from None
-        if not chain.chain.strip():
-            raise InputError(f"{where}: chain '{chain.id}' is empty; leave the row out")
-        if chain.id in seen:
-            raise InputError(f"{where}: id '{chain.id}' was there before; ids tell the rows apart")
-        seen.add(chain.id)
-        yield chain
 
 
 def score_file(source: str, output: str, target: TargetModel, importance: ImportanceSettings, *, seed: int = 0) -> None:
@@ -102,7 +61,9 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
         InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
     """
     spec = find_scorer(importance.scorer)
-    log = _open(source, output, ScoredChain, _scoring(target, importance, seed))
+
+    def open_output() -> RecordSink[ScoredChain]:
+        return _open(source, output, ScoredChain, _scoring(target, importance, seed))
 
     def keys(chain: ChainText) -> list[ScoredKey]:
         return [ScoredKey(chain.id, spec.name)]
@@ -110,7 +71,7 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
     def build() -> Callable[[Sequence[ChainText]], list[ScoredChain]]:
         return build_scorer(spec.name, target, importance, seed=seed).score
 
-    _write(source, spec.reads, log, build, keys, label=spec.name)
+    _write(source, open_output, spec.reads, target.prompts.layout, build, keys, label=spec.name)
 
 
 def prune_file(
@@ -139,19 +100,24 @@ def prune_file(
     by_llmlingua = pruning.mode == "llmlingua"
     reads = () if by_llmlingua else find_scorer(importance.scorer).reads
     made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
-    log = _open(source, output, PrunedChain, made_with)
+
+    def open_output() -> RecordSink[PrunedChain]:
+        return _open(source, output, PrunedChain, made_with)
 
     def keys(chain: ChainText) -> list[PrunedKey]:
         return pruned_keys(chain, name, pruning.ratios)
 
     def build() -> Callable[[Sequence[ChainText]], list[PrunedChain]]:
         prune_window = build_pruner(target, pruning, importance)
-        if by_llmlingua:
-            return lambda window: _say_what_was_cut(prune_window(window))
-        scorer = build_scorer(importance.scorer, target, importance, seed=seed)
-        return lambda window: prune_window(scorer.score(window))
+        scorer = None if by_llmlingua else build_scorer(importance.scorer, target, importance, seed=seed)
 
-    _write(source, reads, log, build, keys, label=name)
+        def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
+            pruned = _say_what_was_cut(prune_window(window if scorer is None else scorer.score(window)))
+            return in_outputs(pruned, {chain.id: chain for chain in window})
+
+        return prune
+
+    _write(source, open_output, reads, target.prompts.layout, build, keys, label=name)
 
 
 def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:
@@ -174,8 +140,9 @@ class _StandardOutput:
 
 def _write(
     source: str,
+    open_output: Callable[[], RecordSink[R]],
     reads: Sequence[str],
-    sink: RecordSink[R],
+    layout: str,
     build: Callable[[], Callable[[Sequence[ChainText]], list[R]]],
     keys: Callable[[ChainText], Sequence[tuple]],
     *,
@@ -184,17 +151,29 @@ def _write(
     """Make and write the records of every chain that is not done. Models are loaded only if there is such a chain.
 
     Args:
+        open_output: begins or continues the output; called once there is a chain.
+        reads: which of `question` and `answer` every row must have.
+        layout: of rows that have a whole output.
         build: loads what is needed, and returns the function from a window of chains to their records.
         keys: one chain -> the keys of its records.
     """
-    total = None if source == PIPE else sum(1 for _ in read_json_rows(source))
-    if total == 0:
+    outputs = Outputs(layout)
+    chains = read_chains(source, reads=reads, outputs=outputs)
+    first = next(chains, None)
+    if first is None:
+        outputs.report()
         raise InputError(f"{source}: no chains in it")
-    if source != PIPE and all(key in sink for chain in read_chains(source, reads=reads) for key in keys(chain)):
-        print(f"{label}: all {total} chains were done before", file=sys.stderr)
-        return
-    if not write_windows(read_chains(source, reads=reads), sink, build(), keys, total=total, label=label):
-        raise InputError(f"{source}: no chains in it")
+    sink, total = open_output(), None
+    if source != PIPE:
+        known = Outputs(layout)
+        done = all(key in sink for chain in read_chains(source, reads=reads, outputs=known) for key in keys(chain))
+        total = sum(1 for _ in read_json_rows(source)) - len(known.no_chain)
+        if done:
+            print(f"{label}: all {total} chains were done before", file=sys.stderr)
+            known.report()
+            return
+    write_windows(joined([first], chains), sink, build(), keys, total=total, label=label)
+    outputs.report()
 
 
 def _scoring(target: TargetModel, importance: ImportanceSettings, seed: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def own_settings(
     scorer: str | None = None,
     model: str | None = None,
     ratios: str | None = None,
+    layout: str | None = None,
 ) -> OwnChainSettings:
     """The defaults, or the settings of a profile that is named, with what is given in their place.
 
@@ -41,6 +42,7 @@ def own_settings(
         scorer: in place of importance.scorer.
         model: in place of target.model; the target has no adapter then.
         ratios: in place of pruning.ratios, with commas between them.
+        layout: in place of prompts.layout.
 
     Raises:
         InputError: an unknown profile or setting, a bad value, or a scorer where the mode scores by itself.
@@ -54,6 +56,8 @@ def own_settings(
         chosen["importance.scorer"] = scorer
     if model is not None:
         chosen |= {"target.model": model, "target.adapter": None}
+    if layout is not None:
+        chosen["prompts.layout"] = layout
     if ratios is not None:
         try:
             chosen["pruning.ratios"] = sorted({float(ratio) for ratio in ratios.split(",")})

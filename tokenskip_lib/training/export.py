@@ -30,8 +30,10 @@ def export_rows(
     """Write training rows for another trainer: train.jsonl, and held_out.jsonl if there are held-out rows.
 
     Args:
-        style: "trl" (prompt and completion; messages for a chat template, plain text for the
-            literal formats of the authors' code) or "llamafactory" (alpaca fields, and dataset_info.json).
+        style: "trl" (prompt and completion) or "llamafactory" (alpaca fields, and dataset_info.json). TRL's rows are
+            messages for the model's chat template. In the layout `think` and in the literal formats of the authors'
+            code they are plain text, to which TRL adds the end-of-sequence token: the chat templates of the R1
+            family would delete the chain, all that stands before `</think>`.
 
     Returns:
         The files that were written.
@@ -64,11 +66,24 @@ def _fields(
     """One row as the other trainer reads it."""
     request = user_message(tokenizer, problem.question, prompts, ratio=row.ratio)
     if style == "llamafactory":
-        return {"instruction": request, "input": "", "output": row.completion, "system": prompts.system}
-    if prompts.format != "chat":
-        return {"prompt": row.prompt, "completion": row.completion}
+        output = _opening_tag(row, prompts) + row.completion
+        return {"instruction": request, "input": "", "output": output, "system": prompts.system}
+    if prompts.format != "chat" or prompts.layout == "think":
+        return {"prompt": _without_doubled_start(row.prompt, tokenizer), "completion": row.completion}
     system = [{"role": "system", "content": prompts.system}] if prompts.system else []
     return {
         "prompt": [*system, {"role": "user", "content": request}],
         "completion": [{"role": "assistant", "content": row.completion}],
     }
+
+
+def _opening_tag(row: SFTRow, prompts: PromptSettings) -> str:
+    """The `<think>` that ends a prompt: LLaMA-Factory writes prompts of its own, which do not end with it."""
+    opened = prompts.layout == "think" and row.prompt.rstrip().endswith("<think>")
+    return row.prompt[row.prompt.rindex("<think>") :] if opened else ""
+
+
+def _without_doubled_start(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt without its start token, if the tokenizer puts one before every text, as TRL lets it do."""
+    adds_start = tokenizer.bos_token and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return prompt.removeprefix(tokenizer.bos_token) if adds_start else prompt

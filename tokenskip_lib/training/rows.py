@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.core.records import Chain, Problem, PrunedChain, SFTRow
+from tokenskip_lib.core.records import Chain, ChainText, InputError, OutputChain, Problem, PrunedChain, SFTRow
 from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
 from tokenskip_lib.models.prompts import answer_tail, build_completion, build_prompt
 
@@ -82,6 +82,18 @@ def build_sft_rows(
     return rows
 
 
-def own_tails(chains: Iterable[Chain]) -> dict[str, str]:
-    """id -> what the target model itself wrote after its chain of thought."""
-    return {chain.id: chain.output[chain.output.index(chain.chain) + len(chain.chain) :] for chain in chains}
+def own_tails(chains: Iterable[ChainText]) -> dict[str, str]:
+    """id -> what the model itself wrote after its chain of thought.
+
+    Raises:
+        InputError: a chain whose output is not known.
+    """
+    tails = {}
+    for chain in chains:
+        if not isinstance(chain, Chain | OutputChain):
+            raise InputError(
+                f"chain '{chain.id}': prompts.layout 'think' needs what followed it; give the whole output in place of "
+                "the chain"
+            )
+        tails[chain.id] = chain.output.partition(chain.chain)[2]
+    return tails
