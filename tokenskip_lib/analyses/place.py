@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import get_args
 
 import pandas as pd
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from transformers import AutoTokenizer
 
@@ -21,7 +20,9 @@ from tokenskip_lib.core.paths import local_folder, relative
 from tokenskip_lib.core.provenance import commit
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import OutputLayout, TargetSettings
+from tokenskip_lib.core.store import PIPE
 from tokenskip_lib.evaluation.input_forms import GivenAnswer
+from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.evaluation.placement import (
     PlacedAnswer,
     PlacedRow,
@@ -34,7 +35,7 @@ from tokenskip_lib.evaluation.placement import (
 from tokenskip_lib.evaluation.published import THE_PAPER, choose_published, published_changes, short_name
 from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.figures.results import Styles, accuracy_figure
-from tokenskip_lib.figures.style import FREE_MARKERS, PALETTE, method_styles, write_figure
+from tokenskip_lib.figures.style import FREE_MARKERS, PALETTE, write_figure
 from tokenskip_lib.models.loading import from_pretrained
 from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
 from tokenskip_lib.problems.sets import PROBLEM_SETS, is_published
@@ -112,7 +113,7 @@ def report(made: Placement) -> str:
     lines = [
         f"{made.model} on {made.tested_on}: {len(made.published)} published rows",
         f"chain tokens of your files: counted by {made.counted_by}",
-        "accuracy: percent by the rule of the authors' code, as the published rows are; strictly graded beside it",
+        "accuracy: percent by the rule of the authors' code, as the paper's rows are; strictly graded beside it",
         "",
         _placed_table(made.placed).to_string(index=False),
     ]
@@ -141,18 +142,21 @@ def placement_figure(made: Placement) -> Figure:
     figure = accuracy_figure(metrics, title, made.published, _styles(made))
     explained = "filled, with 95% intervals: your files; hollow: published; small numbers: the ratio asked for"
     figure.axes[0].annotate(explained, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points")
-    figure.axes[-1].set_xlabel(f"chain tokens, mean over problems (of your files: by {made.counted_by})")
+    figure.axes[-1].set_xlabel(f"chain tokens, mean over problems\n(of your files: counted by {made.counted_by})")
     figure.supylabel("accuracy (%), by the rule of the authors' code", fontsize="medium")
     return figure
 
 
 def _styles(made: Placement) -> Styles:
-    """Strong colours for the files' curves, grey for all publications but the paper."""
-    taken = {to_rgb(colour) for colour, _ in method_styles(made.published["method"]).values()}
-    free = cycle(colour for colour in (*PALETTE[3:0:-1], *PALETTE[4:]) if colour not in taken)
-    others = made.published.loc[made.published["publication"] != THE_PAPER, "label"].unique()
-    greys = {label: ("0.5", marker) for label, marker in zip(others, cycle(FREE_MARKERS), strict=False)}
-    return greys | {name: (colour, "o") for name, colour in zip(made.placed["method"].unique(), free, strict=False)}
+    """The files' curves in strong colours, the paper's TokenSkip in its own, and all else that is published in grey."""
+    markers = cycle(FREE_MARKERS)
+    greys = {
+        row["label"]: ("0.5", METHODS[row["method"]].marker if row["publication"] == THE_PAPER else next(markers))
+        for row in made.published.drop_duplicates("label").to_dict("records")
+        if row["publication"] != THE_PAPER or row["method"] not in ("original", "tokenskip")
+    }
+    strong = cycle(PALETTE[number] for number in (3, 2, 1, 4, 5))
+    return greys | {name: (colour, "o") for name, colour in zip(made.placed["method"].unique(), strong, strict=False)}
 
 
 def _figure_path(output: str) -> Path:
@@ -175,12 +179,9 @@ def _is_ours(origin: Path) -> bool:
 
 
 def _names(sources: Sequence[str]) -> list[str]:
-    """What each file is called in the figure: its name, with its folder's if two have the same."""
+    """What each file is called in the figure: its name, or its path as given if two have one name."""
     stems = [Path(source).stem for source in sources]
-    return [
-        stem if stems.count(stem) == 1 else f"{Path(source).resolve().parent.name}/{stem}"
-        for source, stem in zip(sources, stems, strict=True)
-    ]
+    return [source if stems.count(stem) > 1 else stem for source, stem in zip(sources, stems, strict=True)]
 
 
 def _token_counter(
@@ -195,7 +196,8 @@ def _token_counter(
         if tokenizer is None and all(answer.chain_tokens is not None for own in answers for answer in own):
             return None, "the files themselves"
         raise
-    return batch_token_counter(loaded), f"the tokenizer of {short_name(name)}"
+    foreign = ", not the model's own" if short_name(name).lower() != short_name(model).lower() else ""
+    return batch_token_counter(loaded), f"the tokenizer of {short_name(name)}{foreign}"
 
 
 def _say_dropped(source: str, dropped: Counter[str], tested_on: str) -> str:
@@ -223,7 +225,7 @@ def _write(made: Placement, sources: Sequence[str], against: str) -> None:
             "commit": commit(),
             "source": str(path),
             "source_sha256": hashlib.sha256(table.encode()).hexdigest(),
-            "predictions": {source: _digest(source) for source in sources},
+            "predictions": {source: _digest(source) for source in sources if source != PIPE},
             "notes": made.notes,
         }
         write_figure(placement_figure(made), made.path, origin)

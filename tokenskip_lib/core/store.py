@@ -110,11 +110,12 @@ def read_json_rows(
     with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
         begun = False
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             if torn_end and not line.endswith(b"\n") and not _is_json(line):
                 return
-            whole = array and not begun and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+            whole = array and not begun and line.lstrip().startswith(b"[")
             value, begun = _parse_json(line + file.read() if whole else line, f"{path}:{number}"), True
             for place, row in enumerate(value, 1) if whole else [(number, value)]:
                 if not isinstance(row, dict):
@@ -124,7 +125,7 @@ def read_json_rows(
 
 def _parse_json(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text.removeprefix(codecs.BOM_UTF8).decode())
+        return json.loads(text.decode())
     except UnicodeDecodeError:
         raise InputError(f"{where}: not UTF-8; save the file in that encoding") from None
     except json.JSONDecodeError as error:

@@ -80,14 +80,17 @@ def read_answer(row: dict) -> GivenAnswer | str:
     if gold is None or not gold.strip():
         return "no 'answer' that is a text or a number"
     question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
-    ratio, tokens = row.get("ratio"), row.get("chain_tokens", row.get("cot_length"))
+    ratio = row["ratio"] if isinstance(row.get("ratio"), int | float) else 1.0
+    if not abs(ratio) < 100:  # NaN is JSON to Python
+        return "a 'ratio' that is not a small number"
+    tokens = row.get("chain_tokens", row.get("cot_length"))
     return GivenAnswer(
         id=_first(*(_plain(row.get(name)) for name in ("id", "unique_id", "doc_id"))) or "",
         question=_first(question, _said(turns, _ASKS)) or "",
         gold=_stated(gold),
         output=output,
         method=_plain(row.get("method")) or "",
-        ratio=float(ratio) if isinstance(ratio, int | float) else 1.0,
+        ratio=float(ratio),
         chain_tokens=tokens if isinstance(tokens, int) else None,
     )
 
@@ -102,10 +105,10 @@ def _plain(value: Any) -> str | None:
 
 
 def _response(row: dict) -> str | None:
-    """The first text of lm-eval's `resps`: a list of requests, each a list of samples."""
+    """The first text of lm-eval's `resps`: a list of requests, each a list of samples. Deeper are likelihoods."""
     found = row.get("resps")
-    while isinstance(found, list) and found:
-        found = found[0]
+    for _ in range(2):
+        found = found[0] if isinstance(found, list) and found else found
     return found if isinstance(found, str) else None
 
 

@@ -113,7 +113,7 @@ def say_dropped(source: str, dropped: Counter[str]) -> str:
         >>> say_dropped("mine.jsonl", Counter({"no 'answer' that is a text or a number": 2}))
         "mine.jsonl: 2 rows dropped (2: no 'answer' that is a text or a number)"
     """
-    return f"{source}: {dropped.total()} rows dropped ({_reasons(dropped)})"
+    return f"{source}: {dropped.total()} row{'s' * (dropped.total() != 1)} dropped ({_reasons(dropped)})"
 
 
 def grade_answers(

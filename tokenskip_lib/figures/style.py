@@ -84,5 +84,6 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
             color=colour,
             va="center",
             annotation_clip=False,
+            parse_math=False,  # a name may be anyone's text
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
         )
