@@ -141,6 +141,7 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
         "profiles",
         "plan",
         "prepare-target",
+        "place",
         "generate",
         "score",
         "prune",

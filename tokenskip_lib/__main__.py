@@ -29,7 +29,13 @@ OwnChains = Annotated[
         metavar="[CHAINS.jsonl]", help="Your own: id, question, answer, chain (or output) a line; `-` reads a pipe."
     ),
 ]
-Output = Annotated[str, typer.Option("--output", "-o", help="With CHAINS: the file to write; `-` is a pipe.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")]
+Layout = Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")]
+Predictions = Annotated[str, typer.Argument(help="Rows of answer and output, lm-eval, messages; `-` reads a pipe.")]
+Files = Annotated[list[str], typer.Argument(metavar="PREDICTIONS...", help="Files of what `grade` reads.")]
+Against = Annotated[str, typer.Option(help="Profile of a published run, or MODEL/SET: Qwen2.5-7B-Instruct/gsm8k.")]
+Png = Annotated[str, typer.Option("--output", "-o", help="NAME.png; NAME.svg, .csv and .json are beside it.")]
+Counter = Annotated[str | None, typer.Option(help="Counts tokens: folder or hub name, else the published model's.")]
 ScorerName = Annotated[
     str | None,
     typer.Option(
@@ -187,17 +193,21 @@ def prune(
 
 
 @app.command()
-def grade(
-    predictions: Annotated[
-        str, typer.Argument(metavar="PREDICTIONS.jsonl", help="id, answer, output a line; `-` reads a pipe.")
-    ],
-    output: Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")] = "-",
-    layout: Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")] = "answer",
-) -> None:
+def grade(predictions: Predictions, output: Output = "-", layout: Layout = "answer") -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
     from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
     print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
+
+
+@app.command()
+def place(
+    files: Files, against: Against, output: Png = "place.png", tokenizer: Counter = None, layout: Layout = "answer"
+) -> None:
+    """Draw anyone's predictions over the published results, with intervals and paired comparisons."""
+    from tokenskip_lib.analyses import place as placing
+
+    print(placing.report(placing.place(files, against, output, tokenizer=tokenizer, layout=layout)))
 
 
 @app.command()
@@ -289,21 +299,10 @@ def _refuse_without_chains(output: str, **options: str | None) -> None:
 
 def _stage(name: str, profile: str, assignments: list[str] | None) -> None:
     loaded = _load(profile, assignments)
-    import json
-
-    from tokenskip_lib.core.paths import relative
-    from tokenskip_lib.core.processes import processes, rank
     from tokenskip_lib.experiments import stages
-    from tokenskip_lib.experiments.run import Run
 
-    if processes() > 1 and name in ("generate", "evaluate"):
-        raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
-    stages.check_names(loaded)
-    opened = Run.create(loaded)
-    stages.STAGE_FUNCTIONS[name](opened)
-    if rank() == 0:
-        counts = {key: value for key, value in opened.state["stages"][name].items() if key != "finished_by"}
-        print(f"{relative(opened.folder)}: {json.dumps(counts, ensure_ascii=False)}")
+    if said := stages.run_stage(loaded, name):
+        print(said)
 
 
 def main() -> None:

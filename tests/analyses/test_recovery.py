@@ -12,9 +12,10 @@ from tokenskip_lib.models.prompts import RECOVERY, build_recovery_prompt
 
 
 def test_the_model_is_asked_in_the_papers_words(tiny_tokenizer):
-    prompt = build_recovery_prompt(tiny_tokenizer, "How many?", "3 + 4 = 7", PromptSettings(system="S"))
-    asked = f"<|im_start|>user\n{RECOVERY}\n\nHow many?\n\n3 + 4 = 7<|im_end|>\n<|im_start|>assistant\n"
-    assert prompt == "<|im_start|>system\nS<|im_end|>\n" + asked
+    prompt = build_recovery_prompt(tiny_tokenizer, "How many {x}?", "3 + 4 = {7}", PromptSettings(system="S"))
+    asked = RECOVERY.format(question="How many {x}?", chain="3 + 4 = {7}")
+    assert "\nThe question is:\nHow many {x}?\n\nThe compressed Chain-of-Thought:\n3 + 4 = {7}\n\n" in asked
+    assert prompt == (f"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_the_first_chains_are_recovered_at_each_ratio(tiny_profile, problems, chain_of):

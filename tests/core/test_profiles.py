@@ -5,7 +5,6 @@ import yaml
 
 from tokenskip_lib.core.profiles import load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.problems.sets import PROBLEM_SETS
 from tokenskip_lib.pruning.registry import check_scorers
@@ -160,18 +159,6 @@ def test_assignments_are_read_as_yaml():
 @pytest.mark.parametrize("assignment", ["training.epochs", "=1", "pruning.ratios=[1"])
 def test_an_assignment_that_is_none_is_refused_as_it_was_written(assignment):
     assert assignment in _refusal(parse_overrides, [assignment])
-
-
-@pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith(("qwen", "llama", "published"))])
-def test_the_papers_profiles_keep_to_its_recipe(name):
-    profile = load_profile(name)
-    assert profile.training == TrainingSettings() and profile.pruning.mode == "llmlingua"
-    assert profile.pruning.ratios == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] and profile.importance.scorer == "llmlingua2"
-    assert profile.evaluation.max_new_tokens == (1024 if "math" in name else 512)
-    assert profile.pruning.keep_digits == ("llama" in name) and profile.evaluation.budget == "scaled"
-    if name.startswith("published"):
-        assert profile.prompts.format == "reference_qwen"
-        assert profile.evaluation.adapter == f"hemingkx/TokenSkip-{profile.target.model.split('/')[1]}-GSM8K"
 
 
 def test_the_thinking_models_profile_prunes_the_thinking_and_has_no_system_message():

@@ -97,6 +97,20 @@ def test_a_method_that_nobody_registered_is_drawn_too():
     assert len(set(colours.values())) == len(colours) == 4 and "theirs, published" in colours
 
 
+def test_published_curves_have_their_labels_and_a_methods_first_one_shows_its_ratios():
+    metrics = _metrics(("mine", 1.0, 0.5, 100.0))  # no original of one's own
+    published = pd.concat(
+        [
+            _metrics(("tokenskip", 0.5, 0.4, 50.0), ("tokenskip", 0.9, 0.5, 90.0)).assign(label="the paper"),
+            _metrics(("tokenskip", 0.6, 0.4, 55.0), ("tokenskip", 0.8, 0.5, 80.0)).assign(label="again"),
+        ]
+    )
+    [axes] = results.accuracy_figure(metrics, "t", published, {"again": ("red", "v")}).axes
+    texts = {text.get_text(): to_rgb(text.get_color()) for text in axes.texts}
+    assert set(texts) == {"mine", "the paper", "again", "0.5", "0.9"}
+    assert texts["again"] == to_rgb("red") and texts["the paper"] == texts["0.5"] == to_rgb(METHODS["tokenskip"].colour)
+
+
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():
     table = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "tokens": [4, 18, 91], "original_tokens": [10, 30, 100]})
     axes = results.ratio_figure(table, "t").axes[0]

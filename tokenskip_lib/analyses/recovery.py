@@ -2,7 +2,7 @@
 
 If it can, the kept tokens imply the skipped ones, and the skipped tokens carried little of their own.
 
-Source: TokenSkip (arXiv:2502.12067), figure 3.
+Source: TokenSkip (arXiv:2502.12067), figures 3 and 11.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     Raises:
         InputError: the run's chains were not pruned to one of the ratios.
 
-    Source: TokenSkip (arXiv:2502.12067), figure 3.
+    Source: TokenSkip (arXiv:2502.12067), figures 3 and 11.
     """
     pruned = _pruned_texts(run, ratios, size)
     recovered = _ask(run, pruned)

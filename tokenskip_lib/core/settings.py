@@ -155,9 +155,11 @@ class TrainingSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """`methods`: name -> ratios; an empty list where the method takes none. `budget`: whether tokenskip's
-    answers may have max_new_tokens as all others (fixed), or that times the ratio as in the reference
-    (scaled); answers it cuts off are counted either way.
+    """`methods`: name -> ratios; an empty list where the method takes none.
+
+    `budget`: tokenskip's answers may have max_new_tokens as all others (fixed), or that times the ratio (scaled).
+    The paper and the authors' code scale it on MATH and never on GSM8K. Answers that it cuts off are counted
+    either way.
     """
 
     methods: dict[str, list[Ratio]]

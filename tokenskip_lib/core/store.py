@@ -1,11 +1,12 @@
 """JSONL files of records: append-only logs that survive a kill, and reading and writing JSON."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -95,29 +96,40 @@ def read_jsonl(path: Path | str, record_type: type[R]) -> list[R]:
     return [parse_record(row, record_type, f"{path}:{number}") for number, row in read_json_rows(path)]
 
 
-def read_json_rows(path: Path | str | BinaryIO, *, torn_end: bool = False) -> Iterator[tuple[int, dict]]:
+def read_json_rows(
+    path: Path | str | BinaryIO, *, torn_end: bool = False, array: bool = False
+) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, object) for every line of a JSONL file, or open stream, that is not empty.
 
     Args:
         torn_end: leave out a last line that is neither ended nor JSON, as a kill leaves it.
+        array: the file may be one JSON array instead; its items are counted from 1.
     """
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise InputError(f"{path}: {'a folder' if Path(path).is_dir() else 'no such file'}")
     with Path(path).open("rb") if isinstance(path, str | Path) else nullcontext(path) as file:
+        begun = False
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             if torn_end and not line.endswith(b"\n") and not _is_json(line):
                 return
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError:
-                raise InputError(f"{path}:{number}: not UTF-8; save the file in that encoding") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg}); mend or remove the line") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}:{number}: expected an object, found {type(row).__name__}")
-            yield number, row
+            whole = array and not begun and line.lstrip().startswith(b"[")
+            value, begun = _parse_json(line + file.read() if whole else line, f"{path}:{number}"), True
+            for place, row in enumerate(value, 1) if whole else [(number, value)]:
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}:{place}: expected an object, found {type(row).__name__}")
+                yield place, row
+
+
+def _parse_json(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text.decode())
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8; save the file in that encoding") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg}); mend or remove the line") from None
 
 
 def _mend_end(file: BinaryIO) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ class ComparisonRow:
         gained: problems that this method solves and the base does not.
         lost: problems that the base solves and this method does not.
         p_value: McNemar's exact test; missing if several seeds are pooled.
-        actual_ratio: chain tokens divided by the original's, with its 95% bootstrap interval.
+        actual_ratio: chain tokens divided by the original's (without an original, the base's), with its 95%
+            bootstrap interval.
     """
 
     method: str
@@ -66,6 +67,25 @@ class LossRow:
     equations_hold: int
 
 
+class Outcome(Protocol):
+    """What a comparison reads of an answer; a Prediction is one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def ratio(self) -> float: ...
+
+    @property
+    def is_correct(self) -> bool: ...
+
+    @property
+    def chain_tokens(self) -> int: ...
+
+
 class PairedOutcomes(NamedTuple):
     """The outcomes of M (method, ratio) pairs on the same P problems.
 
@@ -93,14 +113,17 @@ class PairedOutcomes(NamedTuple):
         return drawn @ self.correct.to_numpy(), drawn @ self.tokens.to_numpy()
 
 
-def pair_outcomes(runs: Sequence[Iterable[Prediction]]) -> PairedOutcomes:
+def pair_outcomes(runs: Sequence[Iterable[Outcome]], *, base: tuple[str, float] = ORIGINAL) -> PairedOutcomes:
     """Put the predictions of one run, or of several seeds on the same problems, side by side.
 
     A problem that several seeds answer counts as one observation. So the intervals, which resample problems,
     do not get narrower when the same problems are answered again.
 
+    Args:
+        base: (method, ratio) that the others will be compared with.
+
     Raises:
-        InputError: there is no `original`, or a problem lacks an answer by some method or seed.
+        InputError: there are no answers of the base, or a problem lacks an answer by some method or seed.
     """
     tables = []
     for number, predictions in enumerate(runs):
@@ -110,8 +133,8 @@ def pair_outcomes(runs: Sequence[Iterable[Prediction]]) -> PairedOutcomes:
     table = pd.concat(tables)
     keys = ["id", "method", "ratio"]
     counts = table.groupby(keys, sort=False).size().unstack(["method", "ratio"])
-    if ORIGINAL not in counts.columns:
-        raise InputError("no predictions of 'original': methods are compared with it")
+    if base not in counts.columns:
+        raise InputError(f"no predictions of '{base[0]}': methods are compared with it")
     missing = counts[counts.lt(len(tables)).any(axis=1) | counts.isna().any(axis=1)]
     if len(missing):
         raise InputError(
@@ -139,7 +162,7 @@ def compare_methods(answers: PairedOutcomes, *, seed: int = 0, against: tuple[st
     pairs = answers.pairs
     if against not in pairs:
         raise InputError(f"no predictions of '{against[0]}' at {against[1]:g}: there is nothing to compare with")
-    base, original = pairs.index(against), pairs.index(ORIGINAL)
+    base, original = pairs.index(against), pairs.index(ORIGINAL if ORIGINAL in pairs else against)
     right, lengths = answers.correct.to_numpy(), answers.tokens.to_numpy()
     correct, tokens = answers.resampled(seed)
     rows = []

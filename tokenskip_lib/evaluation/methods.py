@@ -30,7 +30,7 @@ def full_budget(settings: EvaluationSettings, ratio: float, original_tokens: Seq
 
 
 def ratio_budget(settings: EvaluationSettings, ratio: float, original_tokens: Sequence[int]) -> int:
-    """`evaluation.max_new_tokens`, times the ratio if `evaluation.budget` is `scaled` (as in the authors' code)."""
+    """`evaluation.max_new_tokens`, times the ratio if `evaluation.budget` is `scaled` (the paper's rule on MATH)."""
     return max(1, round(settings.max_new_tokens * (ratio if settings.budget == "scaled" else 1)))
 
 

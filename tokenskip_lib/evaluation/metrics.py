@@ -8,7 +8,7 @@ import pandas as pd
 
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.methods import METHODS
-from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.evaluation.statistics import interval, resample, wilson
 from tokenskip_lib.evaluation.tables import column_names, row_table
 from tokenskip_lib.problems.grading import is_correct_by_reference
 
@@ -66,8 +66,6 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     Raises:
         InputError: there is no `original`, its chains are empty, or it did not answer every problem.
     """
-    from scipy.stats import binomtest
-
     table = pd.DataFrame(
         prediction.model_dump(exclude={"output", "chain"})
         | {"by_reference": is_correct_by_reference(prediction.output, prediction.answer)}
@@ -84,7 +82,7 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
     for pair, group in table.groupby(["method", "ratio"], sort=False):
         method, ratio = cast(tuple[str, float], pair)
         correct, n = int(group["is_correct"].sum()), len(group)
-        wilson = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+        accuracy_low, accuracy_high = wilson(correct, n)
         # In the order of ids, as in `compare_methods`: the order of answers must not change the interval.
         lengths, drawn = group.set_index("id")["chain_tokens"].sort_index(), resample(n, seed)
         whole = original_tokens[lengths.index]
@@ -96,8 +94,8 @@ def compute_metrics(predictions: Iterable[Prediction], *, scorer: str, seed: int
                 scorer=scorer if method in METHODS and METHODS[method].uses_adapter else "",
                 n=n,
                 accuracy=round(correct / n, 4),
-                accuracy_low=round(wilson.low, 4),
-                accuracy_high=round(wilson.high, 4),
+                accuracy_low=round(accuracy_low, 4),
+                accuracy_high=round(accuracy_high, 4),
                 accuracy_by_reference=round(group["by_reference"].mean(), 4),
                 chain_tokens=round(lengths.mean(), 2),
                 actual_ratio=round(lengths.mean() / whole.mean(), 4),

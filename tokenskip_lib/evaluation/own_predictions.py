@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import OutputLayout
-from tokenskip_lib.core.store import PIPE, output_path, read_json_rows
+from tokenskip_lib.core.store import PIPE, output_path
+from tokenskip_lib.evaluation.input_forms import FORMS, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
 
@@ -19,8 +20,8 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
-        source: a JSONL file, or "-" for standard input. A row has id, answer (the gold one) and output (the
-            model's whole text). If it also has a method or a ratio, several rows may share an id.
+        source: a file of predictions in one of the forms of `input_forms`, or "-" for standard input. Rows of one
+            id differ in method, ratio or lm-eval's filter.
         output: the file to write, or "-". A file appears only when all rows are in it.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
 
@@ -28,7 +29,7 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
         Counts: rows, correct, correct_by_reference, no_answer (no answer is stated).
 
     Raises:
-        InputError: a row lacks one of the three fields or repeats an earlier one, the layout is unknown, or
+        InputError: a row lacks its output or its gold answer or repeats an earlier row, the layout is unknown, or
             the file cannot be written.
     """
     if layout not in get_args(OutputLayout):
@@ -36,8 +37,8 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
     counts: Counter = Counter(rows=0)
     seen: set[tuple] = set()
     with _writing(source, output) as file:
-        for number, row in tqdm(read_json_rows(sys.stdin.buffer if source == PIPE else source), unit="row"):
-            graded = _grade(row, seen, f"{source}:{number}", layout)
+        for where, row in tqdm(read_rows(source), unit="row"):
+            graded = _grade(row, seen, where, layout)
             file.write(json.dumps(graded, ensure_ascii=False) + "\n")
             counts["rows"] += 1
             counts["correct"] += graded["is_correct"]
@@ -66,21 +67,19 @@ def shares(counts: Counter) -> str:
 
 
 def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
-    for name in ("id", "answer", "output"):
-        value = row.get(name)
-        if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InputError(f"{where}: no '{name}' that is a text or a number; a row has id, answer and output")
-    key = tuple(str(row.get(name)) for name in ("id", "method", "ratio"))
+    given = read_answer(row)
+    if isinstance(given, str):
+        raise InputError(f"{where}: {given}; {FORMS}")
+    key = (given.id or where, *(str(row.get(name)) for name in ("method", "ratio", "filter")))
     if key in seen:
         raise InputError(f"{where}: id '{key[0]}' was there before; rows of one id must differ in method or ratio")
     seen.add(key)
-    text, gold = str(row["output"]), str(row["answer"])
-    prediction = split_output(text, layout).prediction
+    prediction = split_output(given.output, layout).prediction
     return {
         **row,
         "prediction": prediction,
-        "is_correct": is_correct(prediction, gold),
-        "is_correct_by_reference": is_correct_by_reference(text, gold),
+        "is_correct": is_correct(prediction, given.gold),
+        "is_correct_by_reference": is_correct_by_reference(given.output, given.gold),
     }
 
 

@@ -174,19 +174,13 @@ class Run:
         """Write <name>.png and .svg into the run's folder `figures`, and a .json that says what was drawn.
 
         Args:
-            figure: it is closed afterwards, or a notebook would show it a second time.
+            figure: it is closed afterwards.
             source: the file of records or the table that was drawn; the .json has its path and sha256.
         """
-        import matplotlib.pyplot as plt
-
-        from tokenskip_lib.figures.style import STYLE
+        from tokenskip_lib.figures.style import write_figure
 
         path = self.folder / FIGURES / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with plt.style.context(STYLE):
-            figure.savefig(path)
-            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        plt.close(figure)
         origin = {
             "profile": self.profile.name,
             "seed": self.profile.seed,
@@ -194,7 +188,7 @@ class Run:
             "source": relative(source),
             "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         }
-        write_json(path.with_suffix(".json"), origin)
+        write_figure(figure, path, origin)
         return path
 
     def _write(self) -> None:

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from tokenskip_lib.core.processes import rank, shared_store
+from tokenskip_lib.core.paths import relative
+from tokenskip_lib.core.processes import processes, rank, shared_store
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import (
     Chain,
@@ -198,6 +199,23 @@ def train(run: Run) -> dict:
 STAGE_FUNCTIONS: dict[str, Callable[[Run], object]] = dict(
     zip(STAGES, (generate, score, prune, train, evaluate), strict=True)
 )
+
+
+def run_stage(profile: Profile, name: str) -> str:
+    """Run one stage of a profile, and return the line that says what it noted; "" from any process but the first.
+
+    Raises:
+        InputError: several processes run a stage that one must run, or what the stage itself refuses.
+    """
+    if processes() > 1 and name in ("generate", "evaluate"):
+        raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
+    check_names(profile)
+    run = Run.create(profile)
+    STAGE_FUNCTIONS[name](run)
+    if rank() != 0:
+        return ""
+    counts = {key: value for key, value in run.state["stages"][name].items() if key != "finished_by"}
+    return f"{relative(run.folder)}: {json.dumps(counts, ensure_ascii=False)}"
 
 
 def _kept_chains(run: Run) -> list[Chain]:

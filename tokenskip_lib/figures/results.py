@@ -114,7 +114,9 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
     return figure
 
 
-def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None) -> Figure:
+def accuracy_figure(
+    metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None, styles: Styles | None = None
+) -> Figure:
     """Accuracy against chain tokens: one curve a method with its name, and 95% intervals.
 
     Two things keep points from hiding each other. Methods as long as the original are drawn side by side to
@@ -122,13 +124,16 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
 
     Args:
         metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
-        published: the paper's rows for the same experiment, drawn behind: columns method, ratio,
-            chain_tokens and accuracy (a fraction).
+        published: published rows for the same experiment, drawn behind: columns method, ratio,
+            chain_tokens and accuracy (a fraction), and label if several publications are among them.
+        styles: colour and marker of curves by method or label, in place of those of `method_styles`.
     """
     drawn = metrics[["accuracy_low", "accuracy_high"]]
     if published is not None:
+        published = published.assign(label=published.get("label", published["method"] + ", published"))
         drawn = pd.concat([drawn, published["accuracy"].rename("accuracy_low").to_frame()])
-    styles = method_styles([*metrics["method"], *([] if published is None else published["method"])])
+    named = [*metrics["method"], *([] if published is None else published["method"])]
+    styles = method_styles(named) | (styles or {})
     levels = _levels(drawn.assign(accuracy_high=drawn["accuracy_high"].fillna(drawn["accuracy_low"])))
     with plt.style.context(STYLE):
         figure, panels = plt.subplots(
@@ -139,8 +144,10 @@ def accuracy_figure(metrics: pd.DataFrame, title: str, published: pd.DataFrame |
             axes.set_ylim(low, high)
             drawn_rows = [rows.assign(place=places[rows.index]) for rows in _by_method(metrics)]
             names = [_draw_method(axes, rows, styles) for rows in drawn_rows]
-            if published is not None:
-                names += [_draw_published(axes, rows, styles) for rows in _by_method(published)]
+            labelled = set(metrics["method"])  # a second curve of a method near the first would hide its ratios
+            for rows in [] if published is None else _by_method(published, "label"):
+                names.append(_draw_published(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
+                labelled |= set(rows["method"])
             name_curves(axes, [name for name in names if low <= name[0] <= high])
         panels[0, 0].set_title(title)
         panels[-1, 0].set_xlabel("chain tokens (mean over problems; where equal, side by side)")
@@ -165,6 +172,8 @@ def _levels(drawn: pd.DataFrame) -> list[tuple[float, float]]:
 def _side_by_side(metrics: pd.DataFrame) -> pd.Series:
     """Where to draw each row: at its tokens, or beside the original if all of a method's rows are as long as it."""
     places = metrics["chain_tokens"].astype(float)
+    if "original" not in set(metrics["method"]):
+        return places
     in_place = ["original", *(name for name, method in METHODS.items() if method.uses_adapter)]
     whole, step = places[metrics["method"] == "original"].iloc[0], 0.015 * places.max()
     same = [
@@ -177,8 +186,8 @@ def _side_by_side(metrics: pd.DataFrame) -> pd.Series:
     return places
 
 
-def _by_method(table: pd.DataFrame) -> list[pd.DataFrame]:
-    return [rows.sort_values("ratio") for _, rows in table.groupby("method", sort=False)]
+def _by_method(table: pd.DataFrame, column: str = "method") -> list[pd.DataFrame]:
+    return [rows.sort_values("ratio") for _, rows in table.groupby(column, sort=False)]
 
 
 def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
@@ -204,14 +213,17 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
     return accuracy.iloc[last], method, colour, rows["place"].iloc[last]
 
 
-def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
-    """Draw one method's published curve, hollow and dashed; return its entry for `name_curves`."""
-    method = rows["method"].iloc[0]
-    colour, marker = styles[method]
+def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple:
+    """Draw one published curve, hollow and dashed, with its ratios or without; return its entry for `name_curves`."""
+    label = rows["label"].iloc[0]
+    colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
     accuracy = 100 * rows["accuracy"]
-    axes.plot(rows["chain_tokens"], accuracy, f"{marker}--", color=colour, mfc="white", alpha=0.6, zorder=1)
+    order = 1.5 if ratios else 1
+    axes.plot(rows["chain_tokens"], accuracy, f"{marker}--", color=colour, mfc="white", alpha=0.6, zorder=order)
+    if ratios and len(rows) > 1:
+        _label_ratios(axes, rows.assign(place=rows["chain_tokens"]), colour)
     last = int(rows["chain_tokens"].argmax())
-    return accuracy.iloc[last], f"{method}, published", colour, rows["chain_tokens"].iloc[last]
+    return accuracy.iloc[last], label, colour, rows["chain_tokens"].iloc[last]
 
 
 def _break_axis(upper: Axes, lower: Axes) -> None:

@@ -1,14 +1,18 @@
-"""Colours, markers and labels that all figures share."""
+"""Colours, markers and labels that all figures share, and how a figure is written."""
 
 from collections.abc import Iterable
 from importlib import resources
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from tokenskip_lib.core.store import write_json
 from tokenskip_lib.evaluation.methods import METHODS
 
 PALETTE = sns.color_palette("colorblind")
@@ -35,6 +39,20 @@ def method_styles(names: Iterable[str]) -> dict[str, tuple[Any, str]]:
         marker = method.marker if method is not None else ""
         styles[name] = (colour or next(colours), marker or next(markers))
     return styles
+
+
+def write_figure(figure: Figure, path: Path, origin: dict[str, Any]) -> None:
+    """Write a figure as `path`, a .png, and as .svg; a .json beside them says what was drawn. The figure is closed.
+
+    Args:
+        figure: closed afterwards, or a notebook would show it a second time.
+        origin: what the .json says.
+    """
+    with plt.style.context(STYLE):
+        figure.savefig(path)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+    write_json(path.with_suffix(".json"), origin)
 
 
 def name_curves(axes: Axes, names: list[tuple]) -> None:
@@ -66,5 +84,6 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
             color=colour,
             va="center",
             annotation_clip=False,
+            parse_math=False,  # a name may be anyone's text
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
         )

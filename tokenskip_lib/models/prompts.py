@@ -23,7 +23,8 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 
 RECOVERY = (
     "Could you please recover the following compressed Chain-of-Thought output of a mathematical question to its "
-    "original full content?"
+    "original full content?\n\nThe question is:\n{question}\n\nThe compressed Chain-of-Thought:\n{chain}\n\n"
+    "Original Full Chain-of-Thought:"
 )
 
 
@@ -114,9 +115,9 @@ def build_recovery_prompt(
 ) -> str:
     """The prompt that asks the target model to write a pruned chain out in full again.
 
-    Source: the sentence is that of TokenSkip's figure 3; here the question and the pruned chain follow it.
+    Source: TokenSkip's figure 11, with its labels.
     """
-    return _in_template(tokenizer, settings.system, f"{RECOVERY}\n\n{question}\n\n{pruned}", settings)
+    return _in_template(tokenizer, settings.system, RECOVERY.format(question=question, chain=pruned), settings)
 
 
 def _in_template(tokenizer: PreTrainedTokenizerBase, system: str, request: str, settings: PromptSettings) -> str:

@@ -1,0 +1,134 @@
+"""Predictions in the forms that people have: all read alike, what a row lacks said in words, no row a crash."""
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.made_predictions import prediction
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.evaluation.input_forms import GivenAnswer, read_answer, read_rows
+from tokenskip_lib.evaluation.own_predictions import grade_file
+
+ASKED, SAID = "How many?", "3 + 4 = 7, so \\boxed{7}."
+FORMS = {
+    "our records": {**prediction("a").model_dump(), "output": SAID, "question": ASKED},
+    "plain": {"question": ASKED, "output": SAID, "answer": 7},
+    "gsm8k's gold": {"question": ASKED, "output": SAID, "answer": "3 + 4 = <<3+4=7>>7\n#### 7"},
+    "math's gold": {"problem": ASKED, "output": SAID, "answer": "It is $\\boxed{7}$."},
+    "lm-eval": {"doc_id": 3, "doc": {"question": ASKED}, "target": "so #### 7", "resps": [[SAID]], "filter": "none"},
+    "lm-eval, old": {"doc": {"problem": ASKED, "answer": "7"}, "resps": [SAID], "filtered_resps": ["7"]},
+    "authors' code": {
+        "messages": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ""}],
+        "model_output": SAID,
+        "answer": "7",
+        "cot_length": 9,
+    },
+    "messages": {
+        "messages": [
+            {"role": "system", "content": "You count."},
+            {"role": "user", "content": ASKED},
+            {"role": "assistant", "content": SAID},
+        ],
+        "answer": "7",
+    },
+    "messages in parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": ASKED}]},
+            {"role": "assistant", "content": [{"type": "text", "text": SAID[:9]}, {"type": "text", "text": SAID[9:]}]},
+        ],
+        "target": 7,
+    },
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}],
+        "answer": "7",
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_says_the_same(form):
+    answer = read_answer(FORMS[form])
+    assert isinstance(answer, GivenAnswer), answer
+    assert (answer.question, answer.gold, answer.output) == (ASKED, "7", SAID)
+
+
+def test_method_ratio_id_and_counts_are_read_where_a_row_has_them():
+    ours, authors = read_answer(FORMS["our records"]), read_answer(FORMS["authors' code"])
+    assert (ours.id, ours.method, ours.ratio, ours.chain_tokens) == ("a", "original", 1.0, 100)
+    assert (authors.id, authors.method, authors.ratio, authors.chain_tokens) == ("", "", 1.0, 9)
+    assert read_answer(FORMS["lm-eval"]).id == "3"
+    assert read_answer({**FORMS["plain"], "ratio": 0.5}).ratio == 0.5
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"answer": "7"}, "no 'output'"),
+        ({"output": None, "answer": "7"}, "no 'output'"),
+        ({"resps": [[["-1.2", "True"]]], "target": 1}, "no 'output'"),  # lm-eval's likelihoods are no text
+        ({"messages": [{"role": "user", "content": ASKED}], "answer": "7"}, "no 'output'"),
+        ({"output": SAID}, "no 'answer'"),
+        ({"output": SAID, "answer": " "}, "no 'answer'"),
+        ({"output": SAID, "answer": ["7"]}, "no 'answer'"),
+        ({"output": SAID + "\ud83d", "answer": "7"}, "half of a surrogate pair"),
+        ({"output": SAID, "answer": "7", "ratio": float("nan")}, "'ratio'"),
+    ],
+)
+def test_what_a_row_lacks_is_said(row, says):
+    assert says in read_answer(row)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "from", "content"]), inner),
+    max_leaves=6,
+)
+NAMES = ["id", "question", "answer", "output", "messages", "conversations", "resps", "target", "doc", "ratio"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES))
+def test_no_row_is_a_crash(row):
+    assert isinstance(read_answer(row), str | GivenAnswer)
+
+
+def test_an_empty_output_is_an_answer_and_a_wrong_one(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"output": "", "answer": "7"}\n')
+    assert grade_file(str(tmp_path / "mine.jsonl"), str(tmp_path / "graded.jsonl"))["no_answer"] == 1
+
+
+def test_grade_reads_every_form_in_one_json_array_and_keeps_the_fields(tmp_path):
+    rows = [{**row, "mine": number} for number, row in enumerate(FORMS.values())]
+    (tmp_path / "mine.json").write_text("\ufeff\n" + json.dumps(rows, indent=1), encoding="utf-8")
+    counts = grade_file(str(tmp_path / "mine.json"), str(tmp_path / "graded.jsonl"))
+    assert counts["rows"] == counts["correct"] == counts["correct_by_reference"] == len(FORMS)
+    graded = [json.loads(line) for line in (tmp_path / "graded.jsonl").read_text().splitlines()]
+    assert [row["mine"] for row in graded] == list(range(len(FORMS)))
+    assert graded[4]["resps"] == FORMS["lm-eval"]["resps"]
+
+
+def test_two_filters_of_lm_eval_are_two_rows_to_grade(tmp_path):
+    rows = [{**FORMS["lm-eval"], "filter": name} for name in ("strict-match", "flexible-extract")]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert grade_file(str(tmp_path / "samples.jsonl"), str(tmp_path / "graded.jsonl"))["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[{"output": "7"}, 8]', ":2: expected an object, found int"),
+        ('[{"output": "7"},\n', ":1: not JSON"),
+        ('{"output": "7"}\n["x"]\n', ":2: expected an object, found list"),
+    ],
+)
+def test_a_broken_array_is_refused_by_its_item(tmp_path, text, says):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(InputError, match=says):
+        list(read_rows(str(tmp_path / "mine.json")))
+
+
+def test_an_array_comes_through_a_pipe(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'[\n{"id": 1},\n{"id": 2}]')))
+    assert list(read_rows("-")) == [("-:1", {"id": 1}), ("-:2", {"id": 2})]

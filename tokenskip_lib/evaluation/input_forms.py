@@ -1,0 +1,132 @@
+"""Anyone's predictions as they come: one reader for the forms of rows that people have.
+
+| form | question | gold answer | output |
+|---|---|---|---|
+| our records, and plain rows | `question` | `answer` | `output` |
+| predictions of the authors' code | `messages` | `answer` | `model_output` |
+| samples of lm-eval | `doc` | `target` | the first text of `resps` |
+| messages (`role`, `content`) | `messages`, the user's last | `answer` | the assistant's last |
+| sharegpt (`from`, `value`) | `conversations`, the human's last | `answer` | the gpt's last |
+
+Each is a line of a JSONL file, or an item of one JSON array.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tokenskip_lib.core.store import PIPE, read_json_rows
+from tokenskip_lib.problems.grading import last_boxed
+
+FORMS = (
+    "a row has an output (output, model_output, resps, messages or conversations) and its gold answer (answer or "
+    "target)"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ASKS, _ANSWERS = ("user", "human"), ("assistant", "gpt", "model")
+
+
+class GivenAnswer(NamedTuple):
+    """One model's answer to one problem, with what the row says of it.
+
+    Attributes:
+        id: the row's own; "" if it has none.
+        question: "" if the row does not show it.
+        gold: the gold answer, without the worked solution before it.
+        output: the whole text.
+        method: "" if the row names none.
+        ratio: 1.0 if the row names none.
+        chain_tokens: as the row counts them; None if it does not.
+    """
+
+    id: str
+    question: str
+    gold: str
+    output: str
+    method: str
+    ratio: float
+    chain_tokens: int | None
+
+
+def read_rows(source: str) -> Iterator[tuple[str, dict]]:
+    """(the place that an error names, the row) of a JSONL file, of a JSON array, or of standard input for "-".
+
+    Raises:
+        InputError: no such file, or a line or item that is no JSON object.
+    """
+    rows = read_json_rows(sys.stdin.buffer if source == PIPE else source, array=True)
+    return ((f"{source}:{number}", row) for number, row in rows)
+
+
+def read_answer(row: dict) -> GivenAnswer | str:
+    r"""One row of any form, or in words what it lacks.
+
+    Example:
+        >>> row = {"doc": {"question": "9 x 2?"}, "target": "9 * 2 = 18 #### 18", "resps": [["So \\boxed{18}."]]}
+        >>> read_answer(row)[1:4]
+        ('9 x 2?', '18', 'So \\boxed{18}.')
+        >>> read_answer({"question": "9 x 2?", "output": "18"})
+        "no 'answer' that is a text or a number"
+    """
+    turns = row.get("messages", row.get("conversations"))
+    doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
+    output = _first(_plain(row.get("output")), _plain(row.get("model_output")), _response(row), _said(turns, _ANSWERS))
+    if output is None:
+        return "no 'output' that is a text or a number"
+    if _SURROGATE.search(output):  # JSON can hold half of a pair
+        return "half of a surrogate pair in its output"
+    gold = _first(_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
+    if gold is None or not gold.strip():
+        return "no 'answer' that is a text or a number"
+    question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
+    ratio = row["ratio"] if isinstance(row.get("ratio"), int | float) else 1.0
+    if not abs(ratio) < 100:  # NaN is JSON to Python
+        return "a 'ratio' that is not a small number"
+    tokens = row.get("chain_tokens", row.get("cot_length"))
+    return GivenAnswer(
+        id=_first(*(_plain(row.get(name)) for name in ("id", "unique_id", "doc_id"))) or "",
+        question=_first(question, _said(turns, _ASKS)) or "",
+        gold=_stated(gold),
+        output=output,
+        method=_plain(row.get("method")) or "",
+        ratio=float(ratio),
+        chain_tokens=tokens if isinstance(tokens, int) else None,
+    )
+
+
+def _first(*found: str | None) -> str | None:
+    return next((text for text in found if text is not None), None)
+
+
+def _plain(value: Any) -> str | None:
+    """A text or a number as text; None for anything else."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
+def _response(row: dict) -> str | None:
+    """The first text of lm-eval's `resps`: a list of requests, each a list of samples. Deeper are likelihoods."""
+    found = row.get("resps")
+    for _ in range(2):
+        found = found[0] if isinstance(found, list) and found else found
+    return found if isinstance(found, str) else None
+
+
+def _said(turns: Any, roles: tuple[str, ...]) -> str | None:
+    """The last turn of one side, in either of the two forms of a conversation."""
+    said = None
+    for turn in turns if isinstance(turns, list) else []:
+        if isinstance(turn, dict) and turn.get("role", turn.get("from")) in roles:
+            content = turn.get("content", turn.get("value"))
+            if isinstance(content, list):  # parts, as chat services have them
+                content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+            said = _plain(content)
+    return said
+
+
+def _stated(gold: str) -> str:
+    """The answer of a gold text: after GSM8K's "####", in MATH's last box, or all of it."""
+    if "####" in gold:
+        return gold.rpartition("####")[2].strip()
+    boxed = last_boxed(gold)
+    return boxed.content.strip() if boxed else gold
