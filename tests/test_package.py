@@ -18,6 +18,7 @@ FLOORS = [
     {"api", "figures"},
     {"experiments"},
     {"analyses"},
+    {"commands"},
     {"__main__"},
 ]
 TOP_LEVEL = {"__init__.py", "__main__.py", "api.py", "py.typed", "profiles"}

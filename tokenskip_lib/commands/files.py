@@ -1,0 +1,141 @@
+"""Commands for files: your own chains, anyone's predictions, and training rows for another trainer."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tokenskip_lib.commands.options import Assignments, ProfileName, load, run_stage
+from tokenskip_lib.core.profiles import parse_overrides
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.pruning.registry import describe_scorers
+
+OwnChains = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CHAINS.jsonl]", help="Your own: id, question, answer, chain (or output) a line; `-` reads a pipe."
+    ),
+]
+Output = Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")]
+AnswerLayout = Annotated[str, typer.Option("--layout", help="answer, or think: the answer follows </think>.")]
+Predictions = Annotated[str, typer.Argument(help="Rows of answer and output, lm-eval, messages; `-` reads a pipe.")]
+Files = Annotated[list[str], typer.Argument(metavar="PREDICTIONS...", help="Files of what `grade` reads.")]
+Against = Annotated[str, typer.Option(help="Profile of a published run, or MODEL/SET: Qwen2.5-7B-Instruct/gsm8k.")]
+Png = Annotated[str, typer.Option("--output", "-o", help="NAME.png; NAME.svg, .csv and .json are beside it.")]
+Counter = Annotated[str | None, typer.Option(help="Counts tokens: folder or hub name, else the published model's.")]
+ScorerName = Annotated[
+    str | None,
+    typer.Option(
+        help=f"With CHAINS, when a token is important: {describe_scorers()}; or your own mypackage.module:function.",
+        show_default=False,
+    ),
+]
+TargetName = Annotated[
+    str | None, typer.Option(help="With CHAINS: the target model, whose tokens are counted; folder or hub name.")
+]
+Layout = Annotated[
+    str | None, typer.Option(help="With CHAINS that are whole outputs: answer, or think (the chain ends at </think>).")
+]
+OptionalProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="Name of a profile (see `profiles`), or the path of a YAML file. Without CHAINS the default is demo; with "
+        "CHAINS it is no profile: the scorer is selective_context, and nothing is kept by force.",
+    ),
+]
+
+
+def score(
+    chains: OwnChains = None,
+    output: Output = "-",
+    scorer: ScorerName = None,
+    model: TargetName = None,
+    layout: Layout = None,
+    profile: OptionalProfile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Stage 2, importance of every part of every kept chain; or of your own CHAINS, spans and scores out."""
+    if chains is None:
+        _refuse_without_chains(output, scorer=scorer, model=model, layout=layout)
+        run_stage("score", profile or "demo", assignments)
+    else:
+        from tokenskip_lib.models.loading import TargetModel
+        from tokenskip_lib.pruning.own_chains import score_file
+        from tokenskip_lib.pruning.own_settings import own_settings
+
+        overrides = parse_overrides(assignments or [])
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, layout=layout)
+        score_file(chains, output, TargetModel(chosen.target, chosen.prompts), chosen.importance, seed=chosen.seed)
+
+
+def prune(
+    chains: OwnChains = None,
+    output: Output = "-",
+    scorer: ScorerName = None,
+    model: TargetName = None,
+    ratios: Annotated[
+        str | None,
+        typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5"),
+    ] = None,
+    layout: Layout = None,
+    profile: OptionalProfile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Stage 3, chains at every ratio and the training rows; or your own CHAINS at every ratio."""
+    if chains is None:
+        _refuse_without_chains(output, scorer=scorer, model=model, ratios=ratios, layout=layout)
+        run_stage("prune", profile or "demo", assignments)
+    else:
+        from tokenskip_lib.models.loading import TargetModel
+        from tokenskip_lib.pruning.own_chains import prune_file
+        from tokenskip_lib.pruning.own_settings import own_settings
+
+        overrides = parse_overrides(assignments or [])
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
+        target = TargetModel(chosen.target, chosen.prompts)
+        prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
+
+
+def grade(predictions: Predictions, output: Output = "-", layout: AnswerLayout = "answer") -> None:
+    """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
+    from tokenskip_lib.evaluation.own_predictions import grade_file, shares
+
+    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
+
+
+def place(
+    files: Files,
+    against: Against,
+    output: Png = "place.png",
+    tokenizer: Counter = None,
+    layout: AnswerLayout = "answer",
+) -> None:
+    """Draw anyone's predictions over the published results, with intervals and paired comparisons."""
+    from tokenskip_lib.analyses import place as placing
+
+    print(placing.report(placing.place(files, against, output, tokenizer=tokenizer, layout=layout)))
+
+
+def export(
+    output: Annotated[str, typer.Option("--output", "-o", help="The folder to write into.")],
+    style: Annotated[str, typer.Option("--format", help="trl or llamafactory.")] = "trl",
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """Write the training rows of stage 3 for another trainer."""
+    from pathlib import Path
+
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.experiments import stages
+    from tokenskip_lib.experiments.run import Run
+
+    for path in stages.export(Run.open(load(profile, assignments)), style, Path(output)):
+        print(relative(path))
+
+
+def _refuse_without_chains(output: str, **options: str | None) -> None:
+    for name, value in {**options, "output": None if output == "-" else output}.items():
+        if value is not None:
+            raise InputError(f"--{name} goes with a file of CHAINS; for a profile's stage use --set")
