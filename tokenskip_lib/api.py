@@ -304,8 +304,11 @@ def _method_for(method: str | Method | None, adapted: bool, ratios: Sequence[flo
         register_method(method)
         method = method.name
     found = find_method(method or ("tokenskip" if adapted else "original"))
-    if found.follows_original:
-        raise InputError(f"generate: the budget of method '{found.name}' needs the original's answers; use a profile")
+    if found.follows_original or found.first_request or found.scales_adapter:
+        needs = (
+            "strengths" if found.scales_adapter else "two calls" if found.first_request else "the original's answers"
+        )
+        raise InputError(f"generate: method '{found.name}' needs {needs}; use a profile")
     if found.uses_adapter != adapted:
         verb = "needs an adapter" if found.uses_adapter else "takes no adapter"
         raise InputError(f"generate: method '{found.name}' {verb}")

@@ -43,7 +43,11 @@ class RowKey(NamedTuple):
 
 
 class PredictionKey(NamedTuple):
-    """Identifies one answer in an evaluation; `ratio` is 1.0 if the method takes none."""
+    """Identifies one answer in an evaluation.
+
+    `ratio` is the level that the method was asked at: a ratio, or the adapter's strength for a method that scales the
+    adapter; 1.0 if the method takes no level.
+    """
 
     id: str
     method: str
@@ -173,8 +177,31 @@ class SFTRow(Record):
         return RowKey(self.id, self.ratio)
 
 
+class FirstCall(Record):
+    """The first answer of a method that calls twice: `budget` is the number of tokens that it states, or None.
+
+    Method and ratio are those of the Prediction that the second answer becomes. `tokens` counts the whole output.
+    """
+
+    method: str
+    ratio: float
+    output: str
+    budget: int | None
+    tokens: int
+    cut_off: bool
+    seconds: float
+
+    @property
+    def key(self) -> PredictionKey:
+        return PredictionKey(self.id, self.method, self.ratio)
+
+
 class Prediction(Record):
-    """One answer to a test problem by one method at one ratio (1.0 where the method takes none)."""
+    """One answer to a test problem by one method at one level (see PredictionKey).
+
+    If the method calls twice, `chain_tokens` and `seconds` include the first call. Only such records have the field
+    `first_call_tokens`, the first call's share of `chain_tokens`.
+    """
 
     method: str
     ratio: float
@@ -188,6 +215,7 @@ class Prediction(Record):
     max_new_tokens: int
     cut_off: bool
     seconds: float
+    first_call_tokens: int = Field(default=0, exclude_if=lambda tokens: tokens == 0)
 
     @property
     def key(self) -> PredictionKey:

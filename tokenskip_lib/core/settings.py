@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 HOW = "how"
 Ratio = Annotated[float, Field(gt=0, le=1)]
+Level = Annotated[float, Field(ge=0, le=1.5)]  # a ratio, or an adapter's strength: evaluation.methods says which
 PositiveInt = Annotated[int, Field(gt=0)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 OutputLayout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
@@ -155,14 +156,15 @@ class TrainingSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """`methods`: name -> ratios; an empty list where the method takes none.
+    """`methods`: name -> levels; an empty list where the method takes none. A level is a ratio, and for
+    adapter_scaling the strength of the adapter, from 0 to 1.5.
 
     `budget`: tokenskip's answers may have max_new_tokens as all others (fixed), or that times the ratio (scaled).
     The paper and the authors' code scale it on MATH and never on GSM8K. Answers that it cuts off are counted
     either way.
     """
 
-    methods: dict[str, list[Ratio]]
+    methods: dict[str, list[Level]]
     split: Literal["test", "validation"] = "test"  # the latter to choose settings by
     adapter: str | None = None  # a published one (folder or hub name) in place of the run's own
     attach: bool = False  # the adapter beside the weights, one model for all methods; else merged into a copy

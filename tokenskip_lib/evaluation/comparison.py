@@ -21,6 +21,7 @@ class ComparisonRow:
     """One method and ratio against another, the base, on the same problems.
 
     Attributes:
+        ratio: the method's level: for a method that scales the adapter, the strength.
         n: problems.
         difference: in accuracy (a fraction), with its 95% paired bootstrap interval over problems.
         gained: problems that this method solves and the base does not.

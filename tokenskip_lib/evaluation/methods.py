@@ -1,114 +1,25 @@
-"""Methods: one object and one registration each.
-
-All methods answer the same problems through the same engine (evaluation.predictions). They differ in three
-things: the prompt, the adapter and the budget of new tokens.
-"""
+"""The registry of methods: those of this library, your own, and the levels that a profile asks for."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from tokenskip_lib.core.plugins import is_own, load_own
 from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
-from tokenskip_lib.models.prompts import build_prompt
+from tokenskip_lib.core.settings import EvaluationSettings
+from tokenskip_lib.evaluation.method import Method, ratio_budget, truncation_budget
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+# The whole request of TALE-EP, without a budget and with one.
+_TALE = (
+    "Q: {question}\nPlease Give the response by strictly following this format: [[answer]], for example: "
+    "Answer: [[50]].Let's think step by step"
+)
 
-# (evaluation settings, ratio, chain tokens of the original's answers) -> the most new tokens of an answer
-Budget = Callable[[EvaluationSettings, float, Sequence[int]], int]
-
-
-def full_budget(settings: EvaluationSettings, ratio: float, original_tokens: Sequence[int]) -> int:
-    """`evaluation.max_new_tokens`, whatever the ratio."""
-    return settings.max_new_tokens
-
-
-def ratio_budget(settings: EvaluationSettings, ratio: float, original_tokens: Sequence[int]) -> int:
-    """`evaluation.max_new_tokens`, times the ratio if `evaluation.budget` is `scaled` (the paper's rule on MATH)."""
-    return max(1, round(settings.max_new_tokens * (ratio if settings.budget == "scaled" else 1)))
-
-
-def truncation_budget(chain_tokens: Sequence[int], ratio: float) -> int:
-    """The budget, one for all problems, at which the original's chains keep `ratio` of their tokens on average.
-
-    It is the smallest cap c with mean(min(length, c)) >= ratio * mean(length). So truncation is compared
-    at equal chain tokens, and an answer that ends within the cap still finishes.
-
-    Args:
-        chain_tokens: the original's chain length for each problem, in tokens.
-        ratio: fraction of these tokens to spend, 0 < ratio <= 1.
-
-    Raises:
-        InputError: no chain has a token.
-
-    Source: TokenSkip's Truncation baseline caps max_new_tokens at a fraction of the original's
-        budget; its published actual ratios (.95, .70, .49) are of the tokens that were spent.
-
-    Example:
-        >>> truncation_budget([10, 10, 100], 0.5)  # 10 + 10 + 40 is half of 120
-        40
-    """
-    if not any(chain_tokens):
-        raise InputError("evaluation.methods.truncation: the original's chains are empty, there is nothing to truncate")
-    wanted = ratio * sum(chain_tokens)
-    caps = range(1, max(chain_tokens) + 1)
-    return caps[bisect_left(caps, wanted, key=lambda cap: sum(min(length, cap) for length in chain_tokens))]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to get an answer, with everything that evaluation, plan, tables and figures need to know about it.
-
-    Attributes:
-        name: what records, tables and figures call it.
-        takes_ratio: whether a profile gives it ratios. Without, it answers once, and its ratio is 1.0.
-        prompt: a sentence added to the prompt; `{percent}` becomes the percentage to leave out.
-        marks_ratio: whether the prompt carries the ratio marker.
-        uses_adapter: whether the TokenSkip adapter answers; otherwise the target model without it.
-        budget: how many new tokens an answer may have.
-        follows_original: whether `budget` reads the original's chain lengths, so that the original answers first.
-        colour: of its curve in figures, as matplotlib takes it; "" is the next free one.
-        marker: of its points in figures, as matplotlib takes it; "" is the next free one.
-        description: one line for people.
-
-    Example:
-        >>> brief = Method("brief", prompt="Answer in {percent}% fewer words.", takes_ratio=True)
-        >>> brief.sentence(0.7)
-        'Answer in 30% fewer words.'
-    """
-
-    name: str
-    _: KW_ONLY
-    takes_ratio: bool = False
-    prompt: str = ""
-    marks_ratio: bool = False
-    uses_adapter: bool = False
-    budget: Budget = full_budget
-    follows_original: bool = False
-    colour: str = ""
-    marker: str = ""
-    description: str = ""
-
-    def sentence(self, ratio: float) -> str:
-        """The sentence that the prompt gets at this ratio; "" if the method adds none."""
-        return self.prompt.replace("{percent}", str(round(100 * (1 - ratio))))
-
-    def build_prompt(
-        self, tokenizer: PreTrainedTokenizerBase, question: str, prompts: PromptSettings, ratio: float
-    ) -> str:
-        """The whole prompt for a question, up to where the model starts to answer."""
-        marked = ratio if self.marks_ratio else None
-        return build_prompt(tokenizer, question, prompts, sentence=self.sentence(ratio), ratio=marked)
-
-
-# Every method by its name, in the order of tables. Colours are those of seaborn's palette "colorblind". The
-# sentences of the prompt-only baselines are as published.
+# Every method by its name, in the order of tables. Colours are those of seaborn's palette "colorblind"; where these
+# end, of Paul Tol's "muted". The prompts of the prompt-only baselines are as published: TokenSkip's table 3,
+# Chain of Draft (arXiv:2502.18600), TALE-EP (arXiv:2412.18547), and the limits of Lee et al. (arXiv:2503.01141,
+# cot_prompts.json of github.com/Compressed-CoT/compressed-cot), who state fixed numbers.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -161,6 +72,56 @@ METHODS: dict[str, Method] = {
             marker="^",
             description="A prompt that states the percentage of words to leave out.",
         ),
+        Method(
+            "word_limit",
+            takes_ratio=True,
+            prompt="Only use {words} words for your answer.",
+            follows_original=True,
+            colour="#999933",
+            marker="$w$",
+            description="A prompt that states a number of words: the ratio's share of the original's mean chain.",
+        ),
+        Method(
+            "token_limit",
+            takes_ratio=True,
+            prompt="Only use {tokens} tokens for your answer.",
+            follows_original=True,
+            colour="#44aa99",
+            marker="$t$",
+            description="A prompt that states a number of tokens: the ratio's share of the original's mean chain.",
+        ),
+        Method(
+            "chain_of_draft",
+            request="{question}",
+            system=(
+                "Think step by step, but only keep minimum draft for each thinking step, with 5 words at most.\n"
+                "Return the answer at the end of the response after a separator ####."
+            ),
+            colour="#661100",
+            marker="p",
+            description="A system message that asks for steps of five words at most.",
+        ),
+        Method(
+            "tale_ep",
+            first_request=(
+                "Task: Analyze the given question and estimate the minimum number of tokens required to generate a "
+                "complete and accurate response. Please Give the response by strictly following this format: "
+                '[[budget]],for example: Budget: [[12]].\n\nBelow is the question:\n\nQuestion: "{question}"'
+            ),
+            request=f"{_TALE}:",
+            budget_request=f"{_TALE} and use less than {{budget}} tokens:",
+            colour="#882255",
+            marker="h",
+            description="A first call estimates how many tokens the answer needs; the second states that budget.",
+        ),
+        Method(
+            "adapter_scaling",
+            scales_adapter=True,
+            uses_adapter=True,
+            colour="#332288",
+            marker="d",
+            description="The TokenSkip adapter at a strength, always asked for its smallest ratio (CoT-Valve's idea).",
+        ),
     )
 }
 BUILT_IN = frozenset(METHODS)
@@ -212,26 +173,31 @@ def find_method(name: str) -> Method:
 
 
 def method_ratios(settings: EvaluationSettings) -> list[tuple[str, float]]:
-    """Every (method's name, ratio) of an evaluation, ratios descending; 1.0 for a method that takes none.
+    """Every (method's name, level) of an evaluation, levels descending; 1.0 for a method that takes none.
 
-    Methods come in the profile's order, and the original is always first.
+    Methods come in the profile's order, and the original is always first. A level is a ratio, or a strength for a
+    method that scales the adapter.
 
     Raises:
-        InputError: a method is unknown or named twice, has ratios but takes none, or takes ratios but has none.
+        InputError: a method is unknown or named twice, has levels but takes none, or takes levels but has none; a
+            ratio is 0 or above 1.
 
     Example:
         >>> method_ratios(EvaluationSettings(methods={"original": [], "tokenskip": [0.5, 0.9]}))
         [('original', 1.0), ('tokenskip', 0.9), ('tokenskip', 0.5)]
     """
     pairs: list[tuple[str, float]] = []
-    for name, ratios in settings.methods.items():
+    for name, levels in settings.methods.items():
         method = find_method(name)
-        if bool(ratios) != method.takes_ratio:
-            wanted = "needs a list of ratios" if method.takes_ratio else "takes no ratios: write []"
+        if bool(levels) != bool(method.level):
+            kind = {"ratio": "ratios", "strength": "strengths of the adapter"}.get(method.level)
+            wanted = f"needs a list of {kind}" if kind else "takes no ratios: write []"
             raise InputError(f"evaluation.methods.{name} {wanted}")
+        if bad := [level for level in levels if method.level == "ratio" and not 0 < level <= 1]:
+            raise InputError(f"evaluation.methods.{name}: a ratio is above 0 and at most 1, not {bad[0]:g}")
         if any(method.name == known for known, _ in pairs):
             raise InputError(f"evaluation.methods.{name}: there are two methods of the name '{method.name}'")
-        pairs += [(method.name, ratio) for ratio in sorted(ratios, reverse=True)] or [(method.name, 1.0)]
+        pairs += [(method.name, level) for level in sorted(levels, reverse=True)] or [(method.name, 1.0)]
     return pairs
 
 

@@ -15,16 +15,16 @@ from tokenskip_lib.problems.grading import is_correct_by_reference
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One method at one ratio: a row of metrics.csv.
+    """One method at one level: a row of metrics.csv.
 
     Attributes:
         method: its name.
-        ratio: the requested one; 1.0 if the method takes none.
+        ratio: the requested one; 1.0 if the method takes none. For a method that scales the adapter, the strength.
         scorer: whose importance the adapter's training chains were pruned by; "" if the method uses no adapter.
         n: problems answered.
         accuracy: fraction right, graded strictly, with its 95% Wilson interval.
         accuracy_by_reference: fraction right by the more lenient rule of the authors' code, same answers.
-        chain_tokens: mean over problems.
+        chain_tokens: mean over problems; of a method that calls twice, the first call's tokens are among them.
         actual_ratio: chain tokens divided by the original's, with its 95% bootstrap interval over problems.
         answer_tokens: mean number of tokens from the stated answer on.
         cut_off: answers that the budget ended.
@@ -125,11 +125,12 @@ def markdown_table(metrics: pd.DataFrame) -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in metrics.to_dict("records"):
         name = row["method"]
-        takes_ratio = METHODS[name].takes_ratio if name in METHODS else row["ratio"] != 1
+        known = METHODS.get(name)
+        level = known.say_level(row["ratio"]) if known else str(row["ratio"]) if row["ratio"] != 1 else ""
         low, middle, high = (100 * row[column] for column in ("accuracy_low", "accuracy", "accuracy_high"))
         cells = [
             name,
-            str(row["ratio"]) if takes_ratio else "",
+            level,
             str(row["n"]),
             f"{middle:.1f} ({low:.1f}-{high:.1f})",
             f"{100 * row['accuracy_by_reference']:.1f}",

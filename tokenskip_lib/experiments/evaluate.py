@@ -1,6 +1,7 @@
 """Stage 5: every method at every ratio answers the test problems, and the answers become metrics.csv.
 
-The methods are answered in passes. A pass is one use of the model, with or without the TokenSkip adapter.
+The methods are answered in passes. A pass is one use of the model, with the TokenSkip adapter at one strength or
+without it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from pathlib import Path
 import pandas as pd
 
 from tokenskip_lib.core.profiles import Profile
-from tokenskip_lib.core.records import Prediction, PredictionKey, Problem
+from tokenskip_lib.core.records import FirstCall, InputError, Prediction, PredictionKey, Problem
 from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.evaluation.method import Known
 from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_ratios
 from tokenskip_lib.evaluation.metrics import compute_metrics
-from tokenskip_lib.evaluation.predictions import predict_all
+from tokenskip_lib.evaluation.predictions import call_first, predict_all
 from tokenskip_lib.experiments.run import Run, find_trained
-from tokenskip_lib.experiments.steps import METRICS, PREDICTIONS, TEST_PROBLEMS, TRAIN_PROBLEMS
+from tokenskip_lib.experiments.steps import FIRST_CALLS, METRICS, PREDICTIONS, TEST_PROBLEMS, TRAIN_PROBLEMS
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.problems.sets import LoadedProblems, is_published, leave_out, load_problems, refuse_shared_questions
@@ -30,14 +32,16 @@ class Pass:
 
     Attributes:
         name: shown on the progress bar.
-        pairs: (method, ratio) of each.
+        pairs: (method, level) of each.
         adapter: the TokenSkip adapter in the model; None for the target model alone.
+        strength: how strong the adapter is.
         attached: whether the adapter stays beside the weights, for the methods that use it; else it is merged.
     """
 
     name: str
     pairs: list[tuple[str, float]]
     adapter: Path | str | None
+    strength: float = 1.0
     attached: bool = False
 
 
@@ -48,42 +52,62 @@ def evaluate(run: Run) -> pd.DataFrame:
         InputError: an earlier stage is missing, or a test problem was trained on.
     """
     profile = run.profile
-    pairs = method_ratios(profile.evaluation)
+    pairs = asked_levels(profile)
     test = _test_problems(run)
-    adapter = find_trained(run) if any(METHODS[method].uses_adapter for method, _ in pairs) else None
+    adapter = find_trained(run) if any(METHODS[method].strength(level) for method, level in pairs) else None
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
-    store = run.store(PREDICTIONS, Prediction)
-    _answer(profile, plan_passes(profile, pairs, adapter), test.problems, store)
+    store = _answer(run, plan_passes(profile, pairs, adapter), test.problems)
     metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
     run.write_result(metrics, METRICS)
     run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
+    if calls := list(run.store(FIRST_CALLS, FirstCall)):
+        silent = sum(call.budget is None for call in calls)
+        run.note("evaluate", first_calls=len(calls), first_calls_without_a_budget=silent)
     return metrics
+
+
+def asked_levels(profile: Profile) -> list[tuple[str, float]]:
+    """The (method, level) of each evaluation that a profile asks for, as `method_ratios` gives them.
+
+    Raises:
+        InputError: as `method_ratios`; or a method scales the adapter, and a server answers.
+    """
+    pairs = method_ratios(profile.evaluation)
+    scaled = [method for method, _ in pairs if METHODS[method].scales_adapter]
+    if scaled and profile.server is not None:
+        raise InputError(
+            f"evaluation.methods.{scaled[0]}: a server has the adapter at one strength; leave the method out, or "
+            "--set server=null"
+        )
+    return pairs
 
 
 def plan_passes(profile: Profile, pairs: Sequence[tuple[str, float]], adapter: Path | str | None) -> list[Pass]:
     """The passes of an evaluation, in order.
 
-    The target model alone comes before the adapter. If the adapter is attached, one model answers for both.
-    Within each, a method whose budget follows from the original's answers comes last.
+    The target model alone comes first, then the adapter as it was trained, then its other strengths. If the adapter
+    is attached, one model answers for the first two. Within each, a method that follows the original comes last.
 
     Args:
-        pairs: (method, ratio) of each, as `method_ratios` gives them.
+        pairs: (method, level) of each, as `method_ratios` gives them.
         adapter: the TokenSkip adapter, if a method uses it.
     """
     attached = profile.evaluation.attach and profile.server is None and adapter is not None
-    uses = [(adapter, (False, True))] if attached else [(None, (False,)), (adapter, (True,))]
+    others = sorted({METHODS[method].strength(level) for method, level in pairs} - {0.0, 1.0})
+    models = [(0.0, 1.0)] if attached else [(0.0,), (1.0,)]
     passes = []
-    for folder, adapted in uses:
+    for strengths in [*models, *((strength,) for strength in others)]:
         for follows in (False, True):
             mine = [
-                (method, ratio)
-                for method, ratio in pairs
-                if METHODS[method].uses_adapter in adapted and METHODS[method].follows_original == follows
+                (method, level)
+                for method, level in pairs
+                if METHODS[method].strength(level) in strengths and METHODS[method].follows_original == follows
             ]
             if mine:
                 names = list(dict.fromkeys(method for method, _ in mine))
-                label = names[0] if len(names) == 1 else "the target model"
-                passes.append(Pass(label, mine, folder, attached))
+                label = names[0] if len(names) == 1 else f"{len(names)} methods"
+                strength = strengths[-1]
+                passes.append(Pass(label, mine, adapter if strength else None, strength, len(strengths) > 1))
     return passes
 
 
@@ -102,30 +126,60 @@ def _test_problems(run: Run) -> LoadedProblems:
     return test
 
 
-def _answer(
-    profile: Profile, passes: Sequence[Pass], problems: Sequence[Problem], store: RecordStore[Prediction]
-) -> None:
-    """Answer what the store does not have yet, pass by pass. Passes of one adapter share an engine."""
-    tokenizer = load_tokenizer(profile.target)
+def _answer(run: Run, passes: Sequence[Pass], problems: Sequence[Problem]) -> RecordStore[Prediction]:
+    """Answer what the run does not have yet, pass by pass. Passes of one adapter and strength share an engine."""
+    profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
+    store, first = run.store(PREDICTIONS, Prediction), run.store(FIRST_CALLS, FirstCall)
     engine, loaded = None, None
     for step in passes:
-        keys = [PredictionKey(problem.id, method, ratio) for problem in problems for method, ratio in step.pairs]
+        keys = [PredictionKey(problem.id, method, level) for problem in problems for method, level in step.pairs]
         if all(key in store for key in keys):
             continue
-        if engine is None or loaded != step.adapter:
+        if engine is None or loaded != (step.adapter, step.strength, step.attached):
             engine = None  # its memory is free before the next model is loaded
-            engine = build_engine(profile, tokenizer, profile.evaluation.batch_size, adapter=step.adapter)
-            loaded = step.adapter
-        original_tokens = [p.chain_tokens for p in store if p.method == "original"]
-        plan = [(m, r, answer_budget(profile.evaluation, m, r, original_tokens)) for m, r in step.pairs]
+            engine = build_engine(
+                profile,
+                tokenizer,
+                profile.evaluation.batch_size,
+                adapter=step.adapter,
+                strength=step.strength,
+                attached=step.attached,
+            )
+            loaded = (step.adapter, step.strength, step.attached)
+        for calls in call_first(
+            engine,
+            tokenizer,
+            problems,
+            profile.prompts,
+            step.pairs,
+            max_new_tokens=profile.evaluation.max_new_tokens,
+            is_done=first.__contains__,
+            label=f"{step.name}, first calls",
+        ):
+            first.append(calls)
+        known = _known(profile, store)
+        budgets = [answer_budget(profile.evaluation, *pair, known.original_tokens) for pair in step.pairs]
         for batch in predict_all(
             engine,
             tokenizer,
             problems,
             profile.prompts,
-            plan,
+            [(*pair, budget) for pair, budget in zip(step.pairs, budgets, strict=True)],
             is_done=store.__contains__,
             label=step.name,
             attached=step.attached,
+            known=known,
+            first={call.key: call for call in first},
         ):
             store.append(batch)
+    return store
+
+
+def _known(profile: Profile, store: RecordStore[Prediction]) -> Known:
+    """What the methods of a run may know of its adapter and of the original's answers so far."""
+    original = [prediction for prediction in store if prediction.method == "original"]
+    return Known(
+        smallest_ratio=min(profile.pruning.ratios),
+        original_tokens=[prediction.chain_tokens for prediction in original],
+        original_words=[len(prediction.chain.split()) for prediction in original],
+    )

@@ -29,9 +29,8 @@ from tokenskip_lib.core.records import (
     pruned_keys,
 )
 from tokenskip_lib.core.windows import write_windows
-from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.evaluation.predictions import build_requests
-from tokenskip_lib.experiments.evaluate import evaluate
+from tokenskip_lib.experiments.evaluate import asked_levels, evaluate
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
@@ -55,8 +54,8 @@ from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
 
 
 def check_names(profile: Profile) -> None:
-    """Raise InputError for a method or scorer that does not exist, before any stage runs."""
-    method_ratios(profile.evaluation)
+    """Raise InputError for a method or scorer that does not exist or cannot be used, before any stage runs."""
+    asked_levels(profile)
     check_scorers([profile.importance.scorer, *profile.importance.compare_with])
 
 

@@ -16,9 +16,12 @@ SCORED = "02_scored.jsonl"
 PRUNED, SFT_ROWS = "03_pruned.jsonl", "03_sft_rows.jsonl"
 ADAPTER = "04_adapter"
 TEST_PROBLEMS, PREDICTIONS = "05_test_problems.jsonl", "05_predictions.jsonl"
+FIRST_CALLS = "05_first_calls.jsonl"  # of methods that call twice; no such file without them
 
 # Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
 METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv", "policy.csv"
+COMPLEXITY, ORACLE = "token_complexity.csv", "oracle.csv"
+TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE)
 FIGURES, RESULTS = "figures", "results"
 
 # The first stage that a change of a setting makes stale, by section or by dotted name; the longer name wins.

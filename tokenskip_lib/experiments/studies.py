@@ -16,11 +16,11 @@ import pandas as pd
 
 from tokenskip_lib.core.paths import relative
 from tokenskip_lib.core.profiles import Profile, is_how, nearest, with_overrides
-from tokenskip_lib.core.records import InputError, Prediction
+from tokenskip_lib.core.records import FirstCall, InputError, Prediction
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.run import STUDIES, Run
-from tokenskip_lib.experiments.steps import METRICS, POLICY, PREDICTIONS, RECOVERY, STAGES, TIMINGS, stage_of
+from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, TABLES, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
@@ -32,7 +32,7 @@ def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any],
     if study not in profile.studies:
         raise InputError(f"profile '{profile.name}' has no study '{study}'{nearest(study, list(profile.studies))}")
     settings = profile.studies[study]
-    if f"{study}.csv" in (METRICS, RECOVERY, POLICY, TIMINGS):
+    if f"{study}.csv" in TABLES:
         raise InputError(f"a study cannot be called '{study}': its results would be written over the run's own")
     variants = []
     for varied in settings.vary:
@@ -132,6 +132,7 @@ def _share_answers(answered: Run, variant: Run) -> None:
         predictions = answered.store(PREDICTIONS, Prediction)
         adapted = {name for name, method in METHODS.items() if method.uses_adapter}
         variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method not in adapted)
+        variant.store(FIRST_CALLS, FirstCall).append(answered.store(FIRST_CALLS, FirstCall))
 
 
 def _label(value: Any) -> str | float | int | bool | None:

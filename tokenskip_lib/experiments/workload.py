@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile
-from tokenskip_lib.core.records import Chain, Prediction, Problem, SFTRow
+from tokenskip_lib.core.records import Chain, FirstCall, Prediction, Problem, SFTRow
 from tokenskip_lib.core.store import R, parse_record, read_json_rows
-from tokenskip_lib.evaluation.methods import METHODS, Method, answer_budget, method_ratios
+from tokenskip_lib.evaluation.method import Known, Method, full_budget
+from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_ratios
 from tokenskip_lib.experiments.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
 from tokenskip_lib.experiments.run import read_state
-from tokenskip_lib.experiments.steps import CHAINS, PREDICTIONS, SFT_ROWS
+from tokenskip_lib.experiments.steps import CHAINS, FIRST_CALLS, PREDICTIONS, SFT_ROWS
 from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import batch_token_counter
@@ -201,23 +202,37 @@ def _train_work(
 def _evaluate_work(profile: Profile, tokenizer: PreTrainedTokenizerBase, chains: Sequence[Chain]) -> list[Work]:
     settings, answered = profile.evaluation, defaultdict(list)
     for prediction in _recorded(profile, PREDICTIONS, Prediction):
-        answered[prediction.method, prediction.ratio].append(prediction.chain_tokens + prediction.answer_tokens)
+        own = prediction.chain_tokens + prediction.answer_tokens - prediction.first_call_tokens
+        answered[prediction.method, prediction.ratio].append(own)
+    called = [call.tokens for call in _recorded(profile, FIRST_CALLS, FirstCall)]
     problems = load_problems(profile, settings.split).problems
     recorded = {PREDICTIONS: answered["original", 1.0], CHAINS: [chain.output_tokens for chain in chains]}
-    original = expected_lengths(problems, batch_token_counter(tokenizer), settings.max_new_tokens, recorded)
+    count = batch_token_counter(tokenizer)
+    original = expected_lengths(problems, count, settings.max_new_tokens, recorded)
+    # Prompts that state a number are counted with this one: theirs follows from answers, and has as many tokens.
+    number = max(1, round(original.mean))
+    smallest = min(profile.pruning.ratios)
+    known = Known(smallest_ratio=smallest, original_tokens=[number], original_words=[number])
     work = []
-    for name, ratio in method_ratios(settings):
+    for name, level in method_ratios(settings):
         method = METHODS[name]
+        if method.first_request:
+            asked = count([method.build_first_prompt(tokenizer, p.question, profile.prompts) for p in problems])
+            first = ExpectedLengths(called, settings.max_new_tokens, FIRST_CALLS) if called else original
+            work.append(Work("evaluate", f"{name}, first call", asked, len(asked), answers=first))
         # Before the original has answered, its followers' budget is not known: the most it can be is planned.
-        known = not method.follows_original
-        budget = answer_budget(settings, name, ratio) if known else settings.max_new_tokens
-        # A prompt alone shortens little: only these are expected to answer at their ratio.
-        shortens = method.uses_adapter or method.follows_original
-        answers = original.shortened(ratio if shortens else 1, budget)
-        if lengths := answered[name, ratio]:
+        follows = method.follows_original
+        budget = settings.max_new_tokens if follows else answer_budget(settings, name, level)
+        # A prompt alone shortens little: only the adapter and a budget are expected to answer at their level.
+        shortens = method.uses_adapter or method.budget is not full_budget
+        share = 1 - level * (1 - smallest) if method.scales_adapter else level if shortens else 1
+        answers = original.shortened(share, budget)
+        if lengths := answered[name, level]:
             answers = ExpectedLengths(lengths, budget, PREDICTIONS)
-        reads = _prompt_lengths(profile, tokenizer, problems, method, [ratio] * len(problems))
-        work.append(Work("evaluate", f"{name} {ratio:g}", reads, len(reads), answers=answers))
+        stated = number if method.first_request else None
+        built = [method.build_prompt(tokenizer, p.question, profile.prompts, level, known, stated) for p in problems]
+        reads = count(built)
+        work.append(Work("evaluate", f"{name} {level:g}", reads, len(reads), answers=answers))
     return work
 
 

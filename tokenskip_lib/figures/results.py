@@ -193,6 +193,8 @@ def _by_method(table: pd.DataFrame, column: str = "method") -> list[pd.DataFrame
 def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
     """Draw one method's curve at the column `place`; return its entry for `name_curves`."""
     method = rows["method"].iloc[0]
+    known = METHODS.get(method)
+    scaled = known is not None and known.scales_adapter
     colour, marker = styles[method]
     accuracy = 100 * rows["accuracy"]
     axes.errorbar(
@@ -205,12 +207,12 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
         markersize=11 if method == "original" else 6,
         elinewidth=0.8,
         linewidth=1.4,
-        zorder=3 if method == "original" or (method in METHODS and METHODS[method].uses_adapter) else 2,
+        zorder=3 if method == "original" or (known is not None and known.uses_adapter) else 2,
     )
     if len(rows) > 1:
-        _label_ratios(axes, rows, colour)
+        _label_ratios(axes, rows, colour, sign="×" * scaled)
     last = int(rows["place"].argmax())
-    return accuracy.iloc[last], method, colour, rows["place"].iloc[last]
+    return accuracy.iloc[last], method + " (× strength)" * scaled, colour, rows["place"].iloc[last]
 
 
 def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple:
@@ -242,8 +244,8 @@ def _break_axis(upper: Axes, lower: Axes) -> None:
     lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
 
 
-def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any) -> None:
-    """Write the requested ratio at each point.
+def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any, sign: str = "") -> None:
+    """Write the requested ratio at each point, or the strength with a sign before it.
 
     If points are too close to tell apart, only the first and the last get a label; if these are too, none.
     """
@@ -252,7 +254,7 @@ def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any) -> None:
     points = rows[["ratio", "place", "accuracy"]].to_numpy()
     for ratio, place, accuracy in points[[] if span < width else slice(None) if nearest > width else [0, -1]]:
         axes.annotate(
-            f"{ratio:g}",
+            f"{sign}{ratio:g}",
             (place, 100 * accuracy),
             color=colour,
             fontsize=8,

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from tokenskip_lib.evaluation.token_complexity import ONE_RATIO, ORACLE, SHUFFLED
 from tokenskip_lib.figures.style import PALETTE, STYLE, name_curves
 
 
@@ -122,6 +123,40 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
                 axes.fill_between(curve["ratio"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
         axes.set_xticks(sorted(ratios.unique()))
         axes.set(xlabel="requested ratio", ylabel=ylabel, title=title)
+        name_curves(axes, names)
+    return figure
+
+
+def choices_figure(choices: pd.DataFrame, policy: pd.DataFrame) -> Figure:
+    """Accuracy against mean chain tokens for ways to choose ratios: one for all, a predictor's, and an oracle's.
+
+    Args:
+        choices: the columns of ChoiceRow. One ratio for all has intervals and its ratios; an oracle has a band.
+        policy: columns tokens and accuracy of a ratio predicted for each problem; may be empty.
+    """
+    styles = {ORACLE: ("black", "-"), SHUFFLED: ("0.5", "--"), ONE_RATIO: (PALETTE[0], "-")}
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4.6))
+        names = []
+        for name, (colour, line) in styles.items():
+            rows = choices[choices["choice"] == name].sort_values(["tokens", "accuracy"])
+            heights, tokens = 100 * rows[["accuracy", "accuracy_low", "accuracy_high"]], rows["tokens"]
+            low, middle, high = heights["accuracy_low"], heights["accuracy"], heights["accuracy_high"]
+            if name == ONE_RATIO:
+                axes.errorbar(tokens, middle, [middle - low, high - middle], color=colour, marker="o", capsize=2,
+                              elinewidth=0.8, linewidth=1.4, zorder=3)  # fmt: skip
+                for ratio, place, height in zip(rows["ratio"], tokens, middle, strict=True):
+                    axes.annotate(f"{ratio:g}", (place, height), (4, -11), textcoords="offset points", fontsize=8,
+                                  color=colour)  # fmt: skip
+            else:
+                axes.plot(tokens, middle, line, color=colour, linewidth=1.4)
+                axes.fill_between(tokens, low, high, color=colour, alpha=0.12, linewidth=0)
+            names.append((middle.iloc[-1], name, colour, tokens.iloc[-1]))
+        if len(policy):
+            rows = policy.sort_values("tokens")
+            axes.plot(rows["tokens"], 100 * rows["accuracy"], "s--", color=PALETTE[1], linewidth=1.4, markersize=5)
+            names.append((100 * rows["accuracy"].iloc[-1], "predicted ratio", PALETTE[1], rows["tokens"].iloc[-1]))
+        axes.set(xlabel="chain tokens, mean over problems", ylabel="accuracy (%)", title="A ratio for each problem")
         name_curves(axes, names)
     return figure
 

@@ -18,7 +18,7 @@ from tokenskip_lib.evaluation.methods import METHODS
 PALETTE = sns.color_palette("colorblind")
 # For methods that state no style of their own, such as "random pruning" in notebook 06.
 FREE_COLOURS = [PALETTE[number] for number in (7, 9, 6, 8)]
-FREE_MARKERS = "v<>phd8H"
+FREE_MARKERS = "v<>8H"
 STYLE = str(resources.files("tokenskip_lib.figures") / "style.mplstyle")
 
 

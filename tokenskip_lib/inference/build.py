@@ -15,19 +15,27 @@ if TYPE_CHECKING:
 
 
 def build_engine(
-    profile: Profile, tokenizer: PreTrainedTokenizerBase, batch_size: int, *, adapter: Path | str | None = None
+    profile: Profile,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    *,
+    adapter: Path | str | None = None,
+    strength: float = 1.0,
+    attached: bool = False,
 ) -> Engine:
     """The engine of a profile: its server if it names one, otherwise the model in this process.
 
     Args:
         adapter: a LoRA adapter on top of the target model, or None.
+        strength: of the adapter, as in `load_model`. A server has the adapter as it was trained.
+        attached: whether the adapter stays beside the weights, as trained; else it is merged into them.
     """
     if profile.server is not None:
         return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
-    if adapter is not None and profile.evaluation.attach:
+    if adapter is not None and attached:
         model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
     else:
-        model = load_model(profile.target, adapter=adapter)
+        model = load_model(profile.target, adapter=adapter, strength=strength)
     settings = profile.target
     return TransformersEngine(
         model, tokenizer, batch_size, batch_tokens=settings.batch_tokens, compiled=settings.compile

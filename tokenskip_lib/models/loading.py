@@ -133,12 +133,15 @@ def load_tokenizer(settings: TargetSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -> PreTrainedModel:
+def load_model(
+    settings: TargetSettings, *, adapter: Path | str | None = None, strength: float = 1.0
+) -> PreTrainedModel:
     """The target model in evaluation mode, its adapters merged into the weights.
 
     Args:
         settings: model, device, dtype, and the adapter that makes the base model the target model.
         adapter: a second LoRA adapter on top, e.g. the one TokenSkip trained.
+        strength: how much of the second adapter's change of the weights is added: 1 is the adapter as trained.
 
     Raises:
         InputError: there is no such model or adapter.
@@ -153,9 +156,9 @@ def load_model(settings: TargetSettings, *, adapter: Path | str | None = None) -
         attn_implementation=settings.attention,
         use_safetensors=True,
     )
-    for folder in (settings.adapter, adapter):
+    for folder, share in ((settings.adapter, 1.0), (adapter, strength)):
         if folder is not None:
-            model = _merge(model, find_adapter(str(folder)))
+            model = _merge(model, find_adapter(str(folder)), share)
     return model.to(device).eval()
 
 
@@ -202,10 +205,13 @@ def find_adapter(name: str) -> Path:
     return folder
 
 
-def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def _merge(model: PreTrainedModel, folder: Path, strength: float) -> PreTrainedModel:
     from peft import PeftModel
+    from peft.helpers import rescale_adapter_scale
 
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, str(folder))
+    with rescale_adapter_scale(adapted, strength):
+        return adapted.merge_and_unload()
 
 
 def from_pretrained(auto_class: Any, name: str, *, setting: str, cache_dir: str, **options: Any) -> Any:

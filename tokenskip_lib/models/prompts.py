@@ -2,7 +2,7 @@
 
 Training rows, inference and all methods build their text here. So the ratio marker of training is the
 ratio marker of inference, to the token. This module knows no method by name: a method is a sentence, a
-ratio, both or neither (evaluation.methods).
+ratio, both, neither, or a request in words of its own (evaluation.method).
 
 Source: TokenSkip (arXiv:2502.12067) section 3 and appendix; github.com/hemingkx/TokenSkip for the
 literal formats.
@@ -108,6 +108,22 @@ def build_prompt(
     if settings.baseline_place == "system":
         system = " ".join(filter(None, [system, sentence]))
     return _in_template(tokenizer, system, request, settings)
+
+
+def build_own_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, settings: PromptSettings, request: str, *, system: str = ""
+) -> str:
+    """The whole prompt of a request in words of its own: without the instruction, a sentence or a marker.
+
+    Args:
+        request: the user's message; `{question}` becomes the question.
+        system: the system message; "" is the profile's. A profile without a system message, or whose format has
+            none, gets it in front of the user's message.
+    """
+    message = request.replace("{question}", question)
+    if system and (settings.format == "reference_llama3" or not settings.system):
+        return _in_template(tokenizer, settings.system, f"{system}\n{message}", settings)
+    return _in_template(tokenizer, system or settings.system, message, settings)
 
 
 def build_recovery_prompt(

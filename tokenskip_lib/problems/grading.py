@@ -143,7 +143,8 @@ def split_output(output: str, layout: str = "answer") -> SplitOutput:
     if stated and "\\boxed" not in stated.group():  # a box that never closes was cut off
         group = stated.lastindex or 0
         start = stated.start(group)
-        begin = _sentence_start(output, stated.start())
+        # A separator begins the answer itself: "21 - 15 = 6. #### 6" has its calculation in the chain.
+        begin = stated.start() if group == 1 else _sentence_start(output, stated.start())
         if _CALCULATION.match(output, start):
             start = begin = max(match.end() for match in _CALCULATION.finditer(output, start))
         prediction = output[start : stated.end(group)].strip().rstrip(".").strip("$* ")
