@@ -332,6 +332,8 @@ def test_other_methods_answer_by_name(model):
         (["q"], {"method": "tokenskip"}, "'tokenskip' needs an adapter"),
         (["q"], {"method": "be_concise", "adapter": "x"}, "'be_concise' takes no adapter"),
         (["q"], {"method": "truncation", "ratio": 0.5}, "needs the original's answers"),
+        (["q"], {"method": "tale_ep"}, "'tale_ep' needs two calls"),
+        (["q"], {"method": "adapter_scaling", "adapter": "x"}, "'adapter_scaling' needs .*strengths of the adapter"),
         (["q"], {"method": "be_consise"}, "did you mean 'be_concise'"),
         (["q"], {"ratio": 2}, "above 0 and at most 1"),
         (["q"], {"ratio": 0.5, "adapter": "nowhere_to_be/found at all"}, "no adapter"),

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import EvaluationSettings, PromptSettings
-from tokenskip_lib.evaluation.methods import (
-    METHODS,
-    Method,
-    answer_budget,
-    find_method,
-    method_ratios,
-    register_method,
-    truncation_budget,
-)
+from tokenskip_lib.evaluation.method import Known, Method, length_limit, truncation_budget
+from tokenskip_lib.evaluation.methods import METHODS, answer_budget, find_method, method_ratios, register_method
 from tokenskip_lib.evaluation.predictions import build_requests
 
 
@@ -68,13 +61,33 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
         method_ratios(_settings(tokenskp=[0.5]))
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.takes_ratio])
-def test_a_method_that_reads_a_ratio_needs_one(method):
-    with pytest.raises(InputError, match=f"{method} needs a list of ratios"):
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.level])
+def test_a_method_that_reads_a_level_needs_one(method):
+    kind = {"ratio": "ratios", "strength": "strengths of the adapter"}[METHODS[method].level]
+    with pytest.raises(InputError, match=f"{method} needs a list of {kind}"):
         method_ratios(_settings(**{method: []}))
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.takes_ratio])
+@pytest.mark.parametrize("ratio", [0, 1.0001, 1.5])
+def test_only_strengths_may_be_0_or_above_1(ratio):
+    assert method_ratios(_settings(adapter_scaling=[ratio])) == [("original", 1.0), ("adapter_scaling", ratio)]
+    for method in ("tokenskip", "word_limit"):
+        with pytest.raises(InputError, match=f"methods.{method}: a ratio is above 0 and at most 1, not {ratio:g}"):
+            method_ratios(_settings(**{method: [0.5, ratio]}))
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.6, float("nan")])
+def test_no_method_has_other_levels(level):
+    with pytest.raises(ValueError, match="adapter_scaling"):
+        _settings(adapter_scaling=[level])
+
+
+def test_a_level_is_written_as_what_it_is():
+    said = {name: METHODS[name].say_level(1.0) for name in ("original", "tokenskip", "adapter_scaling")}
+    assert said == {"original": "", "tokenskip": "1.0", "adapter_scaling": "strength 1"}
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.level])
 def test_a_method_that_reads_no_ratio_takes_none(method):
     with pytest.raises(InputError, match=f"{method} takes no ratios"):
         method_ratios(EvaluationSettings(methods={"original": [], method: [0.5]}))
@@ -157,3 +170,34 @@ def test_each_method_has_its_budget(method, ratio, budget, tokens):
 def test_a_method_that_follows_the_original_has_no_budget_before_it():
     with pytest.raises(ValueError, match="'truncation' follows from the original's answers"):
         answer_budget(_settings(), "truncation", 0.5)
+
+
+def test_a_limit_is_the_ratios_share_of_the_originals_mean_chain():
+    known = Known(original_tokens=[30, 50], original_words=[10, 15])
+    assert METHODS["word_limit"].sentence(0.5, known) == "Only use 6 words for your answer."  # of 12.5
+    assert METHODS["token_limit"].sentence(0.9, known) == "Only use 36 tokens for your answer."
+    assert length_limit([1, 1], 0.1) == 1
+
+
+@pytest.mark.parametrize("method", ["word_limit", "token_limit"])
+def test_a_limit_without_the_originals_chains_is_refused(method):
+    for known in (None, Known(smallest_ratio=0.5)):
+        with pytest.raises(ValueError, match=f"'{method}' follows from the original's answers"):
+            METHODS[method].sentence(0.5, known)
+    with pytest.raises(InputError, match="the original's chains are empty"):
+        METHODS[method].sentence(0.5, Known(original_tokens=[0, 0], original_words=[0, 0]))
+
+
+def test_a_scaled_adapter_is_always_asked_for_the_smallest_ratio(tiny_tokenizer):
+    scaling, tokenskip = METHODS["adapter_scaling"], METHODS["tokenskip"]
+    known, settings = Known(smallest_ratio=0.4), PromptSettings()
+    wanted = tokenskip.build_prompt(tiny_tokenizer, "How many?", settings, 0.4)
+    assert {scaling.build_prompt(tiny_tokenizer, "How many?", settings, s, known) for s in (0, 0.5, 1.5)} == {wanted}
+    with pytest.raises(ValueError, match="'adapter_scaling' follows from the adapter's smallest ratio"):
+        scaling.build_prompt(tiny_tokenizer, "How many?", settings, 0.5)
+
+
+def test_the_strength_of_every_method_says_which_model_answers():
+    strengths = {name: method.strength(0.7) for name, method in METHODS.items()}
+    assert {name for name, strength in strengths.items() if strength} == {"tokenskip", "adapter_scaling"}
+    assert strengths["tokenskip"] == 1 and strengths["adapter_scaling"] == 0.7

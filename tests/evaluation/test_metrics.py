@@ -56,6 +56,12 @@ def test_the_interval_is_wilsons_and_holds_the_accuracy(n, data):
     assert 0 <= row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= 1
 
 
+def test_a_strength_is_not_taken_for_a_ratio():
+    predictions = [prediction("a"), prediction("a", "tokenskip", 0.5), prediction("a", "adapter_scaling", 1.5)]
+    table = markdown_table(compute_metrics(predictions, scorer="s", seed=0))
+    assert "| tokenskip | 0.5 | 1 |" in table and "| adapter_scaling | strength 1.5 | 1 |" in table
+
+
 def test_metrics_do_not_depend_on_the_order_of_predictions_within_a_method():
     original = [prediction(f"p{i}", right=i % 2 == 0, tokens=10 * i + 10) for i in range(6)]
     shorter = [prediction(f"p{i}", "tokenskip", 0.5, tokens=5 + i * i) for i in range(6)]

@@ -9,6 +9,7 @@ import yaml
 
 from tokenskip_lib.core.profiles import load_profile, profile_names
 from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.evaluation.method import Known
 from tokenskip_lib.evaluation.methods import METHODS, answer_budget
 from tokenskip_lib.evaluation.published import published_changes, read_published
 from tokenskip_lib.models.prompts import INSTRUCTION, RECOVERY, answer_tail, ratio_marker
@@ -51,6 +52,24 @@ def test_every_prompt_is_the_published_one_to_the_letter():
     assert published == prompts["methods"]
     asked = RECOVERY.format(question="QUESTION", chain="CHAIN")
     assert asked == prompts["recovery"]
+    known = Known(original_tokens=[100], original_words=[100])
+    assert {name: METHODS[name].sentence(0.5, known) for name in prompts["limits"]} == prompts["limits"]
+
+
+def test_requests_in_words_of_their_own_are_the_published_ones_to_the_letter():
+    prompts, draft, tale = FACTS["prompts"], METHODS["chain_of_draft"], METHODS["tale_ep"]
+    assert {"system": draft.system, "request": draft.request.format(question="QUESTION")} == prompts["chain_of_draft"]
+    made = {"first": tale.first_request, "second": tale.budget_request, "without_budget": tale.request}
+    made = {name: text.replace("{question}", "QUESTION").replace("{budget}", "12") for name, text in made.items()}
+    assert made == prompts["tale_ep"]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_profiles_ask_by_every_prompt_at_every_level(name):
+    asked = load_profile(name).evaluation.methods
+    prompted = [method for method in METHODS.values() if method.prompt or method.request]
+    levels = FACTS["ratios"][:-1]  # 1.0 asks for nothing
+    assert {m.name: asked[m.name] for m in prompted} == {m.name: levels if m.level else [] for m in prompted}
 
 
 def test_the_marker_is_that_of_the_authors_code():

@@ -77,10 +77,18 @@ def test_every_method_has_a_style_of_its_own():
     styles = style.method_styles([*METHODS, "random pruning", "another"])
     assert len(set(styles.values())) == len({colour for colour, _ in styles.values()}) == len(METHODS) + 2
     built_in = {to_rgb(method.colour) for method in METHODS.values()}
-    assert built_in == {to_rgb("black"), *(style.PALETTE[number] for number in range(6))}
+    assert built_in > {to_rgb("black"), *(style.PALETTE[number] for number in range(6))}
     assert built_in.isdisjoint(style.FREE_COLOURS)
     assert not set(style.FREE_MARKERS) & {method.marker for method in METHODS.values()}
     assert styles["random pruning"] == (style.PALETTE[7], "v")
+
+
+def test_strengths_are_labelled_as_strengths():
+    rows = [("original", 1.0, 0.9, 100.0), ("tokenskip", 0.5, 0.8, 50.0), ("tokenskip", 0.9, 0.85, 90.0)]
+    metrics = _metrics(*rows, ("adapter_scaling", 0.5, 0.86, 80.0), ("adapter_scaling", 1.5, 0.7, 40.0))
+    [axes] = results.accuracy_figure(metrics, "t").axes
+    labels = {text.get_text() for text in axes.texts}
+    assert {"0.5", "0.9", "×0.5", "×1.5", "tokenskip", "adapter_scaling (× strength)"} < labels
 
 
 def test_more_methods_than_free_colours_are_drawn_all_the_same():

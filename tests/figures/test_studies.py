@@ -4,6 +4,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from tokenskip_lib.evaluation.tables import column_names
+from tokenskip_lib.evaluation.token_complexity import ONE_RATIO, ORACLE, SHUFFLED, ChoiceRow
 from tokenskip_lib.figures import studies as study_figures
 
 
@@ -66,3 +68,19 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.5]]
     assert [text.get_text() for text in axes.texts] == ["half"]
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_ways_to_choose_are_drawn_at_their_tokens_with_what_is_predicted_beside_them():
+    rows = [
+        (ONE_RATIO, 0.5, 20.0, 0.7), (ONE_RATIO, 1.0, 40.0, 0.8),
+        (ORACLE, 0.5, 20.0, 0.75), (ORACLE, float("nan"), 25.0, 0.9), (ORACLE, 1.0, 40.0, 0.9),
+        (SHUFFLED, 0.5, 20.0, 0.78), (SHUFFLED, 1.0, 40.0, 0.9),
+    ]  # fmt: skip
+    choices = pd.DataFrame([(*row, row[-1] - 0.1, row[-1] + 0.1) for row in rows], columns=column_names(ChoiceRow))
+    policy = pd.DataFrame({"tokens": [30.0, 21.0], "accuracy": [0.76, 0.72]})
+    [axes] = study_figures.choices_figure(choices, policy).axes
+    drawn = {tuple(line.get_xdata()): list(line.get_ydata()) for line in axes.lines}
+    assert drawn[20.0, 25.0, 40.0] == pytest.approx([75, 90, 90]) and drawn[21.0, 30.0] == pytest.approx([72, 76])
+    assert {ONE_RATIO, ORACLE, SHUFFLED, "predicted ratio", "0.5", "1"} == {text.get_text() for text in axes.texts}
+    [alone] = study_figures.choices_figure(choices, policy[:0]).axes
+    assert "predicted ratio" not in {text.get_text() for text in alone.texts}

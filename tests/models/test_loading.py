@@ -98,6 +98,22 @@ def test_an_adapter_is_merged_and_its_absence_is_named(settings, tiny_target, ti
         load_model(settings, adapter=tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 1.5])
+def test_an_adapters_strength_is_the_share_of_its_change_that_the_weights_get(settings, make_adapter, strength):
+    adapter = make_adapter(3)
+    plain, whole, scaled = (
+        load_model(settings, **options).state_dict()
+        for options in ({}, {"adapter": adapter}, {"adapter": adapter, "strength": strength})
+    )
+    changed = [name for name in plain if not torch.equal(plain[name], whole[name])]
+    assert len(changed) > 10
+    for name, weight in plain.items():
+        assert torch.allclose(scaled[name], weight + strength * (whole[name] - weight), atol=1e-5)
+    if strength in (0, 1):
+        same = plain if strength == 0 else whole
+        assert all(torch.equal(scaled[name], same[name]) for name in plain)
+
+
 def test_an_adapter_that_is_nowhere_is_named(monkeypatch):
     import huggingface_hub
 

@@ -208,7 +208,7 @@ def test_a_baseline_adds_its_published_sentence_to_the_instruction(tiny_tokenize
 def test_the_instruction_and_the_four_baselines_are_the_published_ones():
     assert INSTRUCTION == "Please reason step by step, and put your final answer within \\boxed{}."
     asking = {name for name, method in METHODS.items() if method.prompt}
-    assert asking == {"be_concise", "only_numbers", "abbre_words", "lc_prompt"}
+    assert asking == {"be_concise", "only_numbers", "abbre_words", "lc_prompt", "word_limit", "token_limit"}
 
 
 def test_truncation_asks_what_the_original_asks(tiny_tokenizer):
@@ -217,8 +217,8 @@ def test_truncation_asks_what_the_original_asks(tiny_tokenizer):
 
 
 def test_braces_and_chat_tokens_in_a_question_are_left_as_they_are(tiny_tokenizer):
-    question = "What is \\frac{1}{2} of {percent}% of {{ 8 }}?"
-    for method in ("tokenskip", "lc_prompt"):
+    question = "What is \\frac{1}{2} of {percent}% of {{ 8 }} {budget} {question}?"
+    for method in ("tokenskip", "lc_prompt", "chain_of_draft", "tale_ep"):
         assert question in METHODS[method].build_prompt(tiny_tokenizer, question, PromptSettings(), 0.5)
 
 
@@ -227,3 +227,30 @@ def test_a_response_ends_in_the_tail_and_one_end_token(tokenizer):
     ids = encode_completion(tokenizer, "3 + 4 = 7" + answer_tail("7"))
     assert ids[-1] == tokenizer.eos_token_id and ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids[:-1]) == "3 + 4 = 7\n\nThe final answer is: $\\boxed{7}$"
+
+
+def test_a_request_of_its_own_words_has_neither_instruction_nor_sentence(tiny_tokenizer):
+    for place in ("instruction", "question", "system"):
+        settings = PromptSettings(system="You count.", baseline_place=place)
+        prompt = METHODS["chain_of_draft"].build_prompt(tiny_tokenizer, QUESTION, settings, 1.0)
+        draft = METHODS["chain_of_draft"].system
+        asked = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+        assert prompt == f"<|im_start|>system\n{draft}<|im_end|>\n{asked}"
+
+
+def test_without_a_system_message_a_methods_own_stands_before_the_question(tiny_tokenizer, llama3):
+    draft = METHODS["chain_of_draft"].system
+    plain = METHODS["chain_of_draft"].build_prompt(tiny_tokenizer, QUESTION, PromptSettings(system=""), 1.0)
+    assert plain == f"<|im_start|>user\n{draft}\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    literal = METHODS["chain_of_draft"].build_prompt(llama3, QUESTION, PromptSettings(format="reference_llama3"), 1.0)
+    assert f"user<|end_header_id|>\n\n{draft}\n{QUESTION}<|eot_id|>" in literal
+
+
+def test_the_second_call_states_the_budget_of_the_first_or_none(tiny_tokenizer):
+    tale, settings = METHODS["tale_ep"], PromptSettings()
+    first = tale.build_first_prompt(tiny_tokenizer, QUESTION, settings)
+    assert f'Below is the question:\n\nQuestion: "{QUESTION}"<|im_end|>' in first
+    stated = tale.build_prompt(tiny_tokenizer, QUESTION, settings, 1.0, budget=12)
+    silent = tale.build_prompt(tiny_tokenizer, QUESTION, settings, 1.0)
+    assert f"<|im_start|>user\nQ: {QUESTION}\nPlease Give" in stated
+    assert stated.replace(" and use less than 12 tokens:", ":") == silent
