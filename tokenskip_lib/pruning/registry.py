@@ -142,7 +142,7 @@ _BUILT_IN = [
     ),
     ScorerSpec(
         "mist",
-        "the answer would be less likely without its state, and likelier with its state alone",
+        "taking its hidden states away, or giving them alone, changes the answer's likelihood",
         reads=("question", "answer"),
         passes=4,
         classifier=False,
