@@ -87,6 +87,7 @@ class ImportanceSettings(Settings):
     compare_size: PositiveInt | None = None  # how many chains those score, the first; None: all
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
     classifier_dtype: Dtype = "auto"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6  # of mist: the share of necessity; the rest is sufficiency
     whole_latex: bool = False  # a LaTeX command and its arguments are one span
     batch_tokens: Annotated[PositiveInt | None, HOW] = (
         None  # padded tokens of a forward pass; None: the device's default

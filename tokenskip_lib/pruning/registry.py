@@ -36,7 +36,7 @@ class ScorerSpec:
         description: completes the sentence "a token is important if ...", for --help and docs.
         reads: which of `question` and `answer` must be there, beside the chain.
         passes: forward passes of the target model a chain, 0 if it uses none. A backward pass to the inputs counts
-            as one more.
+            as one more. A pass without the question or without the chain counts in full.
         classifier: whether it needs the LLMLingua-2 classifier of `importance.classifier`.
         build: target model, settings and seed -> the scorer, with the models it needs loaded.
     """
@@ -54,7 +54,7 @@ def _segmenter(importance: ImportanceSettings) -> Segmenter:
 
 
 def _target_scorer(
-    scorer_class: type[TargetScorer], target: TargetModel, importance: ImportanceSettings
+    scorer_class: Callable[..., TargetScorer], target: TargetModel, importance: ImportanceSettings
 ) -> TargetScorer:
     return scorer_class(
         target.model,
@@ -86,7 +86,7 @@ def _gogi(target: TargetModel, importance: ImportanceSettings, seed: int) -> Sco
 def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
     from tokenskip_lib.pruning.gradient_scorers import MISTScorer
 
-    return _target_scorer(MISTScorer, target, importance)
+    return _target_scorer(partial(MISTScorer, alpha=importance.alpha), target, importance)
 
 
 def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
@@ -142,9 +142,9 @@ _BUILT_IN = [
     ),
     ScorerSpec(
         "mist",
-        "the answer needs its state, and its state points to the answer",
+        "taking its hidden states away, or giving them alone, changes the answer's likelihood",
         reads=("question", "answer"),
-        passes=2,
+        passes=4,
         classifier=False,
         build=_mist,
     ),

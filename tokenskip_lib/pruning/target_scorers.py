@@ -8,6 +8,7 @@ The scorers that use gradients are in `gradient_scorers`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ class Row:
     end: int
     first: int
     answer: tuple[int, int] = (0, 0)
+
+
+R = TypeVar("R", bound=Row)
 
 
 class TargetScorer(ABC):
@@ -102,7 +106,7 @@ class TargetScorer(ABC):
             first = last
         return rows
 
-    def run_rows(self, rows: Sequence[Sequence[Row]], run: Callable[[list[Row]], list[np.ndarray]]) -> list[np.ndarray]:
+    def run_rows(self, rows: Sequence[Sequence[R]], run: Callable[[list[R]], list[np.ndarray]]) -> list[np.ndarray]:
         """Call `run` on batches of the rows of all chains.
 
         Returns:
@@ -112,7 +116,7 @@ class TargetScorer(ABC):
         values = iter(self.batches.map([len(row.ids) for row in flat], lambda batch: run([flat[i] for i in batch])))
         return [np.concatenate([next(values) for _ in parts]) for parts in rows]
 
-    def padded(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def padded(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """The model's inputs for a batch of rows, padded on the right."""
         padded = self.tokenizer.pad({"input_ids": [row.ids for row in rows]}, padding_side="right", return_tensors="pt")
         return dict(padded.to(self.model.device))
