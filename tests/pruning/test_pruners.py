@@ -1,5 +1,6 @@
 """Pruners beside top spans: whole steps, one threshold for all, protected regions, a limit on neighbours left out."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tokenskip_lib.core.records import ScoredChain
-from tokenskip_lib.core.settings import KeepSettings, PruningSettings
+import tokenskip_lib as ts
+from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain, ScoredChain
+from tokenskip_lib.core.settings import ImportanceSettings, KeepSettings, PruningSettings
+from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import CHAINS, PRUNED, TRAIN_PROBLEMS
+from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.prune import prune, prune_many, prune_steps, prune_together
 from tokenskip_lib.pruning.ranking import peaks
@@ -304,3 +310,78 @@ def test_a_limit_that_is_never_reached_changes_nothing():
 def test_an_option_that_a_mode_does_not_know_is_refused(mode, option, says):
     with pytest.raises(ValidationError, match=says):
         PruningSettings(mode=mode, **option)
+
+
+# From Python, from the command line, and from a profile
+
+
+PRUNED_BY = {
+    "steps": {"skip_text": "[SKIP]"},
+    "threshold": {"keep_digits": True, "protect": [["$", "$"]]},
+    "spans": {"max_skipped": 4},
+}
+
+
+@pytest.fixture
+def lines(problems) -> list[dict]:
+    """Problems with chains of two lines."""
+    return [
+        {"id": p.id, "question": p.question, "answer": p.answer, "chain": f"{p.solution}\nSo it is {p.answer}."}
+        for p in problems
+    ]
+
+
+@every_mode
+@pytest.mark.parametrize("scorer", ["entropy", "gogi_skip"])
+def test_python_and_the_command_line_give_the_same_records(mode, scorer, lines, tiny_target, tokenskip, tmp_path):
+    source, out = tmp_path / "own.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    settings = {"target.device": "cpu", "target.dtype": "float32", "pruning.mode": mode}
+    settings |= {f"pruning.{name}": json.dumps(value) for name, value in PRUNED_BY[mode].items()}
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    command = ["prune", source, "--model", tiny_target, "--scorer", scorer, "--ratios", "0.5,0.7,1", "-o", out, *words]
+    assert tokenskip(*command).returncode == 0
+    written = out.read_bytes()
+    assert tokenskip(*command).returncode == 0 and out.read_bytes() == written  # it was done
+    model = ts.load(tiny_target, device="cpu", dtype="float32")
+    pruned = ts.prune(
+        ts.score(lines, model, scorer=scorer), ratios=[0.5, 0.7, 1.0], model=model, mode=mode, **PRUNED_BY[mode]
+    )
+    assert list(pruned) == [PrunedChain.model_validate_json(line) for line in written.splitlines()]
+    assert all(chain.scorer == scorer and chain.actual_ratio <= 1 for chain in pruned)
+    if mode == "steps":
+        assert any("[SKIP]" in chain.text for chain in pruned if chain.ratio < 1)
+
+
+def test_a_mode_that_scores_by_itself_is_refused_in_python(lines, tiny_target):
+    model = ts.load(tiny_target, device="cpu", dtype="float32")
+    scored = ts.score(lines, model, scorer="position")
+    with pytest.raises(InputError, match="mode llmlingua scores by itself"):
+        ts.prune(scored, model=model, mode="llmlingua")
+    with pytest.raises(InputError, match=r"prune: .*skip_text is no option of mode spans"):
+        ts.prune(scored, model=model, skip_text="[SKIP]")
+
+
+@every_mode
+def test_a_profile_prunes_by_its_mode_and_trains_on_it(mode, tiny_profile, problems, chain_of):
+    profile = tiny_profile.model_copy(
+        update={
+            "importance": ImportanceSettings(scorer="entropy", compare_with=[]),
+            "pruning": PruningSettings(mode=mode, ratios=[0.5, 1.0], **PRUNED_BY[mode]),
+        }
+    )
+    run = Run.create(profile)
+    run.store(TRAIN_PROBLEMS, Problem).append(problems[:3])
+    run.store(CHAINS, Chain).append([chain_of(p, f"{p.solution}\nSo it is {p.answer}.") for p in problems[:3]])
+    scored = stages.score(run)
+    rows = stages.prune(run)
+    pruned = list(run.store(PRUNED, PrunedChain))
+    expected = PRUNERS[mode](
+        scored,
+        [0.5, 1.0],
+        count_tokens=batch_token_counter(TargetModel(profile.target).tokenizer),
+        keep=profile.pruning,
+    )
+    assert pruned == expected and len(rows) == 3
+    by_key = {(chain.id, chain.ratio): chain.text for chain in pruned}
+    assert all(row.completion.startswith(by_key[row.id, row.ratio]) for row in rows)

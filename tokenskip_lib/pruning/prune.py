@@ -97,9 +97,11 @@ def prune_steps(
     Example:
         >>> from tokenskip_lib.pruning.spans import segment
         >>> text = "3 + 4 = 7\\nSo it is seven.\\n7 * 2 = 14"
-        >>> chain = ScoredChain(id="a", scorer="mine", text=text, spans=segment(text), importance=[2] * 5 + [1] * 10)
+        >>> importance = [2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+        >>> chain = ScoredChain(id="a", scorer="mine", text=text, spans=segment(text), importance=importance)
+        >>> def count_spans(texts): return [len(segment(text)) for text in texts]
         >>> keep = KeepSettings(skip_text="[SKIP]")
-        >>> [pruned] = prune_steps([chain], [0.7], count_tokens=lambda texts: list(map(len, texts)), keep=keep)
+        >>> [pruned] = prune_steps([chain], [0.9], count_tokens=count_spans, keep=keep)
         >>> pruned.text
         '3 + 4 = 7\\n[SKIP]\\n7 * 2 = 14'
 
@@ -118,7 +120,7 @@ def prune_together(
     """Keep what is above a threshold on the score. All chains share the threshold, and together they meet the ratio.
 
     A chain with high scores keeps more than the ratio, and a chain with low scores keeps less. A chain always keeps
-    its most important span. The threshold of a ratio is the lowest score among the kept spans.
+    its most important span. The threshold of a ratio is the lowest score of all other spans that are kept.
 
     Args:
         chains: scored chains, by one scorer. Its scores must be comparable between chains.

@@ -162,7 +162,7 @@ _BUILT_IN = [
     ),
     ScorerSpec(
         "gogi_skip",
-        "that gradient is large for the chain, or the target model was uncertain there (GoGI-Skip's threshold)",
+        "the answer's gradient at it is among the chain's largest, or the target model was uncertain there (GoGI-Skip)",
         reads=("question", "answer"),
         passes=2,
         classifier=False,
