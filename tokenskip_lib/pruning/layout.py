@@ -12,11 +12,12 @@ from tokenskip_lib.core.records import ScoredChain
 _NUMBER = re.compile(r"\d(?:\W|\d)*")  # a span that is a number and nothing else: 3.5, 1 234, 1{,}234
 _GROUPS_BEGIN, _GROUPS_GO_ON = re.compile(r"[1-9]\d{0,2}(?: \d{3})*"), re.compile(r"\d{3}(?!\d)")  # 6 and 432 in 6 432
 _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
-# Two characters that may not touch, because together they would be read as one word, number, command or sign.
+# The end of a span and the begin of another that may not touch, because together they would be read as one word,
+# number, command or sign.
 _APART = regex.compile(
     r"""
     [[\p{L}\p{M}\p{N}]--[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]{2}
-    | \p{N} [.,{\\'’] | [.,+\-'’] \p{N} | [eE] [+\-]        # 5.3  5,3  1{,}234  5e-3
+    | \p{N} [.,{\\'’] | [.,;!}+\-'’] \p{N} | [eE] [+\-] | [\w.] \. \d  # 5.3  5,3  1{,}234  5e-3  x.5
     | [\p{L}\p{M}] ['’] | ['’] \p{L}                         # don't
     | \\ . | ([^\p{L}\p{M}\p{N}]) \1                         # \frac  ==
     | . [\p{M}\p{Cf}\p{RI}\p{EMod}] | \p{Cf} .               # 🇩🇪
@@ -38,11 +39,9 @@ class Layout:
         self.breaks = np.cumsum([len(found) > 0 for found in line_ends])
         self.empty_lines = np.cumsum([len(found) > 1 for found in line_ends])
         self.line_ends = np.array([found[0] for found in line_ends if found], dtype=object)  # of each line break
-        numbers = [_NUMBER.fullmatch(piece) is not None for piece in self.pieces]
-        self.numbers = np.array(numbers)
-        pairs = list(zip(self.pieces, numbers, strict=True))
-        self.begin_groups = np.array([known and _GROUPS_BEGIN.fullmatch(piece) is not None for piece, known in pairs])
-        self.go_on = np.array([known and _GROUPS_GO_ON.match(piece) is not None for piece, known in pairs])
+        self.numbers = np.array([_NUMBER.fullmatch(piece) is not None for piece in self.pieces])
+        self.begin_groups = np.array([_GROUPS_BEGIN.fullmatch(piece) is not None for piece in self.pieces])
+        self.go_on = np.array([_GROUPS_GO_ON.match(piece) is not None for piece in self.pieces])
 
     def join(self, kept: np.ndarray, closed: np.ndarray | None = None) -> str:
         """Write the kept spans down. Spans that were apart stay apart.
@@ -72,7 +71,7 @@ class Layout:
         neighbours = after == before + 1
         between[neighbours] = self.gaps[after[neighbours]]
         for index in np.flatnonzero(~neighbours & (self.spaces[after] == self.spaces[before])):
-            if _may_touch(self.pieces[before[index]][-1], self.pieces[after[index]][0]):
+            if _may_touch(self.pieces[before[index]][-1], self.pieces[after[index]][:2]):
                 between[index] = ""
         if closed is not None:
             is_closed = np.isin(np.arange(len(self.pieces)), closed)
@@ -86,8 +85,8 @@ class Layout:
 
 @lru_cache(maxsize=65536)
 def _may_touch(left: str, right: str) -> bool:
-    """Whether two spans stay two if these characters, the last and the first of them, stand side by side."""
-    return _APART.fullmatch(left + right) is None
+    """Whether two spans stay two if the last character of one and the first two of the other stand side by side."""
+    return _APART.match(left + right) is None
 
 
 def listed_spans(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:

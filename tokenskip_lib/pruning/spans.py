@@ -21,7 +21,7 @@ Scores = Sequence[float] | np.ndarray
 # A plain space groups thousands as well, if a number begins with one to three digits, none of them a leading 0, and
 # groups of exactly three follow: "1 234" is one span, and so is the ambiguous "5 100". "2020 100" and "3 10" are two.
 _GROUPED = rf"""
-    (?<![\w.,]) [1-9] \d{{0,2}} (?: [ ] \d{{3}} )+ (?!\d)
+    (?<![\w\p{{No}}.,]) [1-9] \d{{0,2}} (?: [ ] \d{{3}} )+ (?!\d)
     | \d{{1,3}} (?P<mark>{THOUSANDS}) \d{{3}} (?: (?P=mark) \d{{3}} )* (?!\d)
 """
 _SPAN = regex.compile(
