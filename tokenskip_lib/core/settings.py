@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 HOW = "how"
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Markers = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 OutputLayout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
 
@@ -103,12 +104,18 @@ class KeepSettings(Settings):
     keep_operators: bool = False
     skip_spaces: bool = False  # between operator and number first of all: tokens too, where digits are taken singly
     drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
+    protect: list[Markers] = []  # what is between an opening and a closing marker stays, and so do the markers
+    max_skipped: PositiveInt | None = None  # most neighbouring spans (or steps) that are left out; None: any number
+    skip_text: str = ""  # mode steps: stands for each step that is left out, e.g. [SKIP]
 
 
 class PruningSettings(KeepSettings):
-    """`spans`: whole words and numbers, ratios in target tokens. `llmlingua`: byte for byte as llmlingua 0.2.2."""
+    """`spans`: whole words and numbers, ratios in target tokens. `steps`: whole steps, by the sum of their importance.
+    `threshold`: spans above one score in all chains of a window, which together meet the ratio. `llmlingua`: byte for
+    byte as llmlingua 0.2.2.
+    """
 
-    mode: Literal["spans", "llmlingua"] = "spans"
+    mode: Literal["spans", "steps", "threshold", "llmlingua"] = "spans"
     ratios: list[Ratio] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
     @field_validator("ratios")
@@ -119,11 +126,21 @@ class PruningSettings(KeepSettings):
         return ratios
 
     @model_validator(mode="after")
-    def _known_to_llmlingua(self) -> "PruningSettings":
-        for name in ("keep_operators", "skip_spaces"):
-            if self.mode == "llmlingua" and getattr(self, name):
-                raise ValueError(f"{name} is not one of llmlingua's options; use mode: spans")
+    def _known_to_mode(self) -> "PruningSettings":
+        for name in UNKNOWN_TO_MODE[self.mode]:
+            if getattr(self, name) != KeepSettings.model_fields[name].default:
+                modes = [mode for mode, unknown in UNKNOWN_TO_MODE.items() if name not in unknown]
+                raise ValueError(f"{name} is no option of mode {self.mode}; use mode: {' or '.join(modes)}")
         return self
+
+
+# The options that have no meaning in a mode.
+UNKNOWN_TO_MODE = {
+    "spans": ["skip_text"],
+    "steps": ["keep_tokens", "keep_operators", "skip_spaces", "drop_consecutive"],
+    "threshold": ["skip_text"],
+    "llmlingua": ["keep_operators", "skip_spaces", "protect", "max_skipped", "skip_text"],
+}
 
 
 def pruned_by(pruning: PruningSettings, importance: ImportanceSettings) -> str:

@@ -84,10 +84,10 @@ class LLMLinguaPruner:
         Raises:
             InputError: a chain on which llmlingua fails.
         """
-        originals = count_tokens([chain.chain for chain in chains])
+        originals = count_tokens([chain.chain.strip() for chain in chains])
         readings = self.read(chains)
         texts = [self.compress(reading, ratio) for reading in readings for ratio in ratios]
-        counted = iter(zip(texts, count_tokens(texts), strict=True))
+        counted = iter(zip(texts, count_tokens([text.strip() for text in texts]), strict=True))
         pruned = []
         for reading, original in zip(readings, originals, strict=True):
             for ratio in ratios:

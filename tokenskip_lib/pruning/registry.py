@@ -17,7 +17,7 @@ from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import ImportanceSettings, PruningSettings
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, ScoreFunction, Scorer, keep_first
-from tokenskip_lib.pruning.prune import prune_many
+from tokenskip_lib.pruning.prune import prune_many, prune_steps, prune_together
 from tokenskip_lib.pruning.spans import Segmenter, segment
 
 if TYPE_CHECKING:
@@ -77,10 +77,22 @@ def _cts(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scor
     return _target_scorer(CTSScorer, target, importance)
 
 
+def _entropy(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.target_scorers import EntropyScorer
+
+    return _target_scorer(EntropyScorer, target, importance)
+
+
 def _gogi(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
     from tokenskip_lib.pruning.gradient_scorers import GoGIScorer
 
     return _target_scorer(GoGIScorer, target, importance)
+
+
+def _gogi_skip(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.gogi_skip_scorer import GoGISkipScorer
+
+    return _target_scorer(GoGISkipScorer, target, importance)
 
 
 def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
@@ -125,6 +137,14 @@ _BUILT_IN = [
         build=_selective_context,
     ),
     ScorerSpec(
+        "entropy",
+        "the target model was uncertain what to write there (the sum over a span's tokens)",
+        reads=("question",),
+        passes=1,
+        classifier=False,
+        build=_entropy,
+    ),
+    ScorerSpec(
         "cts",
         "question and answer make it likelier",
         reads=("question", "answer"),
@@ -141,6 +161,14 @@ _BUILT_IN = [
         build=_gogi,
     ),
     ScorerSpec(
+        "gogi_skip",
+        "the answer's gradient at it is among the chain's largest, or the target model was uncertain there (GoGI-Skip)",
+        reads=("question", "answer"),
+        passes=2,
+        classifier=False,
+        build=_gogi_skip,
+    ),
+    ScorerSpec(
         "mist",
         "taking its hidden states away, or giving them alone, changes the answer's likelihood",
         reads=("question", "answer"),
@@ -153,6 +181,7 @@ _BUILT_IN = [
 ]
 SCORERS: dict[str, ScorerSpec] = {spec.name: spec for spec in _BUILT_IN}
 BUILT_IN = frozenset(SCORERS)
+PRUNERS = {"spans": prune_many, "steps": prune_steps, "threshold": prune_together}  # of scored chains, by mode
 
 
 def register_scorer(name: str, function: ScoreFunction, description: str = "your own function says so") -> None:
@@ -242,8 +271,9 @@ def build_pruner(
         InputError: in `llmlingua` mode, a classifier that is not there.
     """
     count = batch_token_counter(target.tokenizer)
-    if pruning.mode == "spans":
-        return lambda scored: prune_many(scored, pruning.ratios, count_tokens=count, keep=pruning)
+    if pruning.mode in PRUNERS:
+        prune_window = PRUNERS[pruning.mode]
+        return lambda scored: prune_window(scored, pruning.ratios, count_tokens=count, keep=pruning)
     from tokenskip_lib.pruning.llmlingua2_scorer import load_classifier
     from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
 
