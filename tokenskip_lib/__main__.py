@@ -187,11 +187,15 @@ def grade(
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")] = "-",
     layout: Annotated[str, typer.Option(help="answer, or think: the answer follows </think>.")] = "answer",
+    answer_phrases: Annotated[
+        list[str] | None,
+        typer.Option("--answer-phrase", help="Announces an answer in another language; repeatable."),
+    ] = None,
 ) -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
     from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
-    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
+    print(shares(grade_file(predictions, output, layout, answer_phrases or ())), file=sys.stderr)
 
 
 @app.command()

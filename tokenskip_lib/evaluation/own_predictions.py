@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, get_args
 
@@ -15,7 +15,7 @@ from tokenskip_lib.core.store import PIPE, output_path, read_json_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
 
-def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
+def grade_file(source: str, output: str, layout: str = "answer", answer_phrases: Sequence[str] = ()) -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
@@ -23,21 +23,24 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
             model's whole text). If it also has a method or a ratio, several rows may share an id.
         output: the file to write, or "-". A file appears only when all rows are in it.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
+        answer_phrases: what announces an answer in another language, as in `split_output`.
 
     Returns:
         Counts: rows, correct, correct_by_reference, no_answer (no answer is stated).
 
     Raises:
-        InputError: a row lacks one of the three fields or repeats an earlier one, the layout is unknown, or
-            the file cannot be written.
+        InputError: a row lacks one of the three fields or repeats an earlier one, the layout is unknown, a phrase is
+            blank, or the file cannot be written.
     """
     if layout not in get_args(OutputLayout):
         raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
+    if not all(phrase.strip() for phrase in answer_phrases):
+        raise InputError("--answer-phrase: a blank phrase; give words that announce an answer, e.g. 'Die Antwort ist'")
     counts: Counter = Counter(rows=0)
     seen: set[tuple] = set()
     with _writing(source, output) as file:
         for number, row in tqdm(read_json_rows(sys.stdin.buffer if source == PIPE else source), unit="row"):
-            graded = _grade(row, seen, f"{source}:{number}", layout)
+            graded = _grade(row, seen, f"{source}:{number}", layout, answer_phrases)
             file.write(json.dumps(graded, ensure_ascii=False) + "\n")
             counts["rows"] += 1
             counts["correct"] += graded["is_correct"]
@@ -65,7 +68,7 @@ def shares(counts: Counter) -> str:
     )
 
 
-def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
+def _grade(row: dict, seen: set[tuple], where: str, layout: str, answer_phrases: Sequence[str]) -> dict:
     for name in ("id", "answer", "output"):
         value = row.get(name)
         if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -75,7 +78,7 @@ def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
         raise InputError(f"{where}: id '{key[0]}' was there before; rows of one id must differ in method or ratio")
     seen.add(key)
     text, gold = str(row["output"]), str(row["answer"])
-    prediction = split_output(text, layout).prediction
+    prediction = split_output(text, layout, answer_phrases).prediction
     return {
         **row,
         "prediction": prediction,
