@@ -13,7 +13,7 @@ from tokenskip_lib.problems.answer_spelling import plain, rules
 _UNDONE = re.compile(
     r"\b(?:not|wrong|incorrect|false|never|cannot|can't|isn't|impossible|neither|nor)\b", re.IGNORECASE
 )
-_RELATION = re.compile(r"\\(?:ge|le|ne) |[<>]")
+_RELATION = re.compile(r"\\(?:ge|le|ne) |\\n(?:leq|geq|less|gtr)|[<>]")
 _BASE = re.compile(r"\(?(\d[\da-fA-F]*)\)?(?:_\{?\(?(?:base )?| ?\(?base )(\w+)\)?\}?\)?")
 _BASE_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _MODULUS = re.compile(r"(.+?) ?(?:\\[pb]?mod|\(mod|\bmod) ?\{?(\d+|[a-z])\}?\)?")
@@ -31,7 +31,7 @@ _GOLD_CHOICE = re.compile(r"\(?([A-Z])(?:\)?|(?:\)?[.:]|\)) ?(?=[\w$])([^=]+))")
 _ROW = re.compile(r"(\d+(?:\.\d+)?(?: ?(?:-{1,3}|[:/]|to\b) ?\d+(?:\.\d+)?)+)( ?[ap]\.?m\b\.?|(?: [A-Za-z]{2,})*)")
 _CALCULATED = re.compile(r"[\d.]+ ?/ ?[\d.]+|(?!\d\d?:\d\d\Z)[\d.]+ ?: ?[\d.]+")  # a fraction, and a ratio
 
-_INTEGER = r"(?:\d{1,3}(?:(?:,|\{,\}| )\d{3})+(?!\d)|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|\d+)"
+_INTEGER = r"(?:[1-9]\d{0,2}(?:(?:,|\{,\}| )\d{3})+(?!\d)|[1-9]\d?(?:,\d{2})+,\d{3}(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
 _FRACTION = rf"(?:{_DECIMAL} ?/ ?{_DECIMAL}|\\frac\{{-?{_DECIMAL}\}}\{{{_DECIMAL}\}})"
 _CURRENCY = r"(?:(?:US|A|C|HK)?[$€£¥₹₽₩₫฿₱₪₺₴¢]|(?:USD|EUR|GBP|INR|CHF|Rs\.?)(?![A-Za-z]))"
@@ -54,12 +54,12 @@ _TIMES = {  # words behind a number, and what they multiply it by
     for name in names
 }
 _MAGNITUDE = re.compile(rf"[ -]?({'|'.join(sorted(_TIMES, key=len, reverse=True))})s?(?![A-Za-z])", re.IGNORECASE)
-_WORDS = re.compile(rf"(?:[A-Za-zμ](?:\^\{{?[23]\}}?)?|[°'’./ -]|{_CURRENCY})*")
-_SYMBOL = r"(?:[kcmμn]?m|[kmμ]?g|[mμn]?s|h|[kmc]?[lL]|° ?[CF]?)(?:\^\{?[23]\}?)?"
+_WORDS = re.compile(rf"(?:[^\W\d_](?:\^\{{?[23]\}}?)?|[°'’./ -]|{_CURRENCY})*")
+_SYMBOL = r"(?:[kcmμn]?m|[kmμ]?g|[mμn]?s|h|[kmc]?[lL]|° ?[CF]?|[kmM]?(?:[VWJN]|Hz|Pa)|A)(?:\^\{?[23]\}?)?"
 _SYMBOLS = re.compile(rf"{_SYMBOL}(?:/{_SYMBOL})?")  # of a unit: case matters
 _CHANGE = re.compile(  # words that change the number before them; a single letter is a variable
-    r"\b(?:out of|or|pi|squared|cubed|factorial|sqrt|ln|log|minus|plus|at (?:least|most)|alpha|beta|gamma|delta|theta|"
-    r"lambda|sigma|omega|phi|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|"
+    r"\b(?:out of|or|pi|squared|cubed|factorial|sqrt|ln|log|minus|plus|at (?:least|most)|alpha|beta|"
+    r"gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|"
     r"thirty|forty|fifty|sixty|seventy|eighty|ninety|half|halves|thirds?|quarters?|dozens?|hundreds?|thousands?|"
     r"millions?|billions?|trillions?)\b|(?<!['’])\b[b-z]\b(?!['’])",
     re.IGNORECASE,
@@ -87,6 +87,7 @@ _MEASURES = {
         *("lb pound £ GBP", "oz ounce", "l L liter litre", "ml mL milliliter millilitre", "gal gallon", "s sec second"),
         *("min minute", "h hr hour", "day", "week", "month", "year yr", "$ US$ USD dollar buck", "€ EUR euro"),
         *("¢ cent", "¥ yen", "₹ Rs INR rupee", "° deg degree", "rad radian", "% percent", "C celsius", "F fahrenheit"),
+        *("A amp ampere", "V volt", "W watt", "N newton", "J joule", "Hz hertz", "kHz", "MHz", "kW", "kN"),
     )
     for name in names.split()
 }
@@ -235,7 +236,7 @@ def _names(unit: str) -> tuple[set[str], set[str]]:
     for pattern, written in _UNIT_SPELLINGS:
         unit = pattern.sub(written, unit)
     measures, words = set(), set()
-    for name, power in re.findall(rf"({_CURRENCY}|[A-Za-zμ]+|[°%])(?:\^\{{?([23])\}}?)?", unit):
+    for name, power in re.findall(rf"({_CURRENCY}|[^\W\d_]+|[°%])(?:\^\{{?([23])\}}?)?", unit):
         if measure := _measure(name):
             measures.add(measure + power)
         elif (word := name.lower().removesuffix("s")) not in _NO_UNITS:

@@ -10,7 +10,8 @@ _SYMBOLS = str.maketrans(
     dict.fromkeys("−–—‐‑", "-")
     | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "∶": ":"}
     | {"∞": r"\infty ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm "}
-    | {"∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "°": r"^\circ ", "。": ".", "、": ",", "٫": ".", "٬": ","}
+    | {"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ", "。": ".", "、": ","}
+    | {"٫": ".", "٬": ","}
     | dict.fromkeys("\u200b\u2060\ufeff", "")
 )
 _NOT_ASCII = (  # what NFKC would make plain digits of
@@ -30,12 +31,13 @@ def rules(*pairs: tuple[str, str]) -> list[tuple[re.Pattern, str]]:
 
 _TIDY = rules(
     # What only sets type: colours, fonts, sizes, spaces, Markdown.
-    (r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}", ""),
-    (r"\\(?:math(?:bf|sf|it|tt)|boldsymbol|bm|underline|boxed|displaystyle|bf|[lL]arge|small)(?![A-Za-z])", ""),
-    (r"\\(?:mbox|hbox|emph|textsf|texttt)(?![A-Za-z])", r"\\text"),
-    (r"(?<=\d)\\[,;](?=\d)|(?<!\\)\\!|`", ""),
+    (r"\\(?:color|textcolor|colorbox|hspace|phantom)\s*\{[^{}]*\}|\\hfill(?![A-Za-z])", ""),
+    (r"\\(?:math(?:bf|sf|it|tt)|boldsymbol|pmb|bm|underline|framebox|ensuremath)(?![A-Za-z])", ""),
+    (r"\\(?:displaystyle|bf|[lL]arge|[hH]uge|small)(?![A-Za-z])", ""),
+    (r"\\(?:mbox|hbox|emph|text(?:sf|tt|normal))(?![A-Za-z])", r"\\text"),
+    (r"(?<=\d)\\[,;](?=\d)|(?<!\\)\\!\s*|`", ""),
     (r"(?<!\\)(?:\\(?:[ ,:;]|q?quad(?![A-Za-z])|\Z)|~(?!=))", " "),
-    (r"(?<![\w)}*])(\*\*?)(?=[^\s*])([^*]+)(?<=[^\s*])\1(?![\w({*\\])", r"\2"),
+    (r"(?<![\w)}*])(\*\*?|__)(?=[^\s*])([^*]+)(?<=[^\s*])\1(?![\w({*\\])", r"\2"),
     # One name for each relation, and for a power of ten.
     (r"\\not\s*=|\\neq(?![A-Za-z])|(?<![\w)}!])!=", r"\\ne "),
     (r"\\geq(?:slant)?(?![A-Za-z])|>=", r"\\ge "),
@@ -55,7 +57,7 @@ _PLAIN = rules(
     (r"\$((?:[^$\\]|\\.)+)\$", r"\1"),
     (r"\\(?:left|right)(?![A-Za-z])\.?|\\[\[\]()]", ""),
     (r"\\(?=[$%])", ""),
-    (r"\s*\b(?:percent|pct)\b", "%"),
+    (r"\s*\b(?:percent(?:age)?|pct)\b", "%"),
     (r"\^\s*\{?\s*\\circ\s*\}?", "°"),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\frac\s*(\d)(\d)", r"\\frac{\1}{\2}"),

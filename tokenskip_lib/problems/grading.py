@@ -107,6 +107,7 @@ def is_correct(prediction: str | None, gold: str) -> bool:
         return False
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
+    prediction, gold = (box.content if (box := answer_box(text)) else text for text in (prediction, gold))
     if max(len(prediction), len(gold)) > _LONGEST:
         return False
     (stated, suffix), (wanted, gold_suffix) = without_suffix(plain(prediction)), without_suffix(plain(gold))

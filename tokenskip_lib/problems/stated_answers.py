@@ -13,12 +13,12 @@ from tokenskip_lib.problems.answer_spelling import plain
 TAIL = 400  # characters at an output's end, and before a box, where an announcement is looked for
 
 # "The answer is", "Answer:", "the answer to the question would be", "Ans =", "the correct option is".
-_VERB = r"(?:is|was|equals|(?:would|should|must|will) be|(?:comes|turns|works) out to(?: be)?|comes to)\b"
-_TOPIC = r"(?:,?\s(?:to|in|for|of|as|that|we (?:want|need|are))\s[^\n.:=?!\d$\\]{1,60}?)?"
+_VERB = r"(?:is|was|equals|becomes|(?:[a-z]+ ){1,2}be|(?:comes|turns|works) out to(?: be)?|comes to)\b"
+_TOPIC = r"(?:,?\s(?:to|in|for|of|as|that|rounded|I|we (?:want|need|are))\s[^\n.:=?!\d$\\]{1,60}?)?"
 _ANNOUNCED = (
     r"final\s+answer(?:\s+is\b)?|\bans\."
     r"|(?:answer|\bans\b|(?:correct|right)\s+(?:option|choice)|correction)[*_`]*"
-    rf"{_TOPIC}(?:\s*[:=：]|\s-\s|\s*\b{_VERB})"
+    rf"{_TOPIC}(?:\s*[:=：→]|\s-\s|\s*\b{_VERB})"
 )
 _ANSWER_PHRASE = re.compile(_ANNOUNCED, re.IGNORECASE)
 _SENTENCE_START = re.compile(r"\n|(?<=[.!?])\s+(?=[A-Z\\$*])|(?<=。)")
@@ -29,14 +29,15 @@ _TORN_CLOSING = re.compile(
 _OPENING_DELIMITER = re.compile(r"(?:\\\[|\\\(|\$\$?|\*\*)\s*\Z")
 # Before a stated answer: colons, Markdown, an opening delimiter, and words that state nothing.
 _LEAD = re.compile(
-    r"(?:[\s*_`:=：]|\\\[|\\\(|\$\$|(?:therefore|thus|hence|then|simply|just|indeed),?\s)*", re.IGNORECASE
+    r"(?:[\s*_`:=：→]|\\\[|\\\(|\$\$|(?:therefore|thus|hence|then|simply|just|indeed|it (?:is|should be)),?\s)*",
+    re.IGNORECASE,
 )
 # How an answer begins, rather than a sentence that goes on: a number, mathematics, a choice, yes or no.
 _ANSWER_LIKE = re.compile(
     r"(?:[-+−–$€£¥₹({\[|\s]|\\[$({\[])*(?:\.?\d|√|\\[a-zA-Z]|[^\W\d_](?:\(\w\))?\s?[-=^+]|[A-HJ-Z](?![\w'’])"
     r"|(?i:yes|no|true|false)\b)"
 )
-_HEADING = re.compile(r"\d+[.):]\s+\S|\d+\s+[A-Z*](?![A-Z])|[A-Z]\s+\S")  # or an item of a list: "1. First"
+_HEADING = re.compile(r"\d+[.):] +\S|\d+ +[A-Z*](?![A-Z])|[A-Z] +\S")  # or an item of a list: "1. First"
 _REVOKED = re.compile(
     r"\b(?:wait|but|however|actually|wrong|incorrect|mistake|sorry|not (?:correct|right|true))\b", re.IGNORECASE
 )
@@ -51,7 +52,8 @@ _BOX = re.compile(
     r"|\\boxed[ \t]*(?P<bare>-?\\?\$?\d[\w.,/]*|-?\\(?:[dt]?frac|sqrt|text)(?:\{[^{}\n]*\}){1,2}|[A-Z]\b)"
 )
 # Between boxes that are one answer: "\\boxed{3}, \\boxed{5} and \\boxed{7}".
-_JOINT = re.compile(r"[\s$]*(?:\\[)\]])?\s*(?:[,;]|,?\s*(?:\\text\{)?\s*\b(?:and|or)\b\s*\}?)\s*(?:\\[(\[])?[\s$]*")
+_GAP = r"(?:[\s$]|\\q?quad|\\[ ,;()\[\]])*"
+_JOINT = re.compile(rf"{_GAP}(?:[,;]|,?{_GAP}(?:\\text\{{)?\s*\b(?:and|or)\b\s*\}}?){_GAP}(?:[A-Za-z] ?= ?)?")
 
 
 class Boxed(NamedTuple):
@@ -108,16 +110,16 @@ def _boxed(text: str, place: tuple[int, int, int, int]) -> Boxed:
 
 def _box_places(text: str) -> list[tuple[int, int, int, int]]:
     """Start and end of every box, and of its content, in the order of their starts."""
-    opened: list[re.Match] = []
+    opened: list[tuple[int, int] | None] = []  # an open box, or another open brace
     places = []
     for match in _BOX.finditer(text):
         if match["bare"]:
             end = match.start("bare") + len(match["bare"].rstrip(".,"))
             places.append((match.start(), end, match.start("bare"), end))
         elif match[0] != "}":
-            opened.append(match)
-        elif opened and len((box := opened.pop())[0]) > 1:
-            places.append((box.start(), match.end(), box.end(), match.start()))
+            opened.append(match.span() if len(match[0]) > 1 else None)
+        elif opened and (box := opened.pop()):
+            places.append((box[0], match.end(), box[1], match.start()))
     return sorted(places)
 
 
@@ -178,7 +180,7 @@ def _statement(text: str, announcement: re.Match, anything: bool = False) -> Sta
     if calculated:
         start = calculations[-1].end()
     answer = re.sub(r"(?:\\[\])]|\$\$)\s*\Z", "", text[start:stop].strip())
-    answer = answer.strip("$*_` \n").rstrip(".。").strip("$*_` ")
+    answer = answer.strip("*_` \n").rstrip(".。!").strip("$*_` ").rstrip(".。").strip("$*_` ")
     if not answer or "\\boxed" in answer or "\\boxed".startswith(answer) or answer.count("{") > answer.count("}"):
         return None
     heading, remark = announcement[0] == "####", text[stop:]
