@@ -18,7 +18,7 @@ _BASE = re.compile(r"\(?(\d[\da-fA-F]*)\)?(?:_\{?\(?(?:base )?| ?\(?base )(\w+)\
 _BASE_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _MODULUS = re.compile(r"(.+?) ?(?:\\[pb]?mod|\(mod|\bmod) ?\{?(\d+|[a-z])\}?\)?")
 
-# "B", "(B)", "B) twelve", "B - 12", "option B", "B is correct": one letter, and at most the choice's text behind it.
+# "B", "(B)", "B) twelve", "B - 12", "option B", "B is correct": one letter, and at most the choice's text after it.
 _CHOICE = re.compile(
     r"(?:(?i:(?:the )?(?:(?:correct|right) )?(?:answer|option|choice)(?: is)?:?) )?\(?([A-Z])"
     r"(?:[).:]*\Z|[).:]+ (?!\W*(?:or|and)\b|\(?[A-Z]\W*\Z)(?:\d|..)|\)? -+ (?=.)| (?=\d)"
@@ -40,7 +40,7 @@ _NUMBER = re.compile(
     rf"(?:(?P<whole>\d+)(?: |(?=\\))(?P<part>{_FRACTION})|(?P<fraction>{_FRACTION})|(?P<decimal>{_DECIMAL}))"
     r"(?: ?\\times ?10\^\{(?P<power>-?\d{1,3})\})?(?P<percent> ?%)?(?P<rest>.*)"
 )
-_TIMES = {  # words behind a number, and what they multiply it by
+_TIMES = {  # words after a number, and what they multiply it by
     name: Fraction(value)
     for value, *names in map(
         str.split,
@@ -58,14 +58,16 @@ _WORDS = re.compile(rf"(?:[^\W\d_](?:\^\{{?[23]\}}?)?|[°'’./ -]|{_CURRENCY})*
 _SYMBOL = r"(?:[kcmμn]?m|[kmμ]?g|[mμn]?s|h|[kmc]?[lL]|° ?[CF]?|[kmM]?(?:[VWJN]|Hz|Pa)|A)(?:\^\{?[23]\}?)?"
 _SYMBOLS = re.compile(rf"{_SYMBOL}(?:/{_SYMBOL})?")  # of a unit: case matters
 _CHANGE = re.compile(  # words that change the number before them; a single letter is a variable
-    r"\b(?:out of|or|pi|squared|cubed|factorial|sqrt|ln|log|minus|plus|at (?:least|most)|alpha|beta|"
-    r"gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|"
-    r"thirty|forty|fifty|sixty|seventy|eighty|ninety|half|halves|thirds?|quarters?|dozens?|hundreds?|thousands?|"
-    r"millions?|billions?|trillions?)\b|(?<!['’])\b[b-z]\b(?!['’])",
+    r"\b(?:out of|or|too|at (?:least|most)|pi|squared|cubed|factorial|sqrt|ln|log|minus|plus|"
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|"
+    r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    r"(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    r"half|halves|thirds?|quarters?|dozens?|hundreds?|thousands?|millions?|billions?|trillions?)\b"
+    r"|(?<!['’])\b[b-z]\b(?!['’])",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(r" ?\((?!.*\bor\b)[A-Za-z .'-]+\)\Z|,? (?:because|since|as|which|so|where)\b.*", re.DOTALL)
-_LATEX_UNIT = re.compile(  # what LaTeX sets as text, or plain words behind a number or a bracket
+_LATEX_UNIT = re.compile(  # what LaTeX sets as text, or plain words after a number or a bracket
     r"(?:\\(?:text(?:bf|it|rm)?|mathrm)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?"
     r"|(?<=[\d})\]]) [A-Za-z]{2,}(?: [A-Za-z]+){0,3})\Z"
 )
@@ -94,10 +96,10 @@ _MEASURES = {
 
 
 class Number(NamedTuple):
-    """A number and what it counts; `value` is None where the words behind the number change it ("2 pi")."""
+    """A number and what it counts; `value` is None where the words after the number change it ("2 pi")."""
 
     value: Fraction | None
-    places: int | None  # digits behind the decimal point; None: a fraction
+    places: int | None  # digits after the decimal point; None: a fraction
     unit: str
     latex: str
 
@@ -200,7 +202,7 @@ def read_number(text: str) -> Number | None:
 
 
 def _changes(words: str) -> bool:
-    """Whether the words behind a number change it, or go on for too long to be a unit."""
+    """Whether the words after a number change it, or go on for too long to be a unit."""
     return not _SYMBOLS.fullmatch(words) and bool(_CHANGE.search(words) or words.count(" ") > 11)
 
 

@@ -134,9 +134,9 @@ def stated_by_box(output: str, boxed: Boxed) -> Stated:
 
 
 def stated_in_words(output: str, boxed: Boxed | None, phrases: tuple[str, ...] = ()) -> Stated | None:
-    r"""The answer that words behind the last box announce near the end of an output; None if none do.
+    r"""The answer that words after the last box announce near the end of an output; None if none do.
 
-    - An answer counts that looks like one, and is followed by a remark at most. Behind a box it must say something
+    - An answer counts that looks like one, and is followed by a remark at most. After a box it must say something
       else than the box.
     - A closing phrase that was cut off states what was boxed before it.
     - Without a box, whatever follows the announcement counts if it is short and ends the output in the same line.
@@ -171,10 +171,11 @@ def _announcements(phrases: tuple[str, ...]) -> re.Pattern:
 
 
 def _statement(text: str, announcement: re.Match, anything: bool = False) -> Stated | None:
+    """The answer that an announcement states, as the bullets of `stated_in_words` say; `anything`: by the last one."""
     lead = _LEAD.match(text, announcement.end())
     start = lead.end() if lead else announcement.end()
-    sentence_end = _SENTENCE_START.search(text, start)
-    stop = len(text) if anything or not sentence_end else sentence_end.start()
+    sentence_end = None if anything else _SENTENCE_START.search(text, start)
+    stop = sentence_end.start() if sentence_end else len(text)
     calculations = list(_CALCULATION.finditer(text, start, stop))
     calculated = bool(calculations) and calculations[0].start() == start
     if calculated:
@@ -184,15 +185,14 @@ def _statement(text: str, announcement: re.Match, anything: bool = False) -> Sta
     if not answer or "\\boxed" in answer or "\\boxed".startswith(answer) or answer.count("{") > answer.count("}"):
         return None
     heading, remark = announcement[0] == "####", text[stop:]
-    if anything:
-        counts = not heading and stop - start <= 60 and "\n" not in text[announcement.end() : stop]
-    else:
-        begins_a_list = (heading or "\n" in text[announcement.end() : start]) and _HEADING.match(text, start)
-        counts = bool(_ANSWER_LIKE.match(answer)) and not begins_a_list and not answer.endswith("?")
-        others = set(re.findall(r"\d+", remark)) - set(re.findall(r"\d+", answer))
-        counts = counts and not (others or "\\boxed" in remark or _REVOKED.search(remark))
-    if not counts:
+    if anything and (heading or stop - start > 60 or "\n" in text[announcement.end() : stop]):
         return None
+    if not anything:
+        a_list = (heading or "\n" in text[announcement.end() : start]) and _HEADING.match(text, start)
+        other_numbers = set(re.findall(r"\d+", remark)) - set(re.findall(r"\d+", answer))
+        revoked = answer.endswith("?") or other_numbers or "\\boxed" in remark or _REVOKED.search(remark)
+        if a_list or revoked or not _ANSWER_LIKE.match(answer):
+            return None
     return Stated(start if calculated else _sentence_start(text, announcement.start()), answer)
 
 
