@@ -476,6 +476,7 @@ def test_phrases_announce_an_answer_in_both_layouts_and_only_where_they_are_give
         ("So \\boxed{18}. The answer is 3 more than 15.", "So ", "18"),
         # One answer in several boxes, and a box without braces.
         ("Roots: $\\boxed{3}$ and $\\boxed{5}$.", "Roots: ", "3, 5"),
+        ("It is $\\boxed{18}$ or $\\boxed{18 \\text{ dollars}}$.", "It is ", "18 \\text{ dollars}"),
         ("First \\boxed{3}, and then \\boxed{5}", "First \\boxed{3}, and then ", "5"),
         ("So $\\boxed 12$.", "So ", "12"),
     ],

@@ -22,7 +22,7 @@ _MODULUS = re.compile(r"(.+?) ?(?:\\[pb]?mod|\(mod|\bmod) ?\{?(\d+|[a-z])\}?\)?"
 _CHOICE = re.compile(
     r"(?:(?i:(?:the )?(?:(?:correct|right) )?(?:answer|option|choice)(?: is)?:?) )?\(?([A-Z])"
     r"(?:[).:]*\Z|[).:]+ (?!\W*(?:or|and)\b|\(?[A-Z]\W*\Z)(?:\d|..)|\)? -+ (?=.)| (?=\d)"
-    r"|\)?[,;]? (?=(?:is|which|because|since|as|so)\b(?P<why>.*)))",
+    r"|\)?[,;]? (?=(?:is|that|which|because|since|as|so)\b(?P<why>.*)))",
     re.DOTALL,
 )
 _GOLD_CHOICE = re.compile(r"\(?([A-Z])(?:\)?|(?:\)?[.:]|\)) ?(?=[\w$])([^=]+))")
@@ -59,7 +59,7 @@ _SYMBOL = r"(?:[kcmμn]?m|[kmμ]?g|[mμn]?s|h|[kmc]?[lL]|° ?[CF]?|[kmM]?(?:[VWJ
 _SYMBOLS = re.compile(rf"{_SYMBOL}(?:/{_SYMBOL})?")  # of a unit: case matters
 _CHANGE = re.compile(  # words that change the number before them; a single letter is a variable
     r"\b(?:out of|or|too|at (?:least|most)|pi|squared|cubed|factorial|sqrt|ln|log|minus|plus|"
-    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|"
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|"
     r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
     r"(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
     r"half|halves|thirds?|quarters?|dozens?|hundreds?|thousands?|millions?|billions?|trillions?)\b"

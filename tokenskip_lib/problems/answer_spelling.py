@@ -34,6 +34,7 @@ _TIDY = rules(
     (r"\\(?:color|textcolor|colorbox|hspace|phantom)\s*\{[^{}]*\}|\\hfill(?![A-Za-z])", ""),
     (r"\\(?:math(?:bf|sf|it|tt)|boldsymbol|pmb|bm|underline|framebox|ensuremath)(?![A-Za-z])", ""),
     (r"\\(?:displaystyle|bf|[lL]arge|[hH]uge|small)(?![A-Za-z])", ""),
+    (r"\\pounds(?![A-Za-z])", "£"),
     (r"\\(?:mbox|hbox|emph|text(?:sf|tt|normal))(?![A-Za-z])", r"\\text"),
     (r"(?<=\d)\\[,;](?=\d)|(?<!\\)\\!\s*|`", ""),
     (r"(?<!\\)(?:\\(?:[ ,:;]|q?quad(?![A-Za-z])|\Z)|~(?!=))", " "),

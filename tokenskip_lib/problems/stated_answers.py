@@ -85,7 +85,7 @@ def last_boxed(text: str) -> Boxed | None:
 
 
 def answer_box(text: str) -> Boxed | None:
-    r"""The last box, with the boxes before it that are one answer with it: their contents, each once.
+    r"""The last box, with the boxes before it that are one answer with it: their contents, equal neighbours once.
 
     Example:
         >>> answer_box(r"\boxed{3}, \boxed{5} and \boxed{7}").content, answer_box(r"\boxed{3} + \boxed{5}").content
@@ -95,11 +95,18 @@ def answer_box(text: str) -> Boxed | None:
     if not places:
         return None
     first = len(places) - 1
-    while first and 0 < places[first][0] - places[first - 1][1] <= 40:
+    while (
+        first and 0 < places[first][0] - places[first - 1][1] <= 40 and places[first][1] - places[first - 1][0] <= TAIL
+    ):
         if not _JOINT.fullmatch(text, places[first - 1][1], places[first][0]):
             break
         first -= 1
-    contents = dict.fromkeys(_boxed(text, place).content.strip() for place in places[first:])
+    contents: list[str] = []
+    for place in places[first:]:
+        content = _boxed(text, place).content.strip()
+        if contents and compare(plain(content), plain(contents[-1])):
+            contents.pop()
+        contents.append(content)
     return Boxed(places[first][0], places[-1][1], ", ".join(contents))
 
 
