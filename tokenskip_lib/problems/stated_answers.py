@@ -119,7 +119,8 @@ def _box_places(text: str) -> list[tuple[int, int, int, int]]:
     """Start and end of every box, and of its content, in the order of their starts."""
     opened: list[tuple[int, int] | None] = []  # an open box, or another open brace
     places = []
-    for match in _BOX.finditer(text):
+    first = re.search(r"\\(?:boxed|fbox)", text)
+    for match in _BOX.finditer(text, first.start()) if first else ():
         if match["bare"]:
             end = match.start("bare") + len(match["bare"].rstrip(".,"))
             places.append((match.start(), end, match.start("bare"), end))
