@@ -101,7 +101,7 @@ def score(
 
     importance = changed(ImportanceSettings(), settings, "score")
     reads = find_scorer(scorer).reads if isinstance(scorer, str) else ()
-    given = given_chains(chains, reads, model.prompts.layout)
+    given = given_chains(chains, reads, model.prompts.layout, model.prompts.answer_phrases)
     built: Scorer
     if isinstance(scorer, str):
         built = build_scorer(scorer, model, importance, seed=seed)

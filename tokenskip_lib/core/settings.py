@@ -39,6 +39,7 @@ class PromptSettings(Settings):
     the reference implementation, so that adapters trained with it can be asked.
 
     `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
+    `answer_phrases` announce an answer in another language, e.g. "Die Antwort ist"; English phrases always do.
     `marker`, how a chat prompt carries the ratio: `eos`, the paper's; `token`, one special token for each
     tenth, of those that the model has and never uses; `words`, a sentence. `baseline_place`: where the
     sentence of a prompt-only baseline stands: after the instruction, the question or the system message.
@@ -47,6 +48,7 @@ class PromptSettings(Settings):
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
     system: str = "You are a helpful assistant."  # "": no system message
     layout: OutputLayout = "answer"
+    answer_phrases: list[Annotated[str, Field(pattern=r"\S")]] = []
     marker: Literal["eos", "token", "words"] = "eos"
     baseline_place: Literal["instruction", "question", "system"] = "instruction"
 

@@ -90,6 +90,7 @@ def predict_all(
                     max_new_tokens=budgets[key.method, key.ratio],
                     count_tokens=count,
                     layout=prompts.layout,
+                    answer_phrases=prompts.answer_phrases,
                 )
             )
         yield graded
@@ -102,13 +103,15 @@ def grade_generation(
     max_new_tokens: int,
     count_tokens: CountTokens,
     layout: str = "answer",
+    answer_phrases: Sequence[str] = (),
 ) -> Prediction:
     """Grade one answer. Chain tokens are counted up to the stated answer, by the same rule for every method.
 
     Args:
         generation: its key is the prediction's key (problem id, method, ratio).
+        layout, answer_phrases: how an output states its answer, as in `split_output`.
     """
-    parts = split_output(generation.text, layout)
+    parts = split_output(generation.text, layout, answer_phrases)
     _, method, ratio = generation.key
     chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
     return Prediction(
