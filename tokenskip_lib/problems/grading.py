@@ -197,6 +197,8 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 def _reference_answer(output: str) -> str | None:
     if (boxed := last_boxed(output)) is not None:
         return boxed.content.strip()
+    if output.endswith("boxed"):  # cut off before its box opened: the authors' code finds an empty box there
+        return None
     _, phrase, after = output.rpartition("he answer is")
     if phrase:
         return after.strip().strip(":").strip().partition("\n")[0].rstrip(".").strip("$ ")
