@@ -19,7 +19,6 @@ from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
 from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, Problem, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
-    KeepSettings,
     PromptSettings,
     PruningSettings,
     TargetSettings,
@@ -102,7 +101,7 @@ def score(
 
     importance = changed(ImportanceSettings(), settings, "score")
     reads = find_scorer(scorer).reads if isinstance(scorer, str) else ()
-    given = given_chains(chains, reads, model.prompts.layout)
+    given = given_chains(chains, reads, model.prompts.layout, model.prompts.answer_phrases)
     built: Scorer
     if isinstance(scorer, str):
         built = build_scorer(scorer, model, importance, seed=seed)
@@ -130,11 +129,9 @@ def prune(
         scored: what `score` returned.
         model: the target model; the ratio is a fraction of its tokens.
         ratios: fractions of the tokens that stay, each above 0 and at most 1; in any order.
-        keep: fields of `KeepSettings`, all off by default. keep_tokens=["Step", ":"]: these texts stay, whatever
-            their score. keep_digits=True: every number stays; a chain may become longer than its ratio asks.
-            keep_operators=True: operators stay as far as the ratio has room, "=" is the first of them to go.
-            skip_spaces=True: spaces between operators and numbers go first. drop_consecutive=True: of equal
-            `keep_tokens` that become neighbours, only the first stays.
+        keep: fields of `PruningSettings`, all off by default; docs/own-chains.md explains each. For example
+            keep_digits=True: every number stays, and a chain may become longer than its ratio asks. mode="steps"
+            keeps whole steps, mode="threshold" what is above one score in all chains.
 
     Returns:
         One PrunedChain for each chain and ratio, ratios ascending: text, kept (indices of spans), tokens,
@@ -150,8 +147,9 @@ def prune(
     from tokenskip_lib.pruning.registry import build_pruner
 
     wanted = [ratios] if isinstance(ratios, int | float) else dict.fromkeys(ratios)
-    kept = changed(KeepSettings(), keep, "prune")
-    settings = PruningSettings(ratios=check_ratios(wanted, "prune"), **kept.model_dump())
+    settings = changed(PruningSettings(ratios=check_ratios(wanted, "prune")), keep, "prune")
+    if settings.mode == "llmlingua":
+        raise InputError("prune: mode llmlingua scores by itself; use `tokenskip prune CHAINS.jsonl`")
     if not isinstance(scored, ScoredChains):
         scored = list(scored)
         if not all(isinstance(chain, ScoredChain) for chain in scored):

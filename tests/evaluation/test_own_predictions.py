@@ -87,3 +87,12 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="no rows"):
         grade_file(str(tmp_path / "empty.jsonl"), "-")
+
+
+def test_phrases_of_another_language_are_given_to_the_grader_and_never_blank(tmp_path, capsys):
+    source = tmp_path / "predictions.jsonl"
+    source.write_text(json.dumps({"id": "a", "answer": "18", "output": "答案是18。"}) + "\n")
+    grade_file(str(source), "-", answer_phrases=["答案是"])
+    assert json.loads(capsys.readouterr().out)["is_correct"] is True
+    with pytest.raises(InputError, match="--answer-phrase: a blank phrase"):
+        grade_file(str(source), "-", answer_phrases=["答案是", " "])

@@ -46,6 +46,19 @@ def test_a_cut_off_prediction_is_all_chain_and_wrong(problems):
     assert made.cut_off
 
 
+def test_the_settings_phrases_announce_an_answer(problems):
+    text = "3 + 4 = 7 Äpfel.\nDie Antwort ist 7."
+    generation = Generation(key=("p0", "original", 1.0), text=text, tokens=9, cut_off=False, seconds=0.1)
+    made = [
+        grade_generation(
+            problems[0], generation, max_new_tokens=64, count_tokens=lambda texts: [len(t.split()) for t in texts],
+            answer_phrases=phrases,
+        )
+        for phrases in ([], PromptSettings(answer_phrases=["Die Antwort ist"]).answer_phrases)
+    ]  # fmt: skip
+    assert [(p.prediction, p.is_correct, p.chain_tokens) for p in made] == [(None, False, 10), ("7", True, 6)]
+
+
 def _count(texts):
     return [len(text.split()) for text in texts]
 

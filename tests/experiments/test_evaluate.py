@@ -89,7 +89,7 @@ def test_a_server_cannot_scale_the_adapter_and_says_so_before_anything_is_asked(
     server = ServerSettings(url="http://127.0.0.1:1/v1", model="base")
     run = Run.create(tiny_profile.model_copy(update={"server": server}))
     for refuse in (lambda: stages.evaluate(run), lambda: stages.check_names(run.profile)):
-        with pytest.raises(InputError, match="adapter_scaling: a server has the adapter at one strength.*server=null"):
+        with pytest.raises(InputError, match=r"adapter_scaling: a server has the adapter at one strength.*server=null"):
             refuse()
     assert not list(run.folder.glob("05_*"))
 

@@ -78,6 +78,15 @@ def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, ou
     assert chain_within(None).dropped == (None if dropped == "too_long" else dropped)
 
 
+def test_a_chain_that_states_its_answer_in_the_settings_words_is_kept(tiny_profile, problems):
+    text = "3 + 4 = 7.\nDie Antwort ist 7."
+    generation = engine.Generation(key=("p0",), text=text, tokens=9, cut_off=False, seconds=0.1)
+    prompts = tiny_profile.prompts.model_copy(update={"answer_phrases": ["Die Antwort ist"]})
+    for settings, dropped in ((tiny_profile.prompts, "no_answer"), (prompts, None)):
+        profile = tiny_profile.model_copy(update={"prompts": settings})
+        assert stages._chain(problems[0], generation, len, profile).dropped == dropped
+
+
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):
     stages.generate(run)
     whole = _tear(run.folder / steps.CHAINS)

@@ -89,6 +89,8 @@ def test_strengths_are_labelled_as_strengths():
     [axes] = results.accuracy_figure(metrics, "t").axes
     labels = {text.get_text() for text in axes.texts}
     assert {"0.5", "0.9", "×0.5", "×1.5", "tokenskip", "adapter_scaling (× strength)"} < labels
+    [axes] = results.accuracy_figure(metrics[:-1], "t").axes  # one strength alone as well
+    assert "×0.5" in {text.get_text() for text in axes.texts}
 
 
 def test_more_methods_than_free_colours_are_drawn_all_the_same():

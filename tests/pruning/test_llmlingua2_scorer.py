@@ -1,5 +1,6 @@
 """The LLMLingua-2 scorer: keep-probabilities of a plain forward pass, no token lost, no text refused."""
 
+import json
 import shutil
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,24 +10,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForTokenClassification,
-    DistilBertConfig,
-    DistilBertForTokenClassification,
+    PreTrainedTokenizerFast,
 )
 
-from benchmarks.classifiers import NAMES, write_classifier
+from benchmarks.classifiers import FAMILIES, write_classifier
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.pruning.llmlingua2_scorer import (
     LLMLingua2Scorer,
-    check_classifier,
+    keep_label,
     keep_probabilities,
     load_classifier,
     sentence_chunks,
+    special_tokens,
 )
 from tokenskip_lib.pruning.spans import segment
 
@@ -64,7 +67,7 @@ ODD = [
 ]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request, tmp_path_factory):
     return write_classifier(request.param, tmp_path_factory.mktemp("classifier"), CORPUS)
 
@@ -80,6 +83,9 @@ def scorer(loaded) -> LLMLingua2Scorer:
     return LLMLingua2Scorer(*loaded)
 
 
+FRAMES = [("<s>", "</s>"), ("[CLS]", "[SEP]"), ("<bos>", "<eos>")]
+
+
 def chains_of(texts) -> list[ChainText]:
     return [ChainText(id=str(index), chain=text) for index, text in enumerate(texts)]
 
@@ -91,7 +97,7 @@ def load(name, **settings):
 
 def probabilities_by_hand(model, tokenizer, ids: list[int]) -> list[float]:
     """P(keep) of `ids` between the family's own start and end tokens: one row, no padding."""
-    start, end = {"xlm-roberta": ("<s>", "</s>"), "bert": ("[CLS]", "[SEP]")}[model.config.model_type]
+    [(start, end)] = [pair for pair in FRAMES if pair[0] in tokenizer.get_vocab()]
     row = [tokenizer.convert_tokens_to_ids(start), *ids, tokenizer.convert_tokens_to_ids(end)]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([row])).logits[0].double()
@@ -110,9 +116,11 @@ def span_means(text: str, offsets, values) -> list[float]:
 def test_scores_are_the_keep_probabilities_of_a_plain_forward_pass(loaded, scorer):
     model, tokenizer = loaded
     for chain, scored in zip(chains_of(CHAINS), scorer.score(chains_of(CHAINS)), strict=True):
+        encoded = tokenizer(chain.chain, return_tensors="pt")
+        assert encoded["input_ids"].shape[1] <= 512
+        with torch.no_grad():
+            plain = model(**encoded).logits[0].double().softmax(-1)[1:-1, 1].tolist()
         encoded = tokenizer(chain.chain, add_special_tokens=False, return_offsets_mapping=True)
-        assert len(encoded["input_ids"]) <= 510
-        plain = probabilities_by_hand(model, tokenizer, encoded["input_ids"])
         assert scored.importance == pytest.approx(span_means(chain.chain, encoded["offset_mapping"], plain), abs=2e-5)
         assert scored.spans == segment(chain.chain) and scored.scorer == "llmlingua2" and scored.text == chain.chain
 
@@ -122,10 +130,10 @@ def test_scores_do_not_depend_on_the_batch(loaded, scorer):
     together = scorer.score(chains)
     assert [scored.id for scored in together] == [chain.id for chain in chains]
     alone = [scorer.score([chain])[0] for chain in reversed(chains)][::-1]
-    row_by_row = LLMLingua2Scorer(*loaded, batch_tokens=1).score(chains)
-    for a, b, c in zip(together, alone, row_by_row, strict=True):
-        assert a.importance == pytest.approx(b.importance, abs=2e-5)
-        assert a.importance == pytest.approx(c.importance, abs=2e-5)
+    row_by_row, at_once = (LLMLingua2Scorer(*loaded, batch_tokens=tokens).score(chains) for tokens in (1, 1 << 20))
+    for one, *others in zip(together, alone, row_by_row, at_once, strict=True):
+        for other in others:
+            assert one.importance == pytest.approx(other.importance, abs=2e-5)
 
 
 def test_a_text_of_2000_words_without_a_full_stop_is_scored_to_its_end(loaded, scorer):
@@ -250,28 +258,120 @@ TINY = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attenti
 def test_a_classifier_of_three_labels_is_refused():
     model = BertForTokenClassification(BertConfig(**TINY, num_labels=3))
     with pytest.raises(InputError, match=r"^mine: .*3 labels"):
-        check_classifier(model, "mine")
+        keep_label(model, "mine")
 
 
-def test_a_classifier_of_another_family_is_refused():
-    model = DistilBertForTokenClassification(
-        DistilBertConfig(vocab_size=60, dim=8, n_layers=1, n_heads=2, hidden_dim=8)
-    )
-    with pytest.raises(InputError, match=r"^mine: .*distilbert"):
-        check_classifier(model, "mine")
-
-
-@pytest.mark.parametrize("wrong", ["labels", "family"])
-def test_a_wrong_checkpoint_is_refused_when_it_is_loaded(wrong, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (BertForTokenClassification(BertConfig(**TINY, num_labels=3)), "3 labels"),
+        (BertForMaskedLM(BertConfig(**TINY)), "no weights classifier.bias, classifier.weight"),
+    ],
+    ids=["labels", "no head"],
+)
+def test_a_wrong_checkpoint_is_refused_when_it_is_loaded(model, says, checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "wrong")
-    config = {
-        "labels": BertConfig(**TINY, num_labels=3),
-        "family": DistilBertConfig(vocab_size=60, dim=8, n_layers=1, n_heads=2, hidden_dim=8),
-    }
-    kind = {"labels": BertForTokenClassification, "family": DistilBertForTokenClassification}[wrong]
-    kind(config[wrong]).save_pretrained(tmp_path / "wrong")
-    with pytest.raises(InputError, match=r"^[^\n]*wrong[^\n]*$"):
+    model.save_pretrained(tmp_path / "wrong")
+    with pytest.raises(InputError, match=rf"^[^\n]*wrong: [^\n]*{says}[^\n]*$"):
         load(tmp_path / "wrong")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return write_classifier("bert", tmp_path_factory.mktemp("classifier"), CORPUS)
+
+
+def relabelled(checkpoint, folder, labels: dict):
+    """A copy of a checkpoint whose config.json has these tables of labels and no others."""
+    shutil.copytree(checkpoint, folder / "relabelled")
+    path = folder / "relabelled" / "config.json"
+    config = json.loads(path.read_text())
+    others = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
+    path.write_text(json.dumps(others | labels))
+    return folder / "relabelled"
+
+
+@pytest.mark.parametrize(
+    ("labels", "keep"),
+    [
+        ({}, 1),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}, 1),
+        ({"id2label": {"0": "drop", "1": "keep"}, "label2id": {"drop": 0, "keep": 1}}, 1),
+        ({"id2label": {"0": "Keep", "1": "Drop"}, "label2id": {"Keep": 0, "Drop": 1}}, 0),
+        ({"label2id": {"keep": 0, "drop": 1}}, 0),
+        ({"id2label": {"0": "PRESERVE", "1": "other"}}, 0),
+        ({"id2label": {"0": "discard", "1": "O"}}, 1),
+        ({"id2label": {"0": "1", "1": "0"}}, 0),
+    ],
+)
+def test_the_label_to_keep_is_the_one_whose_name_says_so(labels, keep, bert, tmp_path):
+    model, tokenizer = load(relabelled(bert, tmp_path, labels))
+    assert keep_label(model, "mine") == keep
+    texts = chains_of(CHAINS[:2])
+    plain = LLMLingua2Scorer(*load(bert)).score(texts)
+    for one, other in zip(LLMLingua2Scorer(model, tokenizer).score(texts), plain, strict=True):
+        expected = other.importance if keep else [1 - value for value in other.importance]
+        assert one.importance == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"id2label": {"0": "A", "1": "B"}, "label2id": {"A": 0, "B": 1}},
+        {"id2label": {"0": "keep", "1": "kept"}},
+        {"id2label": {"0": "drop", "1": "keep"}, "label2id": {"keep": 0, "drop": 1}},
+        {"id2label": {"0": "not keep", "1": "other"}},
+    ],
+)
+def test_labels_that_do_not_decide_are_refused_with_their_names(labels, bert, tmp_path):
+    with pytest.raises(
+        InputError, match=r"^[^\n]*relabelled: its labels [^\n]*do not say which [^\n]*config.json$"
+    ) as caught:
+        load(relabelled(bert, tmp_path, labels))
+    assert all(name.lower() in str(caught.value) for name in labels["id2label"].values())
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "model_max_length", "longest"),
+    [
+        ("xlm-roberta", {"max_position_embeddings": 66}, None, 64),  # positions begin after the padding token's id, 1
+        ("bert", {"max_position_embeddings": 66}, None, 66),
+        ("mobilebert", {}, 64, 64),
+        ("modernbert", {}, 8192, 512),
+        ("mmbert", {}, None, 512),
+    ],
+)
+def test_no_row_is_longer_than_the_checkpoint_takes_or_than_512(family, settings, model_max_length, longest, tmp_path):
+    model, tokenizer = load(write_classifier(family, tmp_path, CORPUS, **settings))
+    if model_max_length:
+        tokenizer.model_max_length = model_max_length
+    widths = []
+    model.register_forward_pre_hook(
+        lambda model, args, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    [scored] = LLMLingua2Scorer(model, tokenizer).score(chains_of(["no stop " * 700]))
+    assert max(widths) in (longest, longest - 1)  # a row may end a token early, before a word
+    assert len(scored.importance) == 1400
+
+
+@pytest.mark.parametrize(
+    ("template", "named", "around"),
+    [
+        ("[A] $A [B]", {"cls_token": "[C]", "sep_token": "[D]"}, ([0], [1])),
+        ("[A] $A", {}, ([0], [])),
+        ("$A [A] [B]", {}, ([], [0, 1])),
+        ("$A", {"cls_token": "[C]", "sep_token": "[D]"}, ([2], [3])),
+        ("$A", {"bos_token": "[C]", "eos_token": "[D]"}, ([], [])),
+        ("$A", {"cls_token": "[C]"}, ([], [])),
+    ],
+)
+def test_special_tokens_are_those_of_the_tokenizers_template_or_else_cls_and_sep(template, named, around):
+    tokens = ["[A]", "[B]", "[C]", "[D]"]
+    tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate([*tokens, "a"])}, "a"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(token, index) for index, token in enumerate(tokens)]
+    )
+    assert special_tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)) == around
 
 
 def test_a_target_model_is_no_classifier(tiny_target):
@@ -297,6 +397,6 @@ def test_important_tokens_are_told_apart_in_half_precision_as_well():
         return SimpleNamespace(logits=logits)
 
     classifier.device = torch.device("cpu")
-    [probabilities] = keep_probabilities(classifier, [[1, 2, 3]], pad_id=0)
+    [probabilities] = keep_probabilities(classifier, [[1, 2, 3]], keep=1, pad_id=0)
     assert probabilities.dtype == torch.float32
     assert probabilities[0] < probabilities[1] < probabilities[2] < 1

@@ -222,6 +222,22 @@ def all_different(ours: Ours, theirs: Theirs, texts: list[str], options: dict) -
     ]
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "says"),
+    [
+        ("mobilebert", {}, "no 'mobilebert' model"),
+        ("mmbert", {}, "no 'modernbert' model"),
+        ("bert", {"id2label": {0: "keep", 1: "drop"}}, "label 1, which means drop"),
+        ("bert", {"num_labels": 3}, "3 labels"),
+    ],
+)
+def test_a_classifier_that_llmlingua_does_not_read_is_refused_in_one_line(family, settings, says, tmp_path):
+    path = write_classifier(family, tmp_path, CORPUS, **settings)
+    model = AutoModelForTokenClassification.from_pretrained(path)
+    with pytest.raises(InputError, match=rf"^pruning.mode llmlingua[^\n]*{says}[^\n]*$"):
+        LLMLinguaPruner(model, AutoTokenizer.from_pretrained(path))
+
+
 @options_named
 def test_word_problem_chains_come_out_byte_for_byte(ours, theirs, options):
     assert not all_different(ours, theirs, STORIES, options)

@@ -131,3 +131,11 @@ def test_what_the_api_is_given_keeps_its_records_and_is_refused_if_no_output_has
     assert given_chains([record], (), "answer")[0] is record
     with pytest.raises(InputError, match="no output has a chain"):
         given_chains([{"output": "<think></think>7"}], (), "think")
+
+
+def test_the_settings_phrases_split_a_whole_output():
+    output = "3 + 4 = 7.\nDie Antwort ist 7."
+    [whole], [split] = (
+        given_chains([{"output": output}], (), "answer", phrases) for phrases in ((), ["Die Antwort ist"])
+    )
+    assert (whole.chain, split.chain) == (output, "3 + 4 = 7.")

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def _scored(text: str, importance=None, *, name: str = "a", whole_latex: bool = 
     return ScoredChain(id=name, scorer="s", text=text, spans=spans, importance=list(importance)[: len(spans)])
 
 
-part = st.sampled_from(["Tom", "don't", "88", "3.5", "1,200", "2x", "\\frac", "é", "漢字"]) | st.sampled_from(
+part = st.sampled_from(["Tom", "don't", "88", "123", "3.5", "1,200", "1 200", "2x", "\\frac", "é"]) | st.sampled_from(
     ["/", "=", "==", "**", ".", "...", ",", "$", "{", "}", "'", "_", "-", "\\", "\\\\", "½"]
 )
 gap = st.sampled_from(["", " ", " ", "  ", "\n", "\n\n", " \n ", "\t"])
@@ -142,7 +143,7 @@ def test_half_of_a_real_chain_is_more_important_than_the_other_half(tiny_tokeniz
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9])
 def test_the_ratio_is_met_to_one_of_the_target_models_tokens(real_tokenizer, ratio):
     count = batch_token_counter(real_tokenizer)
-    original = len(real_tokenizer(LONG, add_special_tokens=False)["input_ids"])
+    original = len(real_tokenizer(LONG.strip(), add_special_tokens=False)["input_ids"])
     for seed in range(20):
         chain = _scored(LONG, np.random.default_rng(seed).random(1000))
         pruned = prune(chain, ratio, count_tokens=count)
@@ -154,7 +155,7 @@ def test_the_ratio_is_met_to_one_of_the_target_models_tokens(real_tokenizer, rat
 def test_tokens_grow_with_the_ratio(real_tokenizer):
     count = batch_token_counter(real_tokenizer)
     tokens = [prune(_scored(LONG), ratio / 20, count_tokens=count).tokens for ratio in range(1, 21)]
-    assert tokens == sorted(tokens) and tokens[0] < tokens[-1] == count([LONG])[0]
+    assert tokens == sorted(tokens) and tokens[0] < tokens[-1] == count([LONG.strip()])[0]
 
 
 @settings(max_examples=150)
@@ -162,7 +163,7 @@ def test_tokens_grow_with_the_ratio(real_tokenizer):
 def test_the_count_is_that_of_the_text_with_any_tokenizer(real_tokenizer, chain, ratio):
     count = batch_token_counter(real_tokenizer)
     pruned = prune(chain, ratio, count_tokens=count)
-    assert [pruned.tokens, pruned.original_tokens] == count([pruned.text, chain.text])
+    assert [pruned.tokens, pruned.original_tokens] == count([pruned.text.strip(), chain.text.strip()])
     assert pruned.kept == sorted(set(pruned.kept)) and pruned.kept
     assert _parts(pruned.text) == [chain.text[slice(*chain.spans[index])] for index in pruned.kept]
 
@@ -505,10 +506,102 @@ def test_a_first_span_that_is_too_long_gives_way_to_what_fits():
     assert forced.text == "incomprehensibilities"
 
 
-def test_an_empty_line_survives_however_it_is_written():
-    for gap in ("\n\n", "\r\n\r\n", "\n  \n"):
-        text = f"a b{gap}c d"
-        assert Layout(text, segment(text)).join(np.array([0, 3])) == "a\n\nd"
+@pytest.mark.parametrize(
+    ("gap", "written"),
+    [
+        ("\n\n", "\n\n"),
+        ("\r\n\r\n", "\r\n\r\n"),
+        ("\n  \n", "\n\n"),
+        ("\r\n \t\r\n\r\n", "\r\n\r\n"),
+        (" \r\n ", "\r\n"),
+        ("\r", "\r"),
+        (" \u2028", "\u2028"),
+        ("\n\r\n", "\n\n"),
+        ("\n", "\n"),
+    ],
+)
+def test_a_line_end_keeps_its_kind_and_an_empty_line_stays_one(gap, written):
+    text = f"a b{gap}c d"
+    layout = Layout(text, segment(text))
+    assert layout.join(np.array([0, 3])) == f"a{written}d"
+    assert layout.join(np.arange(4)) == text
+
+
+def test_of_several_line_ends_between_two_spans_the_first_gives_the_kind():
+    text = "a\r\nb\nc d\ne\r\nf"
+    assert Layout(text, segment(text)).join(np.array([0, 2, 3, 5])) == "a\r\nc d\nf"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "written"),
+    [
+        ("首先，我们有3个苹果，所以答案是3。", ["首先", "所以答案是3", "。"], "首先所以答案是3。"),
+        ("まず、りんごは5個、全部で8個です。", ["まず", "、", "全部で8個です"], "まず、全部で8個です"),
+        ("首先,所以.结果", ["首先", "所以", "结果"], "首先所以结果"),
+        ("首先,所以.结果", ["首先", "."], "首先."),
+        ("有3个，共5元", ["有3个", "共5元"], "有3个共5元"),
+        ("共3，5元", ["共3", "5元"], "共3 5元"),  # two numbers are never glued
+        ("首先， 所以", ["首先", "所以"], "首先 所以"),  # the text had a space
+        ("首先，\n所以", ["首先", "所以"], "首先\n所以"),
+        ("f(x+y)=(3)", ["f", "(", ")", "=", "3"], "f()=3"),
+        ("88/2=44", ["88", "2", "=", "44"], "88 2=44"),
+        ("balls:16", ["balls", "16"], "balls 16"),
+        ("don't(a'b')", ["don't", "a'b"], "don't a'b"),
+        ("a(')b", ["a", "'", "b"], "a ' b"),  # a'b would be one word
+        ("5(,)3 5(.)3", ["5", ",", "3", "5", ".", "3"], "5 , 3 5 . 3"),  # 5,3 and 5.3 would be one number
+        ("=x= $5$ \\(frac", ["=", "=", "$", "$", "\\(", "frac"], "= = $ $ \\(frac"),
+        ("🇩🇪(🇫🇷)👍", ["🇩🇪", "🇫🇷", "👍"], "🇩🇪 🇫🇷👍"),
+    ],
+)
+def test_no_space_is_written_where_the_text_had_none_unless_two_spans_would_become_one(text, kept, written):
+    parts, chosen = _parts(text), []
+    for index, part in enumerate(parts):
+        if len(chosen) < len(kept) and part == kept[len(chosen)]:
+            chosen.append(index)
+    assert [parts[index] for index in chosen] == kept
+    assert Layout(text, segment(text)).join(np.array(chosen)) == written
+
+
+@given(st.text(alphabet="漢字かカ，。、「」,.()5x \n", min_size=1, max_size=30).filter(segment), st.data())
+def test_a_script_without_spaces_gets_none_and_loses_no_character(text, data):
+    spans = segment(text)
+    kept = np.array(sorted(data.draw(st.sets(st.integers(0, len(spans) - 1), min_size=1))))
+    written = Layout(text, spans).join(kept)
+    assert "".join(written.split()) == "".join("".join(text[slice(*spans[index])] for index in kept).split())
+    for before, after in pairwise(kept):
+        between = text[spans[before][1] : spans[after][0]]
+        left, right = text[spans[before][1] - 1], text[spans[after][0]]
+        if not any(character.isspace() for character in between) and (left in "漢字かカ" or right in "漢字かカ"):
+            assert left + right in written
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "written"),
+    [
+        ("6 * 432 = 2592", [0, 2, 4], "6  432 2592"),  # "6 432" would be read as one number
+        ("1 234 and 567", [0, 2], "1 234  567"),
+        ("6*432", [0, 2], "6  432"),
+        ("60 * 43", [0, 2], "60 43"),
+        ("2020 was 100", [0, 2], "2020 100"),
+        ("6 eggs\n432", [0, 2], "6\n432"),
+    ],
+)
+def test_two_numbers_that_a_space_would_make_one_get_two_spaces(text, kept, written):
+    layout = Layout(text, segment(text))
+    assert layout.join(np.array(kept)) == written
+    assert _parts(written) == [layout.pieces[index] for index in kept]
+
+
+def test_whitespace_around_a_chain_is_no_part_of_its_length(real_tokenizer):
+    count = batch_token_counter(real_tokenizer)
+    inner = LONG.strip()
+    [plain], [padded] = (
+        prune_many([_scored(text, np.random.default_rng(0).random(1000))], [0.5], count_tokens=count)
+        for text in (inner, f"\n\n  {inner} \n\n\n")
+    )
+    assert padded == plain
+    whole = prune(_scored(f" \n{inner}\n"), 1.0, count_tokens=count)
+    assert whole.text == f" \n{inner}\n" and whole.tokens == whole.original_tokens == count([inner])[0]
 
 
 @pytest.mark.parametrize(

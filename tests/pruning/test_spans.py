@@ -2,14 +2,24 @@
 
 import re
 from itertools import pairwise
+from time import perf_counter
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenskip_lib.core.records import ChainText
-from tokenskip_lib.pruning.spans import average_over_spans, build_scored_chain, segment, span_kind, span_kinds
+from tokenskip_lib.problems.arithmetic import numbers
+from tokenskip_lib.pruning.spans import (
+    average_over_spans,
+    build_scored_chain,
+    segment,
+    span_kind,
+    span_kinds,
+    sum_over_spans,
+)
 
 any_text = st.text(max_size=60) | st.text(alphabet="ab1 2.,'’\n\\${}=+-*_²½éÜß漢\t×\u0301", max_size=60)
 latex_part = st.sampled_from(
@@ -25,8 +35,11 @@ def _parts(text: str, **options) -> list[str]:
 @given(any_text | latex)
 def test_spans_cover_every_character_but_whitespace_exactly_once_in_order(text):
     spans = segment(text)
+    grouping = {match.start() + 1 for match in re.finditer(r"\d\s(?=\d{3})", text)}  # the space in 1 234
     covered = [position for start, end in spans for position in range(start, end)]
-    assert covered == [position for position, character in enumerate(text) if not character.isspace()]
+    assert covered == sorted(set(covered))
+    blank = {position for position, character in enumerate(text) if character.isspace()}
+    assert set(range(len(text))) - blank <= set(covered) and blank & set(covered) <= grouping
     assert all(start < end for start, end in spans)
 
 
@@ -52,6 +65,67 @@ def test_no_number_and_no_word_is_split(text):
 )
 def test_a_text_is_cut_into_words_numbers_and_symbols(text, parts):
     assert _parts(text) == parts
+
+
+@pytest.mark.parametrize("mark", [" ", "\u00a0", "\u2009", "\u202f", ",", "{,}", "\\,", "\\!", "'", "’"])
+def test_a_number_is_one_span_in_every_spelling_of_its_thousands(mark):
+    long, short = f"1{mark}234{mark}567", f"12{mark}345.50"
+    assert _parts(f"The town pays {long} and gets ${short}.") == [
+        *["The", "town", "pays", long, "and", "gets", "$", short, "."]
+    ]
+    assert span_kind(long) == "number"
+    plain = numbers(f"{long} and {short}")
+    # A plain space may part two numbers, so that arithmetic reads it as such.
+    assert plain == (["1", "234", "567", "12", "345.50"] if mark == " " else ["1234567", "12345.50"])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("The town pays 1 234 gets 1 567", ["The", "town", "pays", "1 234", "gets", "1 567"]),
+        ("5 100", ["5 100"]),  # ambiguous: kept or left out together, and never halved
+        ("in 2020 100 people", ["in", "2020", "100", "people"]),  # four digits begin no group
+        ("0 100", ["0", "100"]),
+        ("3 10", ["3", "10"]),
+        ("3 1000", ["3", "1000"]),
+        ("1 234 5678", ["1 234", "5678"]),
+        ("3.5 100", ["3.5", "100"]),
+        ("x1 234", ["x1", "234"]),
+        ("1  234", ["1", "234"]),
+        ("1\n234", ["1", "234"]),
+        ("1\t234", ["1", "234"]),
+        ("1 234,567", ["1 234,567"]),
+        ("12 345e3", ["12 345e3"]),
+        ("1{,}2", ["1", "{", ",", "}", "2"]),
+    ],
+)
+def test_a_plain_space_groups_thousands_only_before_groups_of_exactly_three_digits(text, parts):
+    assert _parts(text) == parts
+
+
+@given(st.text(alphabet="1é\u0301\ufe0f\u20e3👍🏽🇩🇪👩\u200d=a \n‌ नि्", max_size=30), st.booleans())
+def test_no_grapheme_cluster_is_split(text, whole_latex):
+    begins = {match.start() for match in regex.finditer(r"\X", text)}
+    for start, _ in segment(text, whole_latex=whole_latex):
+        assert start in begins or text[start - 1].isspace()
+
+
+@pytest.mark.parametrize("cluster", ["1️⃣", "#️⃣", "👍🏽", "🇩🇪", "👨‍👩‍👧", "é", "क्‍ष", "=\u0338", "❤️"])
+def test_what_is_seen_as_one_character_is_in_one_span(cluster):
+    text = f"So {cluster} is"
+    assert _parts(text) == ["So", cluster, "is"]
+
+
+LATEX_UNITS = ["\\frac{", "\\frac{}", "\\frac[{", "{", "}", "\\"]
+NUMBER_UNITS = ["1 234 ", "1{,}", "1,", ".5", "1e", "a'", "=", " "]
+CLUSTER_UNITS = ["🇩🇪", "🇩🇪👍🏽", "\u0301", "👩\u200d", "漢"]
+
+
+@pytest.mark.parametrize("unit", [*LATEX_UNITS, *NUMBER_UNITS, *CLUSTER_UNITS])
+def test_the_time_is_linear_in_the_length(unit):
+    begin = perf_counter()
+    segment(unit * 50_000, whole_latex=True)  # in linear time 0.01 to 0.3 s; in quadratic time minutes
+    assert perf_counter() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -208,6 +282,22 @@ def test_averages_are_those_of_a_plain_loop(spans, data):
     lowest = min((value for value in expected if value is not None), default=0.0)
     expected = [lowest if value is None else value for value in expected]
     assert average_over_spans(spans, offsets, scores).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@given(cut(40, False).filter(len), cut(40, True), st.data())
+def test_sums_are_those_of_a_plain_loop_and_lose_no_token(spans, offsets, data):
+    scores = data.draw(st.lists(st.integers(-9, 9), min_size=len(offsets), max_size=len(offsets)))
+    expected = [0] * len(spans)
+    for (a, b), score in zip(offsets, scores, strict=True):
+        overlapping = [index for index, (start, end) in enumerate(spans) if a < end and b > start]
+        before = [index for index, (_, end) in enumerate(spans) if end <= a]
+        expected[(overlapping or before[-1:] or [0])[0]] += score
+    assert sum_over_spans(spans, offsets, scores).tolist() == expected
+    assert sum(expected) == sum(scores)
+
+
+def test_no_spans_have_no_sums():
+    assert sum_over_spans([], [(0, 3)], [1.0]).tolist() == []
 
 
 a_value = st.just(0.0) | st.floats(1e-15, 1e6) | st.floats(-1e6, -1e-15)

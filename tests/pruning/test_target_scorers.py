@@ -66,11 +66,8 @@ def span_means(tokenizer, text: str, values) -> list[float]:
     ]
 
 
-def answer_gradients(model, tokenizer, chain: ChainText, *, ids: list[int] | None = None):
-    """States after each block, d log p(answer) / d each, and where in the row chain and answer begin and end.
-
-    Nothing is cut out of the graph: it begins at the embeddings.
-    """
+def gogi_by_hand(model, tokenizer, chain: ChainText, *, ids: list[int] | None = None) -> np.ndarray:
+    """From d log p(answer) / d each block's states. Nothing is cut out of the graph: it begins at the embeddings."""
     before = prompt_ids(tokenizer, chain)
     ids = encode(tokenizer, chain.chain) if ids is None else ids
     tail = answer_tail(chain.answer)
@@ -85,29 +82,10 @@ def answer_gradients(model, tokenizer, chain: ChainText, *, ids: list[int] | Non
     logits = model(inputs_embeds=embedded).logits[0]
     for hook in hooks:
         hook.remove()
-    begin = len(before) + len(ids)
-    likelihood = sum(torch.log_softmax(logits[begin + i - 1], -1)[row[0, begin + i]] for i in answer)
+    begin, end = len(before), len(before) + len(ids)
+    likelihood = sum(torch.log_softmax(logits[end + i - 1], -1)[row[0, end + i]] for i in answer)
     gradients = torch.autograd.grad(likelihood, states)
-    states, gradients = [[x[0].detach().double() for x in xs] for xs in (states, gradients)]
-    return states, gradients, (len(before), begin, begin + answer[0])
-
-
-def gogi_by_hand(model, tokenizer, chain: ChainText, **options) -> np.ndarray:
-    _, gradients, (begin, end, _) = answer_gradients(model, tokenizer, chain, **options)
-    return gradients[max(len(gradients) - 2, 0)][begin:end].abs().sum(-1).numpy()
-
-
-def mist_by_hand(model, tokenizer, chain: ChainText) -> np.ndarray:
-    states, gradients, (begin, end, answer) = answer_gradients(model, tokenizer, chain)
-    weights = np.arange(1, len(states) + 1) / sum(range(1, len(states) + 1))
-    necessity, sufficiency = np.zeros(end - begin), np.zeros(end - begin)
-    for weight, state, gradient in zip(weights, states, gradients, strict=True):
-        for position in range(begin, end):
-            h, last = state[position], state[answer - 1]
-            necessity[position - begin] += weight * float(h @ gradient[position])
-            sufficiency[position - begin] += weight * float(h @ last / (h.norm() * last.norm()))
-    necessity, sufficiency = [(x - x.min()) / (x.max() - x.min()) for x in (necessity, sufficiency)]
-    return 0.6 * necessity + 0.4 * sufficiency
+    return gradients[max(len(states) - 2, 0)][0, begin:end].double().abs().sum(-1).numpy()
 
 
 def test_selective_context_is_the_surprisal_of_a_plain_forward_pass(model, tiny_tokenizer, chains):
@@ -144,15 +122,6 @@ def test_gogi_is_the_gradient_norm_of_the_last_block_but_one(model, tiny_tokeniz
         plain = gogi_by_hand(model, tiny_tokenizer, chain)
         assert plain.max() > 1e-3
         assert scored.importance == pytest.approx(span_means(tiny_tokenizer, chain.chain, plain), rel=1e-3, abs=1e-5)
-
-
-def test_mist_is_the_weighted_sum_of_its_docstring(deep_model, tiny_tokenizer, chains):
-    # Five blocks: with two, <grad, h> is 0 at every chain token. The state before the last block
-    # reaches the answer through a norm alone, which does not feel its length.
-    scorer = MISTScorer(deep_model, tiny_tokenizer, PromptSettings())
-    for chain, scored in zip(chains, scorer.score(chains), strict=True):
-        plain = mist_by_hand(deep_model, tiny_tokenizer, chain)
-        assert scored.importance == pytest.approx(span_means(tiny_tokenizer, chain.chain, plain), rel=1e-3, abs=1e-3)
 
 
 @every_scorer

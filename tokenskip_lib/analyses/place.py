@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,10 +18,11 @@ from transformers import AutoTokenizer
 from tokenskip_lib.core.paths import local_folder, relative
 from tokenskip_lib.core.provenance import commit
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import OutputLayout, TargetSettings
+from tokenskip_lib.core.settings import TargetSettings
 from tokenskip_lib.core.store import PIPE
 from tokenskip_lib.evaluation.input_forms import GivenAnswer
 from tokenskip_lib.evaluation.methods import METHODS
+from tokenskip_lib.evaluation.own_predictions import check_stating
 from tokenskip_lib.evaluation.placement import (
     PlacedAnswer,
     PlacedRow,
@@ -69,7 +69,13 @@ class Placement:
 
 
 def place(
-    sources: Sequence[str], against: str, output: str, *, tokenizer: str | None = None, layout: str = "answer"
+    sources: Sequence[str],
+    against: str,
+    output: str,
+    *,
+    tokenizer: str | None = None,
+    layout: str = "answer",
+    answer_phrases: Sequence[str] = (),
 ) -> Placement:
     """Grade files of predictions, and draw them over the published rows of a model on a problem set.
 
@@ -80,14 +86,13 @@ def place(
         output: the figure to write, NAME.png. NAME.svg, NAME.csv (every row drawn) and NAME.json are beside it.
         tokenizer: what counts the tokens, a folder or a hub name. None: the published model's. If that one is not at
             hand, the counts in the files, where every row has one.
-        layout: where outputs state their answer, as in `split_output`.
+        layout, answer_phrases: where and how outputs state their answer, as in `split_output`.
 
     Raises:
         InputError: nothing is published for `against`, no tokenizer is at hand, a file has nothing to place, or a
             file that this function did not make would be written over.
     """
-    if layout not in get_args(OutputLayout):
-        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
+    check_stating(layout, answer_phrases)
     published, model, tested_on = choose_published(against)
     path = _figure_path(output)
     read = {source: read_answers(source) for source in sources}
@@ -95,7 +100,7 @@ def place(
     graded: list[PlacedAnswer] = []
     rows: list[PlacedRow] = []
     for name, (source, (answers, _)) in zip(_names(list(read)), read.items(), strict=True):
-        own = grade_answers(answers, name, count_tokens, layout)
+        own = grade_answers(answers, name, count_tokens, layout, answer_phrases)
         rows += placed_rows(own, tested_on=tested_on, source=source, counted_by=counted_by)
         graded += own
     paired, unpaired = pair_with_first(graded)

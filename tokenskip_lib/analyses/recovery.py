@@ -107,7 +107,8 @@ def _ask(run: Run, pruned: dict[RowKey, str]) -> dict[RowKey, str]:
     ]
     engine = build_engine(profile, tokenizer, profile.chains.batch_size)
     made = [answer for batch in engine.generate(requests, label="recovery") for answer in batch]
-    return {RowKey(*answer.key): split_output(answer.text, profile.prompts.layout).chain for answer in made}
+    layout, phrases = profile.prompts.layout, profile.prompts.answer_phrases
+    return {RowKey(*answer.key): split_output(answer.text, layout, phrases).chain for answer in made}
 
 
 def _compare(key: RowKey, original: str, pruned: str, recovered: str) -> RecoveredChain:

@@ -18,6 +18,9 @@ OwnChains = Annotated[
 ]
 Output = Annotated[str, typer.Option("--output", "-o", help="The file to write; `-` is a pipe.")]
 AnswerLayout = Annotated[str, typer.Option("--layout", help="answer, or think: the answer follows </think>.")]
+AnswerPhrases = Annotated[
+    list[str] | None, typer.Option("--answer-phrase", help="Announces an answer in another language; repeatable.")
+]
 Predictions = Annotated[str, typer.Argument(help="Rows of answer and output, lm-eval, messages; `-` reads a pipe.")]
 Files = Annotated[list[str], typer.Argument(metavar="PREDICTIONS...", help="Files of what `grade` reads.")]
 Against = Annotated[str, typer.Option(help="Profile of a published run, or MODEL/SET: Qwen2.5-7B-Instruct/gsm8k.")]
@@ -98,11 +101,16 @@ def prune(
         prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
 
 
-def grade(predictions: Predictions, output: Output = "-", layout: AnswerLayout = "answer") -> None:
+def grade(
+    predictions: Predictions,
+    output: Output = "-",
+    layout: AnswerLayout = "answer",
+    answer_phrases: AnswerPhrases = None,
+) -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
     from tokenskip_lib.evaluation.own_predictions import grade_file, shares
 
-    print(shares(grade_file(predictions, output, layout)), file=sys.stderr)
+    print(shares(grade_file(predictions, output, layout, answer_phrases or ())), file=sys.stderr)
 
 
 def place(
@@ -111,11 +119,14 @@ def place(
     output: Png = "place.png",
     tokenizer: Counter = None,
     layout: AnswerLayout = "answer",
+    answer_phrases: AnswerPhrases = None,
 ) -> None:
     """Draw anyone's predictions over the published results, with intervals and paired comparisons."""
     from tokenskip_lib.analyses import place as placing
 
-    print(placing.report(placing.place(files, against, output, tokenizer=tokenizer, layout=layout)))
+    phrases = answer_phrases or ()
+    made = placing.place(files, against, output, tokenizer=tokenizer, layout=layout, answer_phrases=phrases)
+    print(placing.report(made))
 
 
 def export(

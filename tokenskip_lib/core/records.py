@@ -131,9 +131,10 @@ class ScoredChain(Record):
 class PrunedChain(Record):
     """One chain at one ratio. `kept` are indices into the scored chain's spans, ascending.
 
-    It is None where the text was not pruned by spans (llmlingua mode); `tokens_cut` are the classifier's
-    tokens that llmlingua then drops unseen, at any ratio. `output` is the whole output with the pruned chain in it;
-    records of chains that came without an output do not have this field.
+    Token counts leave out the whitespace around a text. `kept` is None where the text was not pruned by spans
+    (llmlingua mode); `tokens_cut` are the classifier's tokens that llmlingua then drops unseen, at any ratio.
+    `output` is the whole output with the pruned chain in it; records of chains that came without an output do not
+    have this field.
     """
 
     scorer: str

@@ -12,6 +12,7 @@ HOW = "how"
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[float, Field(ge=0, le=1.5)]  # a ratio, or an adapter's strength: evaluation.methods says which
 PositiveInt = Annotated[int, Field(gt=0)]
+Markers = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 OutputLayout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
 
@@ -39,6 +40,7 @@ class PromptSettings(Settings):
     the reference implementation, so that adapters trained with it can be asked.
 
     `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
+    `answer_phrases` announce an answer in another language, e.g. "Die Antwort ist"; English phrases always do.
     `marker`, how a chat prompt carries the ratio: `eos`, the paper's; `token`, one special token for each
     tenth, of those that the model has and never uses; `words`, a sentence. `baseline_place`: where the
     sentence of a prompt-only baseline stands: after the instruction, the question or the system message.
@@ -47,6 +49,7 @@ class PromptSettings(Settings):
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"
     system: str = "You are a helpful assistant."  # "": no system message
     layout: OutputLayout = "answer"
+    answer_phrases: list[Annotated[str, Field(pattern=r"\S")]] = []
     marker: Literal["eos", "token", "words"] = "eos"
     baseline_place: Literal["instruction", "question", "system"] = "instruction"
 
@@ -88,6 +91,7 @@ class ImportanceSettings(Settings):
     compare_size: PositiveInt | None = None  # how many chains those score, the first; None: all
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
     classifier_dtype: Dtype = "auto"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.6  # of mist: the share of necessity; the rest is sufficiency
     whole_latex: bool = False  # a LaTeX command and its arguments are one span
     batch_tokens: Annotated[PositiveInt | None, HOW] = (
         None  # padded tokens of a forward pass; None: the device's default
@@ -103,12 +107,18 @@ class KeepSettings(Settings):
     keep_operators: bool = False
     skip_spaces: bool = False  # between operator and number first of all: tokens too, where digits are taken singly
     drop_consecutive: bool = False  # of equal keep_tokens that come to stand side by side, the first alone stays
+    protect: list[Markers] = []  # what is between an opening and a closing marker stays, and so do the markers
+    max_skipped: PositiveInt | None = None  # most neighbouring spans (or steps) that are left out; None: any number
+    skip_text: str = ""  # mode steps: stands for each step that is left out, e.g. [SKIP]
 
 
 class PruningSettings(KeepSettings):
-    """`spans`: whole words and numbers, ratios in target tokens. `llmlingua`: byte for byte as llmlingua 0.2.2."""
+    """`spans`: whole words and numbers, ratios in target tokens. `steps`: whole steps, by the sum of their importance.
+    `threshold`: spans above one score in all chains of a window, which together meet the ratio. `llmlingua`: byte for
+    byte as llmlingua 0.2.2.
+    """
 
-    mode: Literal["spans", "llmlingua"] = "spans"
+    mode: Literal["spans", "steps", "threshold", "llmlingua"] = "spans"
     ratios: list[Ratio] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
     @field_validator("ratios")
@@ -119,11 +129,21 @@ class PruningSettings(KeepSettings):
         return ratios
 
     @model_validator(mode="after")
-    def _known_to_llmlingua(self) -> "PruningSettings":
-        for name in ("keep_operators", "skip_spaces"):
-            if self.mode == "llmlingua" and getattr(self, name):
-                raise ValueError(f"{name} is not one of llmlingua's options; use mode: spans")
+    def _known_to_mode(self) -> "PruningSettings":
+        for name in UNKNOWN_TO_MODE[self.mode]:
+            if getattr(self, name) != KeepSettings.model_fields[name].default:
+                modes = [mode for mode, unknown in UNKNOWN_TO_MODE.items() if name not in unknown]
+                raise ValueError(f"{name} is no option of mode {self.mode}; use mode: {' or '.join(modes)}")
         return self
+
+
+# The options that have no meaning in a mode.
+UNKNOWN_TO_MODE = {
+    "spans": ["skip_text"],
+    "steps": ["keep_tokens", "keep_operators", "skip_spaces", "drop_consecutive"],
+    "threshold": ["skip_text"],
+    "llmlingua": ["keep_operators", "skip_spaces", "protect", "max_skipped", "skip_text"],
+}
 
 
 def pruned_by(pruning: PruningSettings, importance: ImportanceSettings) -> str:

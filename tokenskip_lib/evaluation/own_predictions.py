@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, get_args
 
@@ -16,7 +16,7 @@ from tokenskip_lib.evaluation.input_forms import FORMS, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
 
-def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
+def grade_file(source: str, output: str, layout: str = "answer", answer_phrases: Sequence[str] = ()) -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
@@ -24,21 +24,21 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
             id differ in method, ratio or lm-eval's filter.
         output: the file to write, or "-". A file appears only when all rows are in it.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
+        answer_phrases: what announces an answer in another language, as in `split_output`.
 
     Returns:
         Counts: rows, correct, correct_by_reference, no_answer (no answer is stated).
 
     Raises:
-        InputError: a row lacks its output or its gold answer or repeats an earlier row, the layout is unknown, or
-            the file cannot be written.
+        InputError: a row lacks its output or its gold answer or repeats an earlier row, the layout is unknown, a
+            phrase is blank, or the file cannot be written.
     """
-    if layout not in get_args(OutputLayout):
-        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
+    check_stating(layout, answer_phrases)
     counts: Counter = Counter(rows=0)
     seen: set[tuple] = set()
     with _writing(source, output) as file:
         for where, row in tqdm(read_rows(source), unit="row"):
-            graded = _grade(row, seen, where, layout)
+            graded = _grade(row, seen, where, layout, answer_phrases)
             file.write(json.dumps(graded, ensure_ascii=False) + "\n")
             counts["rows"] += 1
             counts["correct"] += graded["is_correct"]
@@ -47,6 +47,14 @@ def grade_file(source: str, output: str, layout: str = "answer") -> Counter:
         if not counts["rows"]:
             raise InputError(f"{source}: no rows")
     return counts
+
+
+def check_stating(layout: str, answer_phrases: Sequence[str]) -> None:
+    """Raise InputError for an unknown layout or a blank phrase, as the options of `grade` and `place` may be."""
+    if layout not in get_args(OutputLayout):
+        raise InputError(f"--layout: '{layout}' is none of {', '.join(get_args(OutputLayout))}")
+    if not all(phrase.strip() for phrase in answer_phrases):
+        raise InputError("--answer-phrase: a blank phrase; give words that announce an answer, e.g. 'Die Antwort ist'")
 
 
 def shares(counts: Counter) -> str:
@@ -66,7 +74,7 @@ def shares(counts: Counter) -> str:
     )
 
 
-def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
+def _grade(row: dict, seen: set[tuple], where: str, layout: str, answer_phrases: Sequence[str]) -> dict:
     given = read_answer(row)
     if isinstance(given, str):
         raise InputError(f"{where}: {given}; {FORMS}")
@@ -74,7 +82,7 @@ def _grade(row: dict, seen: set[tuple], where: str, layout: str) -> dict:
     if key in seen:
         raise InputError(f"{where}: id '{key[0]}' was there before; rows of one id must differ in method or ratio")
     seen.add(key)
-    prediction = split_output(given.output, layout).prediction
+    prediction = split_output(given.output, layout, answer_phrases).prediction
     return {
         **row,
         "prediction": prediction,

@@ -117,16 +117,20 @@ def say_dropped(source: str, dropped: Counter[str]) -> str:
 
 
 def grade_answers(
-    given: Sequence[GivenAnswer], name: str, count_tokens: CountTokens | None, layout: str
+    given: Sequence[GivenAnswer],
+    name: str,
+    count_tokens: CountTokens | None,
+    layout: str,
+    answer_phrases: Sequence[str] = (),
 ) -> list[PlacedAnswer]:
     """Grade a file's answers and count their chains.
 
     Args:
         name: of the file. Where its rows name methods, a curve's name is this and the method.
         count_tokens: None takes the counts that the rows bring.
-        layout: as in `split_output`.
+        layout, answer_phrases: as in `split_output`.
     """
-    parts = [split_output(answer.output, layout) for answer in given]
+    parts = [split_output(answer.output, layout, answer_phrases) for answer in given]
     if count_tokens is None:
         counts: Sequence[int] = [answer.chain_tokens or 0 for answer in given]
     else:

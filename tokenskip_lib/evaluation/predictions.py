@@ -158,6 +158,7 @@ def predict_all(
                     count_tokens=count,
                     layout=prompts.layout,
                     first=first.get(key) if first else None,
+                    answer_phrases=prompts.answer_phrases,
                 )
             )
         yield graded
@@ -171,14 +172,16 @@ def grade_generation(
     count_tokens: CountTokens,
     layout: str = "answer",
     first: FirstCall | None = None,
+    answer_phrases: Sequence[str] = (),
 ) -> Prediction:
     """Grade one answer. Chain tokens are counted up to the stated answer, by the same rule for every method.
 
     Args:
         generation: its key is the prediction's key (problem id, method, ratio).
         first: the first call that came before it. Its tokens were spent on this answer: they count as chain tokens.
+        layout, answer_phrases: how an output states its answer, as in `split_output`.
     """
-    parts = split_output(generation.text, layout)
+    parts = split_output(generation.text, layout, answer_phrases)
     _, method, ratio = generation.key
     chain_tokens, answer_tokens = count_tokens([parts.chain.rstrip(), parts.answer])
     spent, seconds = (first.tokens, first.seconds) if first else (0, 0.0)

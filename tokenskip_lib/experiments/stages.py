@@ -254,8 +254,8 @@ def _scored_chains(run: Run) -> list[ScoredChain]:
 
 
 def _chain(problem: Problem, generation: Generation, count: Callable[[str], int], profile: Profile) -> Chain:
-    parts, max_chain_tokens = split_output(generation.text, profile.prompts.layout), profile.chains.max_chain_tokens
-    chain = parts.chain.rstrip()
+    parts = split_output(generation.text, profile.prompts.layout, profile.prompts.answer_phrases)
+    max_chain_tokens, chain = profile.chains.max_chain_tokens, parts.chain.rstrip()
     tokens, correct = count(chain), is_correct(parts.prediction, problem.answer)
     reasons = {
         "cut_off": generation.cut_off,

@@ -209,7 +209,7 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
         linewidth=1.4,
         zorder=3 if method == "original" or (known is not None and known.uses_adapter) else 2,
     )
-    if len(rows) > 1:
+    if len(rows) > 1 or scaled:
         _label_ratios(axes, rows, colour, sign="×" * scaled)
     last = int(rows["place"].argmax())
     return accuracy.iloc[last], method + " (× strength)" * scaled, colour, rows["place"].iloc[last]
@@ -250,9 +250,9 @@ def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any, sign: str = "") -
     If points are too close to tell apart, only the first and the last get a label; if these are too, none.
     """
     lengths = np.sort(rows["place"].to_numpy())
-    nearest, span, width = np.diff(lengths).min(), lengths[-1] - lengths[0], 0.02 * lengths[-1]
+    nearest, span, width = np.diff(lengths).min(initial=np.inf), lengths[-1] - lengths[0], 0.02 * lengths[-1]
     points = rows[["ratio", "place", "accuracy"]].to_numpy()
-    for ratio, place, accuracy in points[[] if span < width else slice(None) if nearest > width else [0, -1]]:
+    for ratio, place, accuracy in points[slice(None) if nearest > width else [] if span < width else [0, -1]]:
         axes.annotate(
             f"{sign}{ratio:g}",
             (place, 100 * accuracy),

@@ -1,8 +1,8 @@
 r"""Numbers and equations in a text: one grammar and one parser for all that reads arithmetic.
 
-A number has digits, commas that group its thousands, and a decimal point. An expression has numbers, percentages,
+A number has digits, marks that group its thousands, and a decimal point. An expression has numbers, percentages,
 brackets, signs and operators: + - * / × ÷, and x between numbers. Currency signs are left out. LaTeX's signs
-(\times, \cdot, \div, \frac, {,}) are read as the plain ones. All functions take time linear in the text's length.
+(\times, \cdot, \div, \frac) are read as the plain ones. All functions take time linear in the text's length.
 """
 
 import ast
@@ -14,7 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-# A comma groups thousands only before exactly three digits: "1,000" is one number, "1,2,3" are three.
+# What groups thousands, as a pattern: "1,234", "1{,}234", "1\,234", "1'234", and no-break, thin and narrow spaces.
+# A plain space is not among these marks, because "5 100" may be two numbers; `pruning.spans` keeps the two together.
+THOUSANDS = r",|\{,\}|\\[,!;]|['’\u00a0\u2009\u202f]"
+# A mark groups thousands only before exactly three digits: "1,000" is one number, "1,2,3" are three.
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
 _NUMBERS = re.compile(_NUMBER)
 _TOKEN = re.compile(
@@ -27,7 +30,7 @@ _FRACTION = re.compile(r"((?:[÷/]|[0-9])\s*)?\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\
 _PLAIN = [
     (re.compile(pattern), plain)
     for pattern, plain in (
-        (r"\{,\}", ","),
+        (rf"(?<=[0-9])(?:{THOUSANDS})(?=[0-9]{{3}}(?![0-9]))", ","),
         (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
         (r"\\div(?![A-Za-z])", "÷"),
         (r"\\(?:left|right)(?![A-Za-z])|\\[,!;()\[\]]|\\(?=[$%])|[$€£¥]", ""),
@@ -50,8 +53,8 @@ def numbers(text: str) -> list[str]:
     """The numbers of a text as they are written, without the commas of thousands.
 
     Example:
-        >>> numbers("1,250 of 2{,}500.50; 1,2,3")
-        ['1250', '2500.50', '1', '2', '3']
+        >>> numbers("1,250 of 2{,}500.50; 1,2,3; 1'250")
+        ['1250', '2500.50', '1', '2', '3', '1250']
     """
     return [number.replace(",", "") for number in _NUMBERS.findall(_plain(text))]
 

@@ -286,7 +286,7 @@ def _with_choices(parts: dict, where: str) -> dict[str, str]:
 def _boxed_answer(solution: str) -> str:
     """What the last box of a worked solution holds, with braces or without; "" if it has no box."""
     boxed, bare = last_boxed(solution), list(_BARE_BOX.finditer(solution))
-    if bare and (boxed is None or bare[-1].start() > boxed.start):
+    if bare and (boxed is None or bare[-1].start() >= boxed.start):  # a formula ends here, in an output it may not
         return (bare[-1].group(1) or bare[-1].group(2)).strip(" .,")
     return boxed.content if boxed else ""
 

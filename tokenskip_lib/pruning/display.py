@@ -5,6 +5,8 @@ from html import escape
 
 import numpy as np
 
+from tokenskip_lib.pruning.spans import Scores
+
 # ColorBrewer's YlOrBr, light to dark, as matplotlib has it.
 _ANCHORS = np.array([
     (255, 255, 229), (255, 247, 188), (254, 227, 145), (254, 196, 79), (254, 153, 41),
@@ -56,7 +58,7 @@ def text_block(name: str, content: str, style: str = "") -> str:
     return f'<div class="tokenskip-{name} mathjax_ignore tex2jax_ignore" style="{style}">{content}</div>'
 
 
-def importance_ranks(importance: Sequence[float]) -> np.ndarray:
+def importance_ranks(importance: Scores) -> np.ndarray:
     """S scores as ranks from 0 to 1, so that scorers with different units can be compared. Equal scores share a rank.
 
     Example:

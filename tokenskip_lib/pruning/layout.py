@@ -2,16 +2,28 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import regex
 
 from tokenskip_lib.core.records import ScoredChain
-from tokenskip_lib.core.settings import KeepSettings
-from tokenskip_lib.pruning.spans import span_kinds
 
-_NUMBER = re.compile(r"\d[\d.,]*")
-_SYMBOL = re.compile(r"[^\w\\]")
-_SEPARATORS = np.array([" ", "\n", "\n\n"], dtype=object)
+_NUMBER = re.compile(r"\d(?:\W|\d)*")  # a span that is a number and nothing else: 3.5, 1 234, 1{,}234
+_GROUPS_BEGIN, _GROUPS_GO_ON = re.compile(r"[1-9]\d{0,2}(?: \d{3})*"), re.compile(r"\d{3}(?!\d)")  # 6 and 432 in 6 432
+_LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
+# The end of a span and the begin of another that may not touch, because together they would be read as one word,
+# number, command or sign.
+_APART = regex.compile(
+    r"""
+    [[\p{L}\p{M}\p{N}]--[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]{2}
+    | \p{N} [.,{\\'’] | [.,;!}+\-'’] \p{N} | [eE] [+\-] | [\w.] \. \d  # 5.3  5,3  1{,}234  5e-3  x.5
+    | [\p{L}\p{M}] ['’] | ['’] \p{L}                         # don't
+    | \\ . | ([^\p{L}\p{M}\p{N}]) \1                         # \frac  ==
+    | . [\p{M}\p{Cf}\p{RI}\p{EMod}] | \p{Cf} .               # 🇩🇪
+    """,
+    regex.VERBOSE | regex.DOTALL | regex.VERSION1,
+)
 
 
 class Layout:
@@ -21,17 +33,25 @@ class Layout:
         ends = [0, *(end for _, end in spans[:-1])]
         self.pieces = np.array([text[start:end] for start, end in spans], dtype=object)
         self.gaps = np.array([text[end:start] for (start, _), end in zip(spans, ends, strict=True)], dtype=object)
-        # Line breaks and empty lines before each span, counted from the text's beginning.
-        self.breaks = np.cumsum(["\n" in gap for gap in self.gaps])
-        self.empty_lines = np.cumsum([gap.count("\n") > 1 for gap in self.gaps])
+        line_ends = [_LINE_END.findall(gap) for gap in self.gaps]
+        # Whitespace, line breaks and empty lines before each span, counted from the text's beginning.
+        self.spaces = np.cumsum([gap != "" for gap in self.gaps])
+        self.breaks = np.cumsum([len(found) > 0 for found in line_ends])
+        self.empty_lines = np.cumsum([len(found) > 1 for found in line_ends])
+        self.line_ends = np.array([found[0] for found in line_ends if found], dtype=object)  # of each line break
         self.numbers = np.array([_NUMBER.fullmatch(piece) is not None for piece in self.pieces])
+        self.begin_groups = np.array([_GROUPS_BEGIN.fullmatch(piece) is not None for piece in self.pieces])
+        self.go_on = np.array([_GROUPS_GO_ON.match(piece) is not None for piece in self.pieces])
 
     def join(self, kept: np.ndarray, closed: np.ndarray | None = None) -> str:
         """Write the kept spans down. Spans that were apart stay apart.
 
-        Neighbours keep what was between them, to the byte. If something was left out between two spans, a line
-        break of the gap stays one line break, and any other gap becomes a single space. So numbers are never
-        glued ("88 / 2" without its operator is "88 2"), and steps stay on lines of their own.
+        Neighbours keep what was between them, to the byte. If something was left out between two spans:
+        - A line break of the gap stays one line break, of its own kind, and an empty line stays an empty line.
+        - Where the gap had whitespace, it becomes a single space.
+        - Where the gap had none, none is written, unless the two spans would be read as one. So numbers and words
+          are never glued: "88/2" without its operator is "88 2".
+        - Two numbers that one space would make a single number get two: "6 * 432" without its operator is "6  432".
 
         Args:
             kept: indices of spans, ascending.
@@ -43,86 +63,33 @@ class Layout:
             ('88 2 = 44', '88/2 = 44')
         """
         before, after = kept[:-1], kept[1:]
-        # 0: no line break between the two spans, 1: a line break, 2: an empty line.
-        broken = (self.breaks[after] > self.breaks[before]).astype(int)
-        between = _SEPARATORS[broken + (self.empty_lines[after] > self.empty_lines[before])]
+        between = np.full(len(before), " ", dtype=object)
+        between[self.begin_groups[before] & self.go_on[after]] = "  "
+        broken = self.breaks[after] > self.breaks[before]
+        empty_lines = self.empty_lines[after] > self.empty_lines[before]
+        between[broken] = self.line_ends[self.breaks[before[broken]]] * (1 + empty_lines[broken])
         neighbours = after == before + 1
         between[neighbours] = self.gaps[after[neighbours]]
+        for index in np.flatnonzero(~neighbours & (self.spaces[after] == self.spaces[before])):
+            if _may_touch(self.pieces[before[index]][-1], self.pieces[after[index]][:2]):
+                between[index] = ""
         if closed is not None:
             is_closed = np.isin(np.arange(len(self.pieces)), closed)
             beside = (is_closed[before] & self.numbers[after]) | (self.numbers[before] & is_closed[after])
-            between[beside & (broken == 0)] = ""
+            between[beside & ~broken] = ""
         written = np.empty(2 * len(kept) - 1, dtype=object)
         written[0::2] = self.pieces[kept]
         written[1::2] = between
         return "".join(written.tolist())
 
 
-class RankedLayout(Layout):
-    """A scored chain's layout with its items from the most to the least important: forced spans, operators, others.
-
-    An item below S is a span. With `skip_spaces` there are further items behind all spans: S + i stands for the
-    spaces around the operator i.
-
-    Attributes:
-        ranked: all items, the most important first.
-        forced: how many of them stay at any ratio.
-
-    Raises:
-        ValueError: no span, a number of scores that is not S, or a score that is not finite.
-    """
-
-    def __init__(self, chain: ScoredChain, keep: KeepSettings):
-        if not chain.spans:
-            raise ValueError(f"chain '{chain.id}' is empty: nothing to prune")
-        if len(chain.importance) != len(chain.spans):
-            raise ValueError(f"chain '{chain.id}': {len(chain.spans)} spans, {len(chain.importance)} scores")
-        scores = np.asarray(chain.importance, dtype=float)
-        if not np.isfinite(scores).all():
-            raise ValueError(f"chain '{chain.id}': an importance score is not finite")
-        super().__init__(chain.text, chain.spans)
-
-        # Which spans stay, and which come next.
-        listed = _listed_spans(chain, keep.keep_tokens)
-        is_operator = np.array([kind == "operator" for kind in span_kinds(self.pieces.tolist())])
-        operators = is_operator & keep.keep_operators
-        forced = listed.copy()
-        if keep.keep_digits:
-            forced |= [any(character.isdigit() for character in piece) for piece in self.pieces]
-        if keep.skip_spaces:  # an operator takes the place of a space between two numbers
-            forced |= operators
-        self.forced = int(forced.sum())
-
-        # The last key counts first. Of two equal spans the earlier one comes first. Of the operators "=" comes
-        # last: the result of a computation can be read without it.
-        equals = operators & (self.pieces == "=")
-        spans = np.lexsort((np.arange(len(scores)), -scores, equals, ~operators, ~forced))
-
-        # With skip_spaces: the operators that a number may touch, and those of them that have a space to lose.
-        is_symbol = np.array([_SYMBOL.match(piece) is not None for piece in self.pieces])
-        self.symbols = np.flatnonzero(is_operator & is_symbol & keep.skip_spaces)
-        has_gap = np.array([gap != "" for gap in [*self.gaps, ""]])
-        self.spaced = self.symbols[has_gap[self.symbols] | has_gap[self.symbols + 1]]
-        self.ranked = np.append(spans, len(scores) + self.spaced)
-        self.repeatable = listed if keep.drop_consecutive else None
-
-    def written(self, items: np.ndarray) -> tuple[np.ndarray, str]:
-        """The spans among some items, in order, and their text.
-
-        With `drop_consecutive`, equal listed spans that become neighbours are written once.
-        """
-        is_span = items < len(self.pieces)
-        kept = np.sort(items[is_span])
-        if self.repeatable is not None:
-            repeated = np.zeros(len(kept), dtype=bool)
-            repeated[1:] = self.repeatable[kept[1:]] & (self.pieces[kept[1:]] == self.pieces[kept[:-1]])
-            kept = kept[~repeated]
-        if not len(self.symbols):
-            return kept, self.join(kept)
-        return kept, self.join(kept, closed=np.setdiff1d(self.symbols, items[~is_span] - len(self.pieces)))
+@lru_cache(maxsize=65536)
+def _may_touch(left: str, right: str) -> bool:
+    """Whether two spans stay two if the last character of one and the first two of the other stand side by side."""
+    return _APART.match(left + right) is None
 
 
-def _listed_spans(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:
+def listed_spans(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:
     """Which spans are in an occurrence of a listed text. An occurrence begins and ends with whole spans."""
     starts, ends = np.asarray(chain.spans).T
     inside = np.zeros(len(starts), dtype=bool)
@@ -134,4 +101,26 @@ def _listed_spans(chain: ScoredChain, tokens: Sequence[str]) -> np.ndarray:
             if first <= last < len(ends) and starts[first] == position and ends[last] == stop:
                 inside[first : last + 1] = True
             position = chain.text.find(token, position + 1)
+    return inside
+
+
+def protected_spans(chain: ScoredChain, markers: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which spans are in a region between an opening and a closing marker, or in the markers themselves.
+
+    A region ends at the first closing marker after its opening one. An opening marker that is never closed protects
+    nothing.
+
+    Example:
+        >>> chain = ScoredChain(id="a", scorer="s", text="a <b>", spans=[(0, 1), (2, 5)], importance=[0, 0])
+        >>> protected_spans(chain, [["<", ">"]]).tolist()
+        [False, True]
+    """
+    starts, ends = np.asarray(chain.spans).T
+    inside = np.zeros(len(starts), dtype=bool)
+    for opening, closing in markers:
+        start = chain.text.find(opening)
+        while start >= 0 and (last := chain.text.find(closing, start + len(opening))) >= 0:
+            end = last + len(closing)
+            inside[np.searchsorted(ends, start, side="right") : np.searchsorted(starts, end, side="left")] = True
+            start = chain.text.find(opening, end)
     return inside

@@ -22,9 +22,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.tokens import CountTokens
-from tokenskip_lib.pruning.llmlingua2_scorer import MAX_TOKENS, check_classifier, keep_probabilities
+from tokenskip_lib.pruning.llmlingua2_scorer import MAX_TOKENS, keep_label, keep_probabilities
 from tokenskip_lib.pruning.llmlingua_reader import Chunk, LLMLinguaReader, Reading, count_gpt_tokens
 
+FAMILIES = ("xlm-roberta", "bert")  # config.model_type of XLM-R and mBERT, the only ones that llmlingua reads
+KEEP = 1  # the label that llmlingua keeps
 LLMLINGUA_BATCH = 50  # chunks that llmlingua pads to 512 tokens and scores together
 NEAR_TIE = 2e-6  # a float32 score differed by 1e-6 at most between two shapes, where we looked
 _SEED = 42  # llmlingua draws the embeddings of its placeholder tokens with it
@@ -40,7 +42,7 @@ class LLMLinguaPruner:
         batch_tokens: padded tokens that a forward pass may hold, see TokenBatches.
 
     Raises:
-        InputError: the model is no LLMLingua-2 classifier, or there are too many forced tokens.
+        InputError: llmlingua does not read this classifier, or there are too many forced tokens.
     """
 
     name = "llmlingua"
@@ -55,7 +57,11 @@ class LLMLinguaPruner:
         drop_consecutive: bool = False,
         batch_tokens: int | None = None,
     ):
-        check_classifier(model, "llmlingua mode")
+        family, name = model.config.model_type, "pruning.mode llmlingua"
+        if family not in FAMILIES:
+            raise InputError(f"{name}: llmlingua reads XLM-R and mBERT alone, no '{family}' model; use mode: spans")
+        if keep_label(model, name) != KEEP:
+            raise InputError(f"{name}: llmlingua keeps label {KEEP}, which means drop here; use mode: spans")
         self.model = model
         self.tokenizer = tokenizer
         self.drop_consecutive = drop_consecutive
@@ -78,10 +84,10 @@ class LLMLinguaPruner:
         Raises:
             InputError: a chain on which llmlingua fails.
         """
-        originals = count_tokens([chain.chain for chain in chains])
+        originals = count_tokens([chain.chain.strip() for chain in chains])
         readings = self.read(chains)
         texts = [self.compress(reading, ratio) for reading in readings for ratio in ratios]
-        counted = iter(zip(texts, count_tokens(texts), strict=True))
+        counted = iter(zip(texts, count_tokens([text.strip() for text in texts]), strict=True))
         pruned = []
         for reading, original in zip(readings, originals, strict=True):
             for ratio in ratios:
@@ -114,7 +120,7 @@ class LLMLinguaPruner:
 
         def score(batch: list[int]) -> list[torch.Tensor]:
             return keep_probabilities(
-                self.model, [rows[i] for i in batch], pad_id=pad_id, hidden=[hidden[i] for i in batch]
+                self.model, [rows[i] for i in batch], keep=KEEP, pad_id=pad_id, hidden=[hidden[i] for i in batch]
             )
 
         values = iter(self.batches.map([len(row) for row in rows], score))
@@ -144,7 +150,9 @@ class LLMLinguaPruner:
         values: list[torch.Tensor] = []
         for start in range(0, len(reading.rows), LLMLINGUA_BATCH):
             rows, hidden = (part[start : start + LLMLINGUA_BATCH] for part in (reading.rows, reading.hidden))
-            values += keep_probabilities(self.model, rows, pad_id=self.reader.pad_id, hidden=hidden, width=MAX_TOKENS)
+            values += keep_probabilities(
+                self.model, rows, keep=KEEP, pad_id=self.reader.pad_id, hidden=hidden, width=MAX_TOKENS
+            )
         reading.chunks = self.reader.words(reading, [value.numpy() for value in values])
         reading.exact = True
 

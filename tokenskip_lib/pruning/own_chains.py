@@ -29,6 +29,7 @@ from tokenskip_lib.core.records import (
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
     KeepSettings,
+    PromptSettings,
     PruningSettings,
     Settings,
     pruned_by,
@@ -71,7 +72,7 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
     def build() -> Callable[[Sequence[ChainText]], list[ScoredChain]]:
         return build_scorer(spec.name, target, importance, seed=seed).score
 
-    _write(source, open_output, spec.reads, target.prompts.layout, build, keys, label=spec.name)
+    _write(source, open_output, spec.reads, target.prompts, build, keys, label=spec.name)
 
 
 def prune_file(
@@ -117,7 +118,7 @@ def prune_file(
 
         return prune
 
-    _write(source, open_output, reads, target.prompts.layout, build, keys, label=name)
+    _write(source, open_output, reads, target.prompts, build, keys, label=name)
 
 
 def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:
@@ -142,7 +143,7 @@ def _write(
     source: str,
     open_output: Callable[[], RecordSink[R]],
     reads: Sequence[str],
-    layout: str,
+    prompts: PromptSettings,
     build: Callable[[], Callable[[Sequence[ChainText]], list[R]]],
     keys: Callable[[ChainText], Sequence[tuple]],
     *,
@@ -153,11 +154,11 @@ def _write(
     Args:
         open_output: begins or continues the output; called once there is a chain.
         reads: which of `question` and `answer` every row must have.
-        layout: of rows that have a whole output.
+        prompts: how rows that have a whole output are split (layout, answer_phrases).
         build: loads what is needed, and returns the function from a window of chains to their records.
         keys: one chain -> the keys of its records.
     """
-    outputs = Outputs(layout)
+    outputs = Outputs(prompts.layout, prompts.answer_phrases)
     chains = read_chains(source, reads=reads, outputs=outputs)
     first = next(chains, None)
     if first is None:
@@ -165,7 +166,7 @@ def _write(
         raise InputError(f"{source}: no chains in it")
     sink, total = open_output(), None
     if source != PIPE:
-        known = Outputs(layout)
+        known = Outputs(prompts.layout, prompts.answer_phrases)
         done = all(key in sink for chain in read_chains(source, reads=reads, outputs=known) for key in keys(chain))
         total = sum(1 for _ in read_json_rows(source)) - len(known.no_chain)
         if done:

@@ -18,7 +18,7 @@ class Outputs:
     """How whole outputs are split, and what was found in them.
 
     Attributes:
-        layout: "answer" or "think", as in `split_output`.
+        layout, answer_phrases: as in `split_output`.
         split: how many outputs gave a chain.
         no_answer: ids of the outputs among them that state no answer.
         no_chain: ids of outputs that have no chain. They are left out.
@@ -26,6 +26,7 @@ class Outputs:
     """
 
     layout: str = "answer"
+    answer_phrases: Sequence[str] = ()
     split: int = 0
     no_answer: list[str] = field(default_factory=list)
     no_chain: list[str] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Outputs:
         Args:
             whole: a record that has the whole output in place of its chain.
         """
-        parts = split_output(whole.chain, self.layout)
+        parts = split_output(whole.chain, self.layout, self.answer_phrases)
         chain = parts.chain.rstrip()
         if not chain.strip():
             self.no_chain.append(whole.id)
@@ -121,18 +122,20 @@ def check_chains(
             yield split
 
 
-def given_chains(given: Given, reads: Sequence[str], layout: str) -> list[ChainText]:
+def given_chains(
+    given: Given, reads: Sequence[str], layout: str, answer_phrases: Sequence[str] = ()
+) -> list[ChainText]:
     """The chains that somebody gave to the Python API, checked. A record stays as it is: a Chain knows its output.
 
     Args:
         given: texts, dicts, rows or records.
         reads: as in `check_chains`. Bare texts have no question; a scorer that needs no answer does without.
-        layout: of whole outputs.
+        layout, answer_phrases: how whole outputs are split.
 
     Raises:
         InputError: there is no chain, or a wrong one.
     """
-    items, outputs = items_of(given, name="chains"), Outputs(layout)
+    items, outputs = items_of(given, name="chains"), Outputs(layout, answer_phrases)
     if "answer" not in reads and all(isinstance(item, str) for item in items):
         reads = ()
     chains = list(check_chains(rows_of(items, name="chains", text="chain"), reads=reads, outputs=outputs))

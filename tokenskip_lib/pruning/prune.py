@@ -1,7 +1,7 @@
 """From importance to a shorter chain: the most important spans are kept at a ratio.
 
-This module knows scores, spans and a token counter. It does not know where the scores come from. How kept spans
-become a text is in `layout`; which spans meet the ratio is in `search`.
+This module knows scores, spans and a token counter. It does not know where the scores come from. What is kept first is
+in `ranking`, how kept spans become a text in `layout`, and which spans meet the ratio in `search`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from tokenskip_lib.core.records import PrunedChain, ScoredChain
 from tokenskip_lib.core.settings import KeepSettings
 from tokenskip_lib.models.tokens import CountTokens
-from tokenskip_lib.pruning.layout import Layout, RankedLayout
+from tokenskip_lib.pruning.ranking import RankedLayout, Ranking, StepLayout, Together
 from tokenskip_lib.pruning.search import Candidate, Search
 
 NO_EXCEPTIONS = KeepSettings()
@@ -33,10 +33,12 @@ def prune(
         keep: what stays whatever its score. `keep_digits` and `keep_tokens` may take the chain over its ratio.
             With `keep_operators`, operators come next, "=" the last of them, as far as the ratio has room. With
             `skip_spaces`, spaces between operators and numbers go before any span, and operators stay as numbers
-            do.
+            do. What is between two markers of `protect` stays to the byte. With `max_skipped`, at most so many
+            neighbouring spans are left out.
 
     Returns:
-        The pruned chain; at ratio 1.0 its text is the original's to the byte.
+        The pruned chain; at ratio 1.0 its text is the original's to the byte. Tokens are counted without the whitespace
+        around the chain.
 
     Raises:
         ValueError: ratio outside (0, 1], no span, or a score that is not finite.
@@ -67,39 +69,109 @@ def prune_many(
     Returns:
         Chains in order, ratios within each.
     """
+    return _prune([RankedLayout(chain, keep) for chain in chains], ratios, count_tokens)
+
+
+def prune_steps(
+    chains: Sequence[ScoredChain],
+    ratios: Sequence[float],
+    *,
+    count_tokens: CountTokens,
+    keep: KeepSettings = NO_EXCEPTIONS,
+) -> list[PrunedChain]:
+    """Keep whole steps of each chain: those with the highest summed importance, down to the ratio.
+
+    A chain keeps as many steps as come nearest to its ratio. Steps are long, so the actual ratio may be another one,
+    and the record says which. See `StepLayout` for what a step is.
+
+    Args:
+        chains: scored chains; with the scorer `entropy` this is step entropy.
+        ratios: as in `prune`.
+        count_tokens: as in `prune`.
+        keep: `skip_text` is written for each step that is left out, and its tokens count; "" writes nothing. With
+            `keep_digits` every step with a number stays, and with `protect` every step that touches such a region.
+
+    Returns:
+        As `prune_many`; `kept` are spans, not steps.
+
+    Example:
+        >>> from tokenskip_lib.pruning.spans import segment
+        >>> text = "3 + 4 = 7\\nSo it is seven.\\n7 * 2 = 14"
+        >>> importance = [2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+        >>> chain = ScoredChain(id="a", scorer="mine", text=text, spans=segment(text), importance=importance)
+        >>> def count_spans(texts): return [len(segment(text)) for text in texts]
+        >>> keep = KeepSettings(skip_text="[SKIP]")
+        >>> [pruned] = prune_steps([chain], [0.9], count_tokens=count_spans, keep=keep)
+        >>> pruned.text
+        '3 + 4 = 7\\n[SKIP]\\n7 * 2 = 14'
+
+    Source: Step entropy (arXiv:2508.03346).
+    """
+    return _prune([StepLayout(chain, keep) for chain in chains], ratios, count_tokens)
+
+
+def prune_together(
+    chains: Sequence[ScoredChain],
+    ratios: Sequence[float],
+    *,
+    count_tokens: CountTokens,
+    keep: KeepSettings = NO_EXCEPTIONS,
+) -> list[PrunedChain]:
+    """Keep what is above a threshold on the score. All chains share the threshold, and together they meet the ratio.
+
+    A chain with high scores keeps more than the ratio, and a chain with low scores keeps less. A chain always keeps
+    its most important span. The threshold of a ratio is the lowest score of all other spans that are kept.
+
+    Args:
+        chains: scored chains, by one scorer. Its scores must be comparable between chains.
+        ratios: fractions of the tokens of all chains.
+        count_tokens: as in `prune`.
+        keep: as in `prune`.
+
+    Returns:
+        As `prune_many`.
+    """
+    layouts = [RankedLayout(chain, keep) for chain in chains]
+    return _prune([Together(layouts)] if layouts else [], ratios, count_tokens)
+
+
+def _prune(layouts: Sequence[Ranking], ratios: Sequence[float], count_tokens: CountTokens) -> list[PrunedChain]:
+    """The chains of the layouts at every ratio. Whitespace around a chain does not count as its tokens."""
     for ratio in ratios:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be in (0, 1], not {ratio}")
-    layouts = [RankedLayout(chain, keep) for chain in chains]
-    originals = count_tokens([chain.text for chain in chains])
+    counts = iter(count_tokens([chain.text.strip() for layout in layouts for chain in layout.chains]))
+    originals = [[next(counts) for _ in layout.chains] for layout in layouts]
     piece_tokens = _count_pieces(layouts, count_tokens)
     searches = [
-        Search(layout, ratio, original, piece_tokens)
-        for layout, original in zip(layouts, originals, strict=True)
+        Search(layout, ratio, sum(tokens), piece_tokens)
+        for layout, tokens in zip(layouts, originals, strict=True)
         for ratio in ratios
         if ratio < 1
     ]
     found = iter(_run(searches, count_tokens))
     pruned = []
-    for chain, original in zip(chains, originals, strict=True):
-        whole = Candidate(np.arange(len(chain.spans)), chain.text, original)
-        for ratio in ratios:
-            best = next(found) if ratio < 1 else whole
-            pruned.append(
-                PrunedChain(
-                    id=chain.id,
-                    scorer=chain.scorer,
-                    ratio=ratio,
-                    text=best.text,
-                    kept=best.kept.tolist(),
-                    tokens=best.tokens,
-                    original_tokens=original,
+    for layout, tokens in zip(layouts, originals, strict=True):
+        whole = Candidate([(np.arange(len(c.spans)), c.text) for c in layout.chains], tokens, sum(tokens))
+        best = [next(found) if ratio < 1 else whole for ratio in ratios]
+        for index, (chain, original) in enumerate(zip(layout.chains, tokens, strict=True)):
+            for ratio, choice in zip(ratios, best, strict=True):
+                kept, text = choice.parts[index]
+                pruned.append(
+                    PrunedChain(
+                        id=chain.id,
+                        scorer=chain.scorer,
+                        ratio=ratio,
+                        text=text,
+                        kept=kept.tolist(),
+                        tokens=choice.counts[index],
+                        original_tokens=original,
+                    )
                 )
-            )
     return pruned
 
 
-def _count_pieces(layouts: Sequence[Layout], count_tokens: CountTokens) -> dict[str, int]:
+def _count_pieces(layouts: Sequence[Ranking], count_tokens: CountTokens) -> dict[str, int]:
     """Tokens of each distinct span by itself: where a search begins, and not a count that is reported."""
     distinct = sorted({piece for layout in layouts for piece in layout.pieces})
     return dict(zip(distinct, count_tokens([f" {piece}" for piece in distinct]), strict=True))

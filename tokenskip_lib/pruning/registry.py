@@ -17,7 +17,7 @@ from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import ImportanceSettings, PruningSettings
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, ScoreFunction, Scorer, keep_first
-from tokenskip_lib.pruning.prune import prune_many
+from tokenskip_lib.pruning.prune import prune_many, prune_steps, prune_together
 from tokenskip_lib.pruning.spans import Segmenter, segment
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ScorerSpec:
         description: completes the sentence "a token is important if ...", for --help and docs.
         reads: which of `question` and `answer` must be there, beside the chain.
         passes: forward passes of the target model a chain, 0 if it uses none. A backward pass to the inputs counts
-            as one more.
+            as one more. A pass without the question or without the chain counts in full.
         classifier: whether it needs the LLMLingua-2 classifier of `importance.classifier`.
         build: target model, settings and seed -> the scorer, with the models it needs loaded.
     """
@@ -54,7 +54,7 @@ def _segmenter(importance: ImportanceSettings) -> Segmenter:
 
 
 def _target_scorer(
-    scorer_class: type[TargetScorer], target: TargetModel, importance: ImportanceSettings
+    scorer_class: Callable[..., TargetScorer], target: TargetModel, importance: ImportanceSettings
 ) -> TargetScorer:
     return scorer_class(
         target.model,
@@ -77,16 +77,28 @@ def _cts(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scor
     return _target_scorer(CTSScorer, target, importance)
 
 
+def _entropy(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.target_scorers import EntropyScorer
+
+    return _target_scorer(EntropyScorer, target, importance)
+
+
 def _gogi(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
     from tokenskip_lib.pruning.gradient_scorers import GoGIScorer
 
     return _target_scorer(GoGIScorer, target, importance)
 
 
+def _gogi_skip(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.gogi_skip_scorer import GoGISkipScorer
+
+    return _target_scorer(GoGISkipScorer, target, importance)
+
+
 def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
     from tokenskip_lib.pruning.gradient_scorers import MISTScorer
 
-    return _target_scorer(MISTScorer, target, importance)
+    return _target_scorer(partial(MISTScorer, alpha=importance.alpha), target, importance)
 
 
 def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
@@ -125,6 +137,14 @@ _BUILT_IN = [
         build=_selective_context,
     ),
     ScorerSpec(
+        "entropy",
+        "the target model was uncertain what to write there (the sum over a span's tokens)",
+        reads=("question",),
+        passes=1,
+        classifier=False,
+        build=_entropy,
+    ),
+    ScorerSpec(
         "cts",
         "question and answer make it likelier",
         reads=("question", "answer"),
@@ -141,10 +161,18 @@ _BUILT_IN = [
         build=_gogi,
     ),
     ScorerSpec(
-        "mist",
-        "the answer needs its state, and its state points to the answer",
+        "gogi_skip",
+        "the answer's gradient at it is among the chain's largest, or the target model was uncertain there (GoGI-Skip)",
         reads=("question", "answer"),
         passes=2,
+        classifier=False,
+        build=_gogi_skip,
+    ),
+    ScorerSpec(
+        "mist",
+        "taking its hidden states away, or giving them alone, changes the answer's likelihood",
+        reads=("question", "answer"),
+        passes=4,
         classifier=False,
         build=_mist,
     ),
@@ -153,6 +181,7 @@ _BUILT_IN = [
 ]
 SCORERS: dict[str, ScorerSpec] = {spec.name: spec for spec in _BUILT_IN}
 BUILT_IN = frozenset(SCORERS)
+PRUNERS = {"spans": prune_many, "steps": prune_steps, "threshold": prune_together}  # of scored chains, by mode
 
 
 def register_scorer(name: str, function: ScoreFunction, description: str = "your own function says so") -> None:
@@ -242,8 +271,9 @@ def build_pruner(
         InputError: in `llmlingua` mode, a classifier that is not there.
     """
     count = batch_token_counter(target.tokenizer)
-    if pruning.mode == "spans":
-        return lambda scored: prune_many(scored, pruning.ratios, count_tokens=count, keep=pruning)
+    if pruning.mode in PRUNERS:
+        prune_window = PRUNERS[pruning.mode]
+        return lambda scored: prune_window(scored, pruning.ratios, count_tokens=count, keep=pruning)
     from tokenskip_lib.pruning.llmlingua2_scorer import load_classifier
     from tokenskip_lib.pruning.llmlingua_mode import LLMLinguaPruner
 

@@ -1,4 +1,4 @@
-"""The search for the spans whose text has the wanted number of tokens, for one chain and ratio.
+"""The search for the spans whose text has the wanted number of tokens, for one ranking and ratio.
 
 The count of a text is not the sum of its spans' counts, so the search asks for counts of whole texts. It does not
 count by itself: many searches share each call of the token counter.
@@ -6,34 +6,34 @@ count by itself: many searches share each call of the token counter.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from tokenskip_lib.pruning.layout import RankedLayout
+from tokenskip_lib.pruning.ranking import Ranking, Written
 
-_FILLERS = 4  # spans tried at a time if a long one is in the way
-_SPACE_TOKENS = 2  # that keeping the spaces around an operator is expected to cost
+_FILLERS = 4  # items tried at a time if a long one is in the way
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A choice of spans: their indices, their text, and the text's tokens."""
+    """A choice of items: for each chain the spans that are kept, their text, and the text's tokens."""
 
-    kept: np.ndarray
-    text: str
-    tokens: int
+    parts: Written
+    counts: Sequence[int]
+    tokens: int  # of all texts
 
 
 class Search:
     """The choice of spans whose token count is nearest to the wanted one.
 
     First it looks for the number of top-ranked items at which the count passes the wanted one. If the count jumps
-    there by more than a token, less important spans fill what is left.
+    there by more than a token, less important spans fill what is left, where the ranking allows that.
 
     Args:
-        layout: the chain.
-        ratio: fraction of its tokens that is wanted.
-        original: tokens of the whole chain.
+        layout: the chain, or several chains that are ranked together.
+        ratio: fraction of the tokens that is wanted.
+        original: tokens of the whole chains.
         piece_tokens: tokens of each span by itself. They tell where to begin.
 
     Attributes:
@@ -41,11 +41,10 @@ class Search:
         best: the result, when the search is over.
     """
 
-    def __init__(self, layout: RankedLayout, ratio: float, original: int, piece_tokens: Mapping[str, int]):
+    def __init__(self, layout: Ranking, ratio: float, original: int, piece_tokens: Mapping[str, int]):
         self.layout = layout
         self.wanted = round(ratio * original)
-        spans = [layout.pieces[item] for item in layout.ranked if item < len(layout.pieces)]
-        self.expected = np.cumsum([piece_tokens[span] for span in spans] + [_SPACE_TOKENS] * len(layout.spaced))
+        self.expected = np.cumsum(layout.costs(piece_tokens)[layout.ranked])
         # Numbers of top-ranked items. `low` is known to be within the wanted count (or is the least there is),
         # `high` is known to be above it (or is one more than all).
         self.low, self.high = max(1, layout.forced), len(layout.ranked) + 1
@@ -57,7 +56,11 @@ class Search:
 
     def learn(self, counts: Sequence[int]) -> None:
         """Take the token counts of `texts`, and set the next ones."""
-        found = [Candidate(*asked, count) for asked, count in zip(self.asked, counts, strict=True)]
+        remaining = iter(counts)
+        found = []
+        for parts in self.asked:
+            own = list(islice(remaining, len(parts)))
+            found.append(Candidate(parts, own, sum(own)))
         if self.filling:
             self._fill_with(found)
         else:
@@ -70,7 +73,7 @@ class Search:
 
     def _ask_for(self, choices: Sequence[np.ndarray]) -> None:
         self.asked = [self.layout.written(items) for items in choices]
-        self.texts = [text for _, text in self.asked]
+        self.texts = [text for parts in self.asked for _, text in parts]
 
     def _narrow(self, candidate: Candidate) -> None:
         """Move `low` or `high` to the number that was asked for."""
@@ -91,7 +94,7 @@ class Search:
         near = [c for c in (self.below, self.above) if c is not None and abs(c.tokens - self.wanted) <= 1]
         number = self.low if self.below is not None else 0
         self.chosen, self.rest = self.layout.ranked[:number], self.layout.ranked[number + 1 :]
-        if near or not len(self.rest):
+        if near or not len(self.rest) or not self.layout.fills:
             self._end(*near or (self.below, self.above))
             return
         self.filling = True

@@ -1,6 +1,7 @@
 """Character spans of a text. Importance is a number a span, so scores do not depend on a tokenizer.
 
-A word, a number or a run of one symbol is one span; whitespace is in no span. This module knows no model.
+A word, a number or a run of one symbol is one span; whitespace is in no span, but for the spaces that group the
+thousands of a number. This module knows no model.
 """
 
 import re
@@ -11,23 +12,34 @@ import numpy as np
 import regex
 
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
+from tokenskip_lib.problems.arithmetic import THOUSANDS
 
 Spans = list[tuple[int, int]]
 Segmenter = Callable[[str], Spans]
 Scores = Sequence[float] | np.ndarray
 
+# A plain space groups thousands as well, if a number begins with one to three digits, none of them a leading 0, and
+# groups of exactly three follow: "1 234" is one span, and so is the ambiguous "5 100". "2020 100" and "3 10" are two.
+_GROUPED = rf"""
+    (?<![\w\p{{No}}.,]) [1-9] \d{{0,2}} (?: [ ] \d{{3}} )+ (?!\d)
+    | \d{{1,3}} (?P<mark>{THOUSANDS}) \d{{3}} (?: (?P=mark) \d{{3}} )* (?!\d)
+"""
 _SPAN = regex.compile(
-    r"""
+    rf"""
     \\(?: [A-Za-z]+ | [^\w\s] | _ )                      # a LaTeX command, or an escaped symbol: \frac  \(  \$
     | (?: (?<![\w.]) \. \d+                                # a number, whole: .5
-        | \d+ (?: [.,] \d+ )* (?: [eE] [+-]? \d+ )?         # 3.5  1,200  1e-5
-        | [\p{L}\p{Nl}\p{No}] \p{M}* (?: ['’] (?=\p{L}) )? )+  # a word: don't  2x  m²
-    | ([^\w\s]|_) (?![\p{M}\u200d]) \1*                    # a symbol, or a run of one: ... ** =
-    | \X                                                   # anything else that is seen as one
+        | (?: {_GROUPED} | \d+ ) (?: [.,] \d+ )*            # 3.5  1,200  1 200  1{{,}}200
+          (?: [eE] [+-]? \d+ )?                            # 1e-5
+        | [\p{{L}}\p{{Nl}}\p{{No}}] \p{{M}}* (?: ['’] (?=\p{{L}}) )? )+  # a word: don't  2x  m²
+    | (?P<symbol>[^\w\s]|_) (?![\p{{M}}\u200d]) (?P=symbol)*  # a symbol, or a run of one: ... ** =
+    | \S                                                   # anything else
     """,
     regex.VERBOSE,
 )
+# What is seen as one character: 1️⃣  👍🏽  é  🇩🇪. Flags are listed, because \X counts back to the first of a row of them.
+_CLUSTER = regex.compile(r"\p{RI}{1,2}[\p{GCB=Extend}\p{GCB=SpacingMark}\u200d]* | \X", regex.VERBOSE)
 _COMMAND = re.compile(r"\\(?!(?:left|right)\b)[A-Za-z]+")  # \left and \right take a bracket, not an argument
+_BRACKET = re.compile(r"(?<!\\)[\[\]{}]")
 
 _CURRENCIES = ("$", "\\$", "€", "£")
 # Kinds of span, for looking at what a scorer keeps.
@@ -42,8 +54,10 @@ _CONNECTIVE = re.compile(
 def segment(text: str, *, whole_latex: bool = False) -> Spans:
     """Character spans [start, end) of a text, in order. Every character but whitespace is in one span.
 
-    A sign is a span of its own, because "-5" may be a difference. In a script without spaces, a whole clause is
-    one span.
+    A number is one span in every spelling: `3.5`, `1,234`, `1 234 567`, `1{,}234`. A sign is a span of its own,
+    because "-5" may be a difference. In a script without spaces, a whole clause is one span. What is seen as one
+    character (a grapheme cluster: a flag, a letter with its accents) is never split. The time is linear in the
+    text's length.
 
     Args:
         whole_latex: a LaTeX command and its bracketed arguments are one span (`\\frac{1}{2}`,
@@ -55,32 +69,53 @@ def segment(text: str, *, whole_latex: bool = False) -> Spans:
         ['He', 'pays', '$', '3.50', '.']
     """
     spans = [match.span() for match in _SPAN.finditer(text) if not match.group().isspace()]
-    if not whole_latex:
-        return spans
-    merged: Spans = []
+    if whole_latex:
+        spans = _with_arguments(text, spans)
+    return spans if text.isascii() else _of_whole_clusters(text, spans)
+
+
+def _with_arguments(text: str, spans: Spans) -> Spans:
+    """Spans in which a LaTeX command holds its arguments."""
+    closings, merged = _closings(text), Spans()
     for start, end in spans:
         if merged and start < merged[-1][1]:
             start = merged[-1][1]  # an argument of the command before, or a run of braces that closes more than it
             if start >= end:
                 continue
-        merged.append((start, _end_of_arguments(text, end) if _COMMAND.match(text, start) else end))
+        if _COMMAND.match(text, start):
+            while end in closings:
+                end = closings[end] + 1
+        merged.append((start, end))
     return merged
 
 
-def _end_of_arguments(text: str, end: int) -> int:
-    """Where a command's `[...]` and `{...}` groups end, or `end` itself if a group is never closed."""
-    while end < len(text) and text[end] in "{[":
-        opening, closing, depth = text[end], "}" if text[end] == "{" else "]", 0
-        for position in range(end, len(text)):
-            if text[position - 1] == "\\" and position > end:
-                continue  # \} is a brace to print, and closes nothing
-            depth += (text[position] == opening) - (text[position] == closing)
-            if depth == 0:
-                break
-        if depth:
-            return end
-        end = position + 1
-    return end
+def _closings(text: str) -> dict[int, int]:
+    """The position of each `[` and `{` that is closed -> the position of its own `]` or `}`.
+
+    Square and curly brackets are matched apart. An escaped one (`\\{`) is a brace to print.
+    """
+    closings: dict[int, int] = {}
+    open_at: dict[str, list[int]] = {"]": [], "}": []}
+    for match in _BRACKET.finditer(text):
+        bracket = match.group()
+        if bracket in open_at:
+            if open_at[bracket]:
+                closings[open_at[bracket].pop()] = match.start()
+        else:
+            open_at["]" if bracket == "[" else "}"].append(match.start())
+    return closings
+
+
+def _of_whole_clusters(text: str, spans: Spans) -> Spans:
+    """Spans of which none begins inside a grapheme cluster. Such a span joins the one before it."""
+    begins = {match.start() for match in _CLUSTER.finditer(text)}
+    whole = Spans()
+    for start, end in spans:
+        if whole and start not in begins and start == whole[-1][1]:
+            whole[-1] = (whole[-1][0], end)
+        else:
+            whole.append((start, end))
+    return whole
 
 
 def span_kind(text: str, *, before: str = "", after: str = "") -> str:
@@ -168,6 +203,32 @@ def average_over_spans(
     means = (totals[last] - totals[first]) / np.maximum(last - first, 1)
     means[~covered] = means[covered].min() if covered.any() else 0.0
     return means
+
+
+def sum_over_spans(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], scores: Scores) -> np.ndarray:
+    """The summed score of each span's tokens. Each token counts once, so that sums over a step's spans are exact.
+
+    Args:
+        spans: S character spans, ascending.
+        offsets: character span of each of T tokens, ascending.
+        scores: T scores.
+
+    Returns:
+        S sums, which add up to the sum of all scores. A token belongs to the first span that it overlaps; a token of
+        whitespace, to the span before it (or to the first span).
+
+    Example:
+        >>> sum_over_spans([(0, 3), (4, 6)], [(0, 2), (2, 3), (3, 4), (4, 6)], [1.0, 2.0, 0.5, 4.0]).tolist()
+        [3.5, 4.0]
+    """
+    if not len(spans):
+        return np.zeros(0)
+    span_starts, span_ends = np.asarray(spans, dtype=int).reshape(-1, 2).T
+    starts, ends = np.asarray(offsets, dtype=int).reshape(-1, 2).T
+    first = np.searchsorted(span_ends, starts, side="right")  # the first span that ends after the token's start
+    overlaps = (first < len(spans)) & (span_starts[np.minimum(first, len(spans) - 1)] < ends)
+    owners = np.maximum(np.where(overlaps, first, first - 1), 0)
+    return np.bincount(owners, weights=np.asarray(scores, dtype=float), minlength=len(spans))
 
 
 def build_scored_chain(chain: ChainText, scorer: str, spans: Spans, importance: Scores) -> ScoredChain:

@@ -8,6 +8,8 @@ The scorers that use gradients are in `gradient_scorers`.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +19,15 @@ from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.prompts import answer_tail, build_prompt, encode_prompt
-from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
+from tokenskip_lib.pruning.spans import (
+    Segmenter,
+    average_over_spans,
+    build_scored_chain,
+    segment,
+    sum_over_spans,
+)
 
+Measure = Callable[[torch.Tensor, list[int]], torch.Tensor]  # N x vocabulary logits, the N tokens' ids -> N numbers
 _COLUMNS = 512  # positions whose log-probabilities over the vocabulary are held at once, in float32
 
 
@@ -36,10 +45,14 @@ class Row:
     answer: tuple[int, int] = (0, 0)
 
 
+R = TypeVar("R", bound=Row)
+
+
 class TargetScorer(ABC):
     """What the target model's scorers share: chains -> rows -> token scores -> span scores."""
 
     name: str
+    over_spans = staticmethod(average_over_spans)  # how the tokens' scores become scores of spans
 
     def __init__(
         self,
@@ -66,8 +79,8 @@ class TargetScorer(ABC):
         scored = []
         for chain, tokens, scores in zip(window, encoded, values, strict=True):
             spans = self.segment(chain.chain)
-            means = average_over_spans(spans, tokens["offset_mapping"], scores)
-            scored.append(build_scored_chain(chain, self.name, spans, means))
+            importance = self.over_spans(spans, tokens["offset_mapping"], scores)
+            scored.append(build_scored_chain(chain, self.name, spans, importance))
         return scored
 
     @abstractmethod
@@ -102,7 +115,7 @@ class TargetScorer(ABC):
             first = last
         return rows
 
-    def run_rows(self, rows: Sequence[Sequence[Row]], run: Callable[[list[Row]], list[np.ndarray]]) -> list[np.ndarray]:
+    def run_rows(self, rows: Sequence[Sequence[R]], run: Callable[[list[R]], list[np.ndarray]]) -> list[np.ndarray]:
         """Call `run` on batches of the rows of all chains.
 
         Returns:
@@ -112,14 +125,18 @@ class TargetScorer(ABC):
         values = iter(self.batches.map([len(row.ids) for row in flat], lambda batch: run([flat[i] for i in batch])))
         return [np.concatenate([next(values) for _ in parts]) for parts in rows]
 
-    def padded(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+    def padded(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """The model's inputs for a batch of rows, padded on the right."""
         padded = self.tokenizer.pad({"input_ids": [row.ids for row in rows]}, padding_side="right", return_tensors="pt")
         return dict(padded.to(self.model.device))
 
+    def answered_rows(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[list[Row]]:
+        """The rows of chains where they were generated, after the prompt with the question."""
+        return [self.rows(chain, self.prompt_ids(chain), ids, []) for chain, ids in zip(window, chains, strict=True)]
+
     @torch.inference_mode()
-    def _log_probs(self, rows: list[Row]) -> list[np.ndarray]:
-        """log p of each scored token given all before it, in nats."""
+    def predictions(self, rows: list[Row], measure: Measure) -> list[np.ndarray]:
+        """`measure` of what the model predicts for each scored token, given all before it."""
         inputs = self.padded(rows)
         # Logits of the positions that predict scored tokens, and no others.
         first = min(row.begin for row in rows) - 1
@@ -128,8 +145,16 @@ class TargetScorer(ABC):
         values = []
         for index, row in enumerate(rows):
             predicting = logits[index, row.begin - 1 - first : row.end - 1 - first]
-            values.append(token_log_probs(predicting, row.ids[row.begin : row.end]).cpu().double().numpy())
+            values.append(measure(predicting, row.ids[row.begin : row.end]).cpu().double().numpy())
         return values
+
+    def log_probs(self, rows: Sequence[Sequence[Row]]) -> list[np.ndarray]:
+        """log p of each scored token given all before it, in nats; one array a chain."""
+        return self.run_rows(rows, partial(self.predictions, measure=token_log_probs))
+
+    def entropies(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
+        """The entropy of the model's prediction for each token of each chain, in nats."""
+        return self.run_rows(self.answered_rows(window, chains), partial(self.predictions, measure=token_entropies))
 
 
 class SelectiveContextScorer(TargetScorer):
@@ -145,8 +170,24 @@ class SelectiveContextScorer(TargetScorer):
     name = "selective_context"
 
     def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
-        rows = [self.rows(chain, self.prompt_ids(chain), ids, []) for chain, ids in zip(window, chains, strict=True)]
-        return [-values for values in self.run_rows(rows, self._log_probs)]
+        return [-values for values in self.log_probs(self.answered_rows(window, chains))]
+
+
+class EntropyScorer(TargetScorer):
+    """How uncertain the target model was: H_i = -sum_v p(v | prompt, x_<i) log p(v | prompt, x_<i), in nats.
+
+    A token that the model was sure of is unimportant, whatever it is. A span has the sum over its tokens, and every
+    token of the chain counts for one span. So the spans of a step add up to the step's entropy, and those of a chain
+    to the chain's. One forward pass a chain.
+
+    Source: Step entropy (arXiv:2508.03346); `pruning.mode: steps` leaves out whole steps by their sums.
+    """
+
+    name = "entropy"
+    over_spans = staticmethod(sum_over_spans)
+
+    def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
+        return self.entropies(window, chains)
 
 
 class CTSScorer(TargetScorer):
@@ -172,7 +213,7 @@ class CTSScorer(TargetScorer):
         conditions = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         given = [self.rows(c, start + x, ids, []) for c, x, ids in zip(window, conditions, chains, strict=True)]
         alone = [self.rows(chain, start, ids, []) for chain, ids in zip(window, chains, strict=True)]
-        values = self.run_rows([*given, *alone], self._log_probs)
+        values = self.log_probs([*given, *alone])
         return [a - b for a, b in zip(values[: len(window)], values[len(window) :], strict=True)]
 
 
@@ -183,4 +224,10 @@ def token_log_probs(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
         part.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         for part, chosen in zip(logits.split(_COLUMNS), wanted.split(_COLUMNS), strict=True)
     ]
+    return torch.cat(parts) if parts else logits.new_zeros(0).float()
+
+
+def token_entropies(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """Entropy of each row of logits (N x vocabulary), in nats, a few hundred rows at a time. The ids play no part."""
+    parts = [torch.special.entr(part.float().softmax(-1)).sum(-1) for part in logits.split(_COLUMNS)]
     return torch.cat(parts) if parts else logits.new_zeros(0).float()
