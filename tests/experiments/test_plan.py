@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import RecordStore
@@ -22,6 +23,7 @@ from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.prompts import build_prompt, encode_prompt
 from tokenskip_lib.training.lora import train_adapter
 
+STATE_NUMBERS = ("word_limit", "tale_ep")
 PUBLISHED = {
     494_032_768: Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
@@ -114,8 +116,11 @@ def test_without_solutions_answers_are_expected_at_their_budget(tiny_profile, pr
     assert generate.answers.source == "max_new_tokens" and generate.written == generate.most_written == 24
 
 
-def test_what_is_planned_is_what_a_run_takes(run, tiny_profile, problems, chain_of, monkeypatch):
-    asked = []
+def test_what_is_planned_is_what_a_run_takes(tiny_profile, problems, chain_of, monkeypatch):
+    # Prompts that state a number of the original's answers are planned with another number.
+    exact = {name: levels for name, levels in tiny_profile.evaluation.methods.items() if name not in STATE_NUMBERS}
+    tiny_profile = with_overrides(tiny_profile, {"evaluation.methods": exact}, where="test")
+    run, asked = Run.create(tiny_profile), []
 
     class CountingEngine(TransformersEngine):
         def generate(self, requests, **options):
