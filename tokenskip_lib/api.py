@@ -303,9 +303,7 @@ def _method_for(method: str | Method | None, adapted: bool, ratios: Sequence[flo
         method = method.name
     found = find_method(method or ("tokenskip" if adapted else "original"))
     if found.follows_original or found.first_request or found.scales_adapter:
-        needs = (
-            "strengths" if found.scales_adapter else "two calls" if found.first_request else "the original's answers"
-        )
+        needs = "the original's answers" if found.follows_original else "two calls, or strengths of the adapter"
         raise InputError(f"generate: method '{found.name}' needs {needs}; use a profile")
     if found.uses_adapter != adapted:
         verb = "needs an adapter" if found.uses_adapter else "takes no adapter"

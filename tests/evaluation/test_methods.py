@@ -201,3 +201,16 @@ def test_the_strength_of_every_method_says_which_model_answers():
     strengths = {name: method.strength(0.7) for name, method in METHODS.items()}
     assert {name for name, strength in strengths.items() if strength} == {"tokenskip", "adapter_scaling"}
     assert strengths["tokenskip"] == 1 and strengths["adapter_scaling"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"prompt": "At most {words} words."}, "need follows_original=True"),
+        ({"system": "Be brief."}, "needs a request"),
+        ({"request": "{question}", "first_request": "How many?"}, "go together"),
+    ],
+)
+def test_a_method_that_could_not_ask_is_refused_when_it_is_made(fields, says):
+    with pytest.raises(InputError, match=says):
+        Method("mine", **fields)

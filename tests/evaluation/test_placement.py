@@ -126,3 +126,14 @@ def test_gold_answers_that_are_only_written_otherwise_are_the_same():
 def test_one_curve_alone_is_compared_with_nothing():
     paired, notes = pair_with_first(_answers("a", "++"))
     assert paired.empty and notes == []
+
+
+def test_a_first_call_whose_text_is_not_there_is_counted_all_the_same(tmp_path):
+    text = "one two\n\nThe final answer is: $\\boxed{7}$"
+    rows = [
+        {"output": text, "answer": "7", "chain_tokens": 11, "first_call_tokens": 9},
+        {"output": text, "answer": "7"},
+    ]
+    given, _ = read_answers(_write(tmp_path / "mine.jsonl", rows))
+    graded = grade_answers(given, "mine", lambda texts: [len(t.split()) for t in texts], "answer")
+    assert [answer.chain_tokens for answer in graded] == [11, 2]

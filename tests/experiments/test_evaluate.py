@@ -11,7 +11,7 @@ from tokenskip_lib.evaluation.method import length_limit
 from tokenskip_lib.evaluation.methods import METHODS, method_ratios
 from tokenskip_lib.experiments import evaluate as evaluation
 from tokenskip_lib.experiments import stages, steps
-from tokenskip_lib.experiments.evaluate import plan_passes
+from tokenskip_lib.experiments.evaluate import asked_levels, plan_passes
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.workload import stage_work
 from tokenskip_lib.inference import build
@@ -89,9 +89,11 @@ def test_a_server_cannot_scale_the_adapter_and_says_so_before_anything_is_asked(
     server = ServerSettings(url="http://127.0.0.1:1/v1", model="base")
     run = Run.create(tiny_profile.model_copy(update={"server": server}))
     for refuse in (lambda: stages.evaluate(run), lambda: stages.check_names(run.profile)):
-        with pytest.raises(InputError, match=r"adapter_scaling: a server has the adapter at one strength.*server=null"):
+        with pytest.raises(InputError, match=r"adapter_scaling: a server has the adapter as it was.*server=null"):
             refuse()
     assert not list(run.folder.glob("05_*"))
+    ends = {"evaluation.methods": {"original": [], "adapter_scaling": [0, 1]}}
+    assert len(asked_levels(with_overrides(run.profile, ends, where="test"))) == 3
 
 
 # Limits from the original's chains.

@@ -193,7 +193,9 @@ def test_a_server_that_is_not_there_or_serves_another_model_is_named(server, tin
 
 def test_chains_and_evaluation_go_to_the_server_and_the_adapter_is_a_model_of_its_own(server, tiny_profile):
     settings = ServerSettings(url=server.url, model="base", concurrency=2)
-    run = Run.create(tiny_profile.model_copy(update={"server": settings}))
+    methods = {name: levels for name, levels in tiny_profile.evaluation.methods.items() if name != "adapter_scaling"}
+    evaluation = tiny_profile.evaluation.model_copy(update={"methods": methods})
+    run = Run.create(tiny_profile.model_copy(update={"server": settings, "evaluation": evaluation}))
     chains = stages.generate(run)
     assert len(chains) == 3 and len(run.store(steps.CHAINS, Chain)) == 3
     (run.folder / steps.ADAPTER).mkdir()
@@ -201,4 +203,5 @@ def test_chains_and_evaluation_go_to_the_server_and_the_adapter_is_a_model_of_it
     metrics = stages.evaluate(run)
     asked = Counter(body["model"] for body in server.bodies)
     pairs = Counter(metrics["method"])
-    assert asked["tokenskip"] == 2 * pairs["tokenskip"] and asked["base"] == 3 + 2 * (len(metrics) - pairs["tokenskip"])
+    others = len(metrics) - pairs["tokenskip"] + pairs["tale_ep"]  # which calls twice
+    assert asked["tokenskip"] == 2 * pairs["tokenskip"] and asked["base"] == 3 + 2 * others

@@ -38,6 +38,7 @@ class GivenAnswer(NamedTuple):
         method: "" if the row names none.
         ratio: 1.0 if the row names none.
         chain_tokens: as the row counts them; None if it does not.
+        first_call_tokens: how many of these were spent on another call before, whose text the row does not have.
     """
 
     id: str
@@ -47,6 +48,7 @@ class GivenAnswer(NamedTuple):
     method: str
     ratio: float
     chain_tokens: int | None
+    first_call_tokens: int = 0
 
 
 def read_rows(source: str) -> Iterator[tuple[str, dict]]:
@@ -83,7 +85,7 @@ def read_answer(row: dict) -> GivenAnswer | str:
     ratio = row["ratio"] if isinstance(row.get("ratio"), int | float) else 1.0
     if not abs(ratio) < 100:  # NaN is JSON to Python
         return "a 'ratio' that is not a small number"
-    tokens = row.get("chain_tokens", row.get("cot_length"))
+    tokens, before = row.get("chain_tokens", row.get("cot_length")), row.get("first_call_tokens")
     return GivenAnswer(
         id=_first(*(_plain(row.get(name)) for name in ("id", "unique_id", "doc_id"))) or "",
         question=_first(question, _said(turns, _ASKS)) or "",
@@ -92,6 +94,7 @@ def read_answer(row: dict) -> GivenAnswer | str:
         method=_plain(row.get("method")) or "",
         ratio=float(ratio),
         chain_tokens=tokens if isinstance(tokens, int) else None,
+        first_call_tokens=before if isinstance(before, int) else 0,
     )
 
 

@@ -105,7 +105,7 @@ class Method:
             `{tokens}` the ratio's share of the original's mean chain length.
         request: the user's whole message, in place of instruction, question and sentence; `{question}` becomes the
             question.
-        system: its own system message; "" is the profile's.
+        system: the system message of such a request; "" is the profile's.
         first_request: the message of a first call, which asks for a number of tokens in the form `[[12]]`.
         budget_request: what is asked in place of `request` if the first call states such a number; `{budget}`
             becomes the number.
@@ -117,6 +117,10 @@ class Method:
         colour: of its curve in figures, as matplotlib takes it; "" is the next free one.
         marker: of its points in figures, as matplotlib takes it; "" is the next free one.
         description: one line for people.
+
+    Raises:
+        InputError: a sentence needs the original's chain lengths and does not follow the original; or a system message
+            or a first call comes without a request.
 
     Example:
         >>> brief = Method("brief", prompt="Answer in {percent}% fewer words.", takes_ratio=True)
@@ -140,6 +144,14 @@ class Method:
     colour: str = ""
     marker: str = ""
     description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.follows_original and ("{words}" in self.prompt or "{tokens}" in self.prompt):
+            raise InputError(f"method '{self.name}': {{words}} and {{tokens}} in its prompt need follows_original=True")
+        if (self.system or self.first_request) and not self.request:
+            raise InputError(f"method '{self.name}': a system message or a first call of its own needs a request")
+        if bool(self.first_request) != bool(self.budget_request):
+            raise InputError(f"method '{self.name}': a first call and a budget_request go together")
 
     @property
     def level(self) -> str:

@@ -134,7 +134,8 @@ def grade_answers(
     if count_tokens is None:
         counts: Sequence[int] = [answer.chain_tokens or 0 for answer in given]
     else:
-        counts = count_tokens([split.chain.rstrip() for split in parts])
+        own = count_tokens([split.chain.rstrip() for split in parts])
+        counts = [tokens + answer.first_call_tokens for tokens, answer in zip(own, given, strict=True)]
     return [
         PlacedAnswer(
             id=answer.id,

@@ -73,11 +73,11 @@ def asked_levels(profile: Profile) -> list[tuple[str, float]]:
         InputError: as `method_ratios`; or a method scales the adapter, and a server answers.
     """
     pairs = method_ratios(profile.evaluation)
-    scaled = [method for method, _ in pairs if METHODS[method].scales_adapter]
+    scaled = [method for method, level in pairs if METHODS[method].strength(level) not in (0, 1)]
     if scaled and profile.server is not None:
         raise InputError(
-            f"evaluation.methods.{scaled[0]}: a server has the adapter at one strength; leave the method out, or "
-            "--set server=null"
+            f"evaluation.methods.{scaled[0]}: a server has the adapter as it was trained, at strength 1; leave the "
+            "other strengths out of evaluation.methods, or --set server=null"
         )
     return pairs
 
