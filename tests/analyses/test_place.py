@@ -56,6 +56,32 @@ def test_the_table_has_the_ledgers_columns_for_both_and_the_json_its_digest(file
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
     assert set(origin["predictions"]) == set(files)
+    assert [(row["method"], row["lost"]) for row in origin["paired"]] == [("short", 3)]
+    assert origin["graded"] == {"layout": "answer", "answer_phrases": []}
+
+
+def test_think_tags_and_a_ratio_that_is_no_number_are_noted(tmp_path, tiny_target):
+    said = {"output": "<think>3 + 4 = 7.</think>\\boxed{7}", "answer": "7"}
+    rows = [{"id": i, **said} for i in range(2)] + [{"id": 2, **said, "ratio": "half"}]
+    (tmp_path / "r1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = {
+        layout: place([str(tmp_path / "r1.jsonl")], AGAINST, str(tmp_path / f"{layout}.png"),
+                      tokenizer=str(tiny_target), layout=layout).notes
+        for layout in ("answer", "think")
+    }  # fmt: skip
+    dropped = f"{tmp_path / 'r1.jsonl'}: 1 row dropped (1: a 'ratio' that is not a small number)"
+    assert notes["think"] == [dropped]
+    assert notes["answer"][0] == dropped and "2 of 2 outputs have <think> tags" in notes["answer"][1]
+
+
+def test_problems_of_one_question_that_are_not_paired_are_counted(tmp_path, tiny_target):
+    rows = [{"id": i, "question": "Same?", "answer": "7", "output": "\\boxed{7}"} for i in range(3)]
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    made = place(sources, AGAINST, str(tmp_path / "mine.png"), tokenizer=str(tiny_target))
+    assert made.paired["n"].tolist() == [1]
+    assert made.notes == ["two: 2 answers have no partner in one, or share a question"]
 
 
 def test_every_placed_and_published_point_is_drawn_and_named(files, tmp_path, tiny_target):
@@ -76,7 +102,7 @@ def test_without_the_models_tokenizer_the_counts_in_the_files_are_taken_and_said
 
 def test_without_a_tokenizer_and_without_counts_one_line_says_so(tmp_path):
     (tmp_path / "bare.jsonl").write_text('{"output": "7", "answer": "7"}\n')
-    with pytest.raises(InputError, match=r"--tokenizer 'Qwen/Qwen2\.5-7B-Instruct': no such folder") as refused:
+    with pytest.raises(InputError, match=r"tokenizer of Qwen/Qwen2\.5-7B-Instruct is not at hand") as refused:
         place([str(tmp_path / "bare.jsonl")], AGAINST, str(tmp_path / "mine.png"))
     assert "\n" not in str(refused.value) and [path.name for path in tmp_path.iterdir()] == ["bare.jsonl"]
 

@@ -31,6 +31,7 @@ from tokenskip_lib.evaluation.placement import (
     placed_rows,
     read_answers,
     say_dropped,
+    say_tagged,
 )
 from tokenskip_lib.evaluation.published import THE_PAPER, choose_published, published_changes, short_name
 from tokenskip_lib.evaluation.tables import row_table
@@ -54,7 +55,8 @@ class Placement:
         published: the rows that are drawn behind (`find_published`).
         paired: later methods and ratios against the first (ComparisonRow).
         counted_by: what counted the tokens of the files.
-        notes: what was dropped, and what was not paired, a line each.
+        notes: what was dropped, what was not paired, and what needs a look, a line each.
+        graded: the layout and the answer phrases.
         path: the figure.
     """
 
@@ -65,6 +67,7 @@ class Placement:
     paired: pd.DataFrame
     counted_by: str
     notes: list[str]
+    graded: dict[str, object]
     path: Path
 
 
@@ -105,8 +108,17 @@ def place(
         graded += own
     paired, unpaired = pair_with_first(graded)
     notes = [_say_dropped(source, dropped, tested_on) for source, (_, dropped) in read.items() if dropped]
+    notes += [line for source, (answers, _) in read.items() if (line := say_tagged(source, answers, layout))]
     made = Placement(
-        model, tested_on, row_table(rows, PlacedRow), published, paired, counted_by, notes + unpaired, path
+        model=model,
+        tested_on=tested_on,
+        placed=row_table(rows, PlacedRow),
+        published=published,
+        paired=paired,
+        counted_by=counted_by,
+        notes=notes + unpaired,
+        graded={"layout": layout, "answer_phrases": list(answer_phrases)},
+        path=path,
     )
     _write(made, list(read), against)
     return made
@@ -118,7 +130,7 @@ def report(made: Placement) -> str:
     lines = [
         f"{made.model} on {made.tested_on}: {len(made.published)} published rows",
         f"chain tokens of your files: counted by {made.counted_by}",
-        "accuracy: percent by the rule of the authors' code, as the paper's rows are; strictly graded beside it",
+        "accuracy: percent by the rule of TokenSkip's authors, as their paper's rows are; strictly graded beside it",
         "",
         _placed_table(made.placed).to_string(index=False),
     ]
@@ -148,7 +160,7 @@ def placement_figure(made: Placement) -> Figure:
     explained = "filled, with 95% intervals: your files; hollow: published; small numbers: the ratio asked for"
     figure.axes[0].annotate(explained, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points")
     figure.axes[-1].set_xlabel(f"chain tokens, mean over problems\n(of your files: counted by {made.counted_by})")
-    figure.supylabel("accuracy (%), by the rule of the authors' code", fontsize="medium")
+    figure.supylabel("accuracy (%), by the rule of TokenSkip's authors", fontsize="medium")
     return figure
 
 
@@ -200,6 +212,11 @@ def _token_counter(
     except InputError:
         if tokenizer is None and all(answer.chain_tokens is not None for own in answers for answer in own):
             return None, "the files themselves"
+        if tokenizer is None:
+            raise InputError(
+                f"the tokenizer of {model} is not at hand; name one by --tokenizer, or give every row its own count "
+                "(chain_tokens or cot_length)"
+            ) from None
         raise
     foreign = ", not the model's own" if short_name(name).lower() != short_name(model).lower() else ""
     return batch_token_counter(loaded), f"the tokenizer of {short_name(name)}{foreign}"
@@ -231,6 +248,8 @@ def _write(made: Placement, sources: Sequence[str], against: str) -> None:
             "source": str(path),
             "source_sha256": hashlib.sha256(table.encode()).hexdigest(),
             "predictions": {source: _digest(source) for source in sources if source != PIPE},
+            "graded": made.graded,
+            "paired": json.loads(made.paired.to_json(orient="records")),
             "notes": made.notes,
         }
         write_figure(placement_figure(made), made.path, origin)

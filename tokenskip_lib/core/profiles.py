@@ -182,7 +182,8 @@ def apply_overrides(model: type[S], values: dict[str, Any], overrides: dict[str,
             *parents, field = [str(part) for part in problem["loc"]]
             raise InputError(f"{where}: {_unknown_key(model, parents, field)}") from None
         given = problem.get("input")
-        raise InputError(f"{where}: {first_error(error)}, not {given!r}") from None
+        found = "" if isinstance(given, dict) else f", not {given!r}"  # a whole section says nothing
+        raise InputError(f"{where}: {first_error(error)}{found}") from None
 
 
 def _set(model: type[BaseModel], values: dict, dotted: str, value: Any) -> None:

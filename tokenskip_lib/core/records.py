@@ -227,7 +227,8 @@ def first_error(error: ValidationError) -> str:
     """The first thing pydantic complains about, as `field: what is wrong`."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
-    return f"{field}: {problem['msg'].removeprefix('Value error, ')}" if field else problem["msg"]
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {said}" if field else said
 
 
 def few_of(ids: Sequence[str]) -> str:

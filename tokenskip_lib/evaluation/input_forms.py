@@ -82,8 +82,8 @@ def read_answer(row: dict) -> GivenAnswer | str:
     if gold is None or not gold.strip():
         return "no 'answer' that is a text or a number"
     question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
-    ratio = row["ratio"] if isinstance(row.get("ratio"), int | float) else 1.0
-    if not abs(ratio) < 100:  # NaN is JSON to Python
+    ratio = 1.0 if row.get("ratio") is None else row["ratio"]
+    if not isinstance(ratio, int | float) or not abs(ratio) < 100:  # NaN is JSON to Python
         return "a 'ratio' that is not a small number"
     tokens, before = row.get("chain_tokens", row.get("cot_length")), row.get("first_call_tokens")
     return GivenAnswer(

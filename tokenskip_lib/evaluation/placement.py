@@ -19,7 +19,7 @@ from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer
 from tokenskip_lib.evaluation.statistics import interval, resample, wilson
 from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.models.tokens import CountTokens
-from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
+from tokenskip_lib.problems.grading import THINK_END, is_correct, is_correct_by_reference, split_output
 from tokenskip_lib.problems.gsm_symbolic import normalise_question
 
 AGAIN = "another answer to a problem that was answered before"
@@ -116,6 +116,21 @@ def say_dropped(source: str, dropped: Counter[str]) -> str:
     return f"{source}: {dropped.total()} row{'s' * (dropped.total() != 1)} dropped ({_reasons(dropped)})"
 
 
+def say_tagged(source: str, answers: Sequence[GivenAnswer], layout: str) -> str:
+    """A line if outputs have <think> tags and the layout does not read them; else "".
+
+    Example:
+        >>> given = GivenAnswer("1", "", "7", "<think>3 + 4</think>It is 7.", "", 1.0, None)
+        >>> say_tagged("mine.jsonl", [given], "answer")
+        "mine.jsonl: 1 of 1 outputs have <think> tags, which the layout 'answer' counts as words; use --layout think"
+    """
+    tagged = sum(THINK_END in answer.output for answer in answers) if layout == "answer" else 0
+    if not tagged:
+        return ""
+    said = "outputs have <think> tags, which the layout 'answer' counts as words; use --layout think"
+    return f"{source}: {tagged} of {len(answers)} {said}"
+
+
 def grade_answers(
     given: Sequence[GivenAnswer],
     name: str,
@@ -206,6 +221,8 @@ def pair_with_first(answers: Sequence[PlacedAnswer]) -> tuple[pd.DataFrame, list
         elif not pairs:
             notes.append(f"{point[0]}: not paired with {base[0]}, since no question or id is in both")
         else:
+            if left_out := min(len(first), len(second)) - len(pairs):
+                notes.append(f"{point[0]}: {left_out} answers have no partner in {base[0]}, or share a question")
             # One id for both: the question is what tells problems apart, whatever their ids are.
             both = [replace(answer, id=str(number)) for number, pair in enumerate(pairs) for answer in pair]
             tables.append(compare_methods(pair_outcomes([both], base=base), against=base))

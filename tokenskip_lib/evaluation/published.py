@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
-from tokenskip_lib.core.profiles import Profile, load_profile, nearest, profile_names
+from tokenskip_lib.core.profiles import Profile, load_profile, profile_names
 from tokenskip_lib.core.records import InputError
 
 THE_PAPER = "TokenSkip paper"  # the publication that profiles repeat
@@ -80,14 +80,15 @@ def choose_published(against: str) -> tuple[pd.DataFrame, str, str]:
         rows = find_published(model, tested_on, profile.problems.train)
     else:
         model, _, tested_on = against.rpartition("/")
+        tested_on = tested_on.lower()
         rows = find_published(model, tested_on)
         model = next(iter(rows["model"]), model)
     if rows.empty:
         known = read_published()[["model", "tested_on"]].drop_duplicates()
         names = [f"{short_name(model)}/{tested_on}" for model, tested_on in known.itertuples(index=False)]
         raise InputError(
-            f"--against {against}: nothing is published for it{nearest(against, names)}; name a profile that repeats "
-            "a published run, or MODEL/SET"
+            f"--against {against}: nothing is published for it; there is {', '.join(names)}, or a profile that repeats "
+            "a published run"
         )
     return rows, model, tested_on
 

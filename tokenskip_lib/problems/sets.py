@@ -271,14 +271,14 @@ def _with_choices(parts: dict, where: str) -> dict[str, str]:
         choices = {"label": list(choices), "text": list(choices.values())}
     texts = choices["text"] if isinstance(choices, dict) else choices
     if not isinstance(texts, list) or not 2 <= len(texts) <= len(ascii_uppercase):
-        raise InputError(f"{where}: choices: a list of at least two texts")
+        raise InputError(f"{where}: choices (or options): a list of at least two texts")
     letters = ascii_uppercase[: len(texts)]
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
         answer = letters[answer]
     if not isinstance(answer, str) or answer.strip() not in ["", *letters]:
         raise InputError(f"{where}: answer: one of the letters {letters}, or a place from 0, not {answer!r}")
     if isinstance(choices, dict) and choices.get("label", list(letters)) != list(letters):
-        raise InputError(f"{where}: choices: labels other than {letters}, in this order")
+        raise InputError(f"{where}: choices (or options): labels other than {letters}, in this order")
     listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
     return {"question": f"{parts['question']}\n{listed}", "answer": answer.strip()}
 
