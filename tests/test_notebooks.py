@@ -22,7 +22,7 @@ FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
     "kept_against_skipped", "scorer_disagreement", "pruned_ratio", "training_loss", "accuracy_vs_tokens",
     "requested_vs_actual", "scorers", "random_pruning", "control", "length_budget", "untrained_ratios", "recovery",
-    "speedup", "ratio_for_each_problem",
+    "speedup",
 ]  # fmt: skip
 
 
