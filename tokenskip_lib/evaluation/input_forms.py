@@ -103,7 +103,7 @@ def _first(*found: str | None) -> str | None:
 
 
 def _plain(value: Any) -> str | None:
-    """A text or a number as text; None for anything else."""
+    """The value as text if it is a text or a number, else None."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 

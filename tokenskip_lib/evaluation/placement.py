@@ -1,6 +1,7 @@
 """Anyone's predictions as points beside the published rows: graded, counted, and compared where problems are shared.
 
-Accuracy is by the rule of the authors' code, as the published numbers are; strict grading stands beside it.
+The rule of the authors' code grades the answers, because it graded the published ones. Each row also has the accuracy
+under strict grading.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer
 from tokenskip_lib.evaluation.statistics import interval, resample, wilson
 from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.models.tokens import CountTokens
-from tokenskip_lib.problems.grading import THINK_END, is_correct, is_correct_by_reference, split_output
+from tokenskip_lib.problems.grading import has_think_tags, is_correct, is_correct_by_reference, split_output
 from tokenskip_lib.problems.gsm_symbolic import normalise_question
 
 AGAIN = "another answer to a problem that was answered before"
@@ -124,7 +125,7 @@ def say_tagged(source: str, answers: Sequence[GivenAnswer], layout: str) -> str:
         >>> say_tagged("mine.jsonl", [given], "answer")
         "mine.jsonl: 1 of 1 outputs have <think> tags, which the layout 'answer' counts as words; use --layout think"
     """
-    tagged = sum(THINK_END in answer.output for answer in answers) if layout == "answer" else 0
+    tagged = sum(has_think_tags(answer.output) for answer in answers) if layout == "answer" else 0
     if not tagged:
         return ""
     said = "outputs have <think> tags, which the layout 'answer' counts as words; use --layout think"

@@ -38,6 +38,16 @@ class SplitOutput(NamedTuple):
     prediction: str | None
 
 
+def has_think_tags(text: str) -> bool:
+    """Whether a text begins with `<think>` or holds `</think>`, as outputs of models that think in tags do.
+
+    Example:
+        >>> has_think_tags("<think>3 + 4 = 7</think>It is 7."), has_think_tags("It is 7.")
+        (True, False)
+    """
+    return THINK_END in text or text.lstrip().startswith(THINK_START)
+
+
 def split_output(output: str, layout: str = "answer", answer_phrases: Sequence[str] = ()) -> SplitOutput:
     r"""Split an output where its chain of thought ends and its answer begins.
 

@@ -10,7 +10,7 @@ from typing import Any
 from tokenskip_lib.core.inputs import Given, items_of, rows_of
 from tokenskip_lib.core.records import ChainText, InputError, OutputChain, PrunedChain, few_of
 from tokenskip_lib.core.store import PIPE, read_json_rows
-from tokenskip_lib.problems.grading import THINK_END, split_output
+from tokenskip_lib.problems.grading import has_think_tags, split_output
 
 
 @dataclass
@@ -113,7 +113,7 @@ def check_chains(
         if chain.id in seen:
             raise InputError(f"{where}: id '{chain.id}' was there before; ids tell the rows apart")
         seen.add(chain.id)
-        tagged = THINK_END in chain.chain or chain.chain.lstrip().startswith("<think>")
+        tagged = has_think_tags(chain.chain)
         if tagged and outputs.layout != "think":
             outputs.tagged.append(chain.id)
         if text == "chain" and not (tagged and outputs.layout == "think"):

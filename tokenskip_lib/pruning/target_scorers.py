@@ -176,9 +176,9 @@ class SelectiveContextScorer(TargetScorer):
 class EntropyScorer(TargetScorer):
     """How uncertain the target model was: H_i = -sum_v p(v | prompt, x_<i) log p(v | prompt, x_<i), in nats.
 
-    A token that the model was sure of is unimportant, whatever it is. A span has the sum over its tokens, and every
-    token of the chain counts for one span. So the spans of a step add up to the step's entropy, and those of a chain
-    to the chain's. One forward pass a chain.
+    A token is unimportant if the model was sure what to write there. A span's score is the sum over its tokens. Every
+    token belongs to exactly one span, so the spans of a step add up to the step's entropy. A chain takes one forward
+    pass.
 
     Source: Step entropy (arXiv:2508.03346); `pruning.mode: steps` leaves out whole steps by their sums.
     """
