@@ -87,7 +87,9 @@ def test_the_target_model_needs_no_adapter_for_strength_0(tiny_profile):
 
 def test_a_server_cannot_scale_the_adapter_and_says_so_before_anything_is_asked(tiny_profile):
     server = ServerSettings(url="http://127.0.0.1:1/v1", model="base")
-    run = Run.create(tiny_profile.model_copy(update={"server": server}))
+    asked = {"evaluation.methods": {"original": [], "adapter_scaling": [0.5]}}
+    scaled = with_overrides(tiny_profile, asked, where="test")
+    run = Run.create(scaled.model_copy(update={"server": server}))
     for refuse in (lambda: stages.evaluate(run), lambda: stages.check_names(run.profile)):
         with pytest.raises(InputError, match=r"adapter_scaling: a server has the adapter as it was.*server=null"):
             refuse()
