@@ -97,6 +97,22 @@ def test_answers_without_the_adapter_are_given_once(with_study, monkeypatch):
     assert asked == ["original", "tokenskip", "tokenskip", "original", "tokenskip"]
 
 
+def test_what_the_run_itself_answered_without_the_adapter_is_not_asked_again(with_study, monkeypatch):
+    methods = {"original": [], "lc_prompt": [0.5]}
+    run = with_study({"training.rows": 1}, **{"evaluation.methods": methods, "problems.validation": None})
+    for stage in (stages.score, stages.prune, stages.train, stages.evaluate):
+        stage(run)
+    asked, answer = [], predictions.predict_all
+
+    def counting(engine, tokenizer, problems, prompts, plan, **options):
+        asked.extend(plan)
+        return answer(engine, tokenizer, problems, prompts, plan, **options)
+
+    monkeypatch.setattr(evaluate, "predict_all", counting)
+    table = run_study(run, "mine")
+    assert not asked and list(table["method"]) == ["original", "lc_prompt"]  # of all that the run was asked
+
+
 def test_the_validation_problems_can_judge_in_place_of_the_test_problems(with_study):
     run = with_study({"training.rows": 1}, **{"evaluation.split": "validation"})
     run_study(run, "mine")

@@ -248,11 +248,12 @@ def test_odd_texts_come_out_byte_for_byte_or_both_refuse(ours, theirs, options):
     assert not different(ours, theirs, ODD, options, ratios=[1.0, 0.9, 0.5])
 
 
+@pytest.mark.parametrize("every", [39, pytest.param(13, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["none", "llama"])
-def test_a_target_models_own_chains_come_out_byte_for_byte(ours, theirs, data_folder, name):
+def test_a_target_models_own_chains_come_out_byte_for_byte(ours, theirs, data_folder, name, every):
     rows = (data_folder / "qwen2.5-7b_gsm8k_chains.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(row)["output"] for row in rows[::13]]
-    assert len(texts) >= 100
+    texts = [json.loads(row)["output"] for row in rows[::every]]
+    assert len(texts) * every >= 1300
     assert not all_different(ours, theirs, texts, OPTIONS[name])
 
 

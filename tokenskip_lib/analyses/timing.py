@@ -28,7 +28,7 @@ from tokenskip_lib.inference.engine import Generation, Request, TransformersEngi
 from tokenskip_lib.models.loading import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems.sets import load_problems
 
-WARM_UP = 2  # batches answered before the clock starts: kernels are chosen and compiled then
+WARM_UP = 1  # batches answered before the clock starts: kernels are chosen and compiled then
 
 
 @dataclass(frozen=True)

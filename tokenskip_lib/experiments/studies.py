@@ -19,6 +19,7 @@ from tokenskip_lib.core.profiles import Profile, is_how, nearest, with_overrides
 from tokenskip_lib.core.records import FirstCall, InputError, Prediction
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.evaluate import asked_levels
 from tokenskip_lib.experiments.run import STUDIES, Run
 from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, TABLES, stage_of
 
@@ -69,12 +70,12 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
     variants = variant_profiles(run.profile, study)
     settings = list(dict.fromkeys(key for varied, _ in variants for key in varied))
     tables: list[pd.DataFrame] = []
-    answered: Run | None = None
+    answered = run
     for varied, profile in variants:
         first = _first_stage_of({**common, **varied})
         variant = _open_variant(run, profile, first)
-        if answered is not None:
-            _share_answers(answered, variant)
+        for other in {run.folder: run, answered.folder: answered}.values():
+            _share_answers(other, variant)
         for stage in STAGES[first - 1 : STAGES.index("train")]:
             stages.STAGE_FUNCTIONS[stage](variant)
         trained, metrics = stages.train(variant), stages.evaluate(variant)  # a shared adapter is only read
@@ -121,18 +122,19 @@ def _first_stage_of(overrides: Mapping[str, Any]) -> int:
 
 
 def _share_answers(answered: Run, variant: Run) -> None:
-    """Give a variant the answers that do not depend on the adapter, where another has been asked the same."""
+    """Give a variant the answers that do not depend on the adapter, where another run has been asked the same."""
 
     def asked(profile: Profile) -> dict:
         same = profile.model_dump(include={"target", "prompts", "problems", "evaluation", "server", "seed"})
-        del same["prompts"]["marker"]
+        del same["prompts"]["marker"], same["evaluation"]["methods"], same["evaluation"]["adapter"]
         return same
 
-    if asked(answered.profile) == asked(variant.profile):
-        predictions = answered.store(PREDICTIONS, Prediction)
-        adapted = {name for name, method in METHODS.items() if method.uses_adapter}
-        variant.store(PREDICTIONS, Prediction).append(p for p in predictions if p.method not in adapted)
-        variant.store(FIRST_CALLS, FirstCall).append(answered.store(FIRST_CALLS, FirstCall))
+    if asked(answered.profile) != asked(variant.profile):
+        return
+    alone = {pair for pair in asked_levels(variant.profile) if not METHODS[pair[0]].uses_adapter}
+    predictions, calls = answered.store(PREDICTIONS, Prediction), answered.store(FIRST_CALLS, FirstCall)
+    variant.store(PREDICTIONS, Prediction).append(p for p in predictions if (p.method, p.ratio) in alone)
+    variant.store(FIRST_CALLS, FirstCall).append(call for call in calls if (call.method, call.ratio) in alone)
 
 
 def _label(value: Any) -> str | float | int | bool | None:
