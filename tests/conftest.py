@@ -250,5 +250,6 @@ def own_methods():
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks take longest: one process begins with them, the others do the rest."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    """The notebooks take longest: one process begins with them. The next longest file is not left for the end."""
+    first = ["test_notebooks.py", "test_reproducibility.py"]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))

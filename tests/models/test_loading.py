@@ -143,6 +143,29 @@ def test_a_named_dtype_is_taken_and_auto_is_one_that_the_device_computes_in():
     assert pick_dtype("auto", cpu) in (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("features", "seconds", "dtype"),
+    [
+        (["amx_bf16"], None, torch.bfloat16),
+        (["avx512_bf16"], {torch.float32: 3.0, torch.bfloat16: 1.0}, torch.bfloat16),
+        (["avx512_bf16"], {torch.float32: 1.0, torch.bfloat16: 1.0}, torch.float32),
+        (["avx512_f"], None, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_on_a_cpu_that_is_faster_in_it(features, seconds, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True), raising=False)
+    monkeypatch.setattr(loading, "_product_seconds", lambda dtype: seconds[dtype])
+    loading._cpu_is_faster_in_bfloat16.cache_clear()
+    try:
+        assert pick_dtype("auto", torch.device("cpu")) == dtype
+    finally:
+        loading._cpu_is_faster_in_bfloat16.cache_clear()
+
+
+def test_a_product_takes_time():
+    assert loading._product_seconds(torch.float32) > 0
+
+
 def test_the_description_names_model_adapter_device_and_dtype(settings, tiny_target):
     text = describe(settings.model_copy(update={"adapter": "data/one"}))
     assert text.startswith(f"{tiny_target} + data/one on CPU") and text.endswith("float32")

@@ -17,8 +17,7 @@ from tokenskip_lib.models.prompts import (
     encode_prompt,
     ratio_marker,
 )
-from tokenskip_lib.training.packing import encode_rows
-from tokenskip_lib.training.rows import build_sft_rows
+from tokenskip_lib.training.rows import build_sft_rows, encode_rows
 
 QUESTION = "Tom has 3 apples and buys 4 more. How many has he?"
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]

@@ -154,7 +154,7 @@ def test_a_large_change_of_a_curved_model_has_another_effect(chain, curved, tiny
 def test_alpha_mixes_the_parts_and_is_a_setting(chain, tiny_target, tiny_tokenizer, tiny_model):
     alone = [score(tiny_model, tiny_tokenizer, chain, alpha=alpha) for alpha in (1.0, 0.0)]
     for overrides, alpha in (({}, 0.6), ({"importance.alpha": 0.25}, 0.25)):
-        settings = own_settings(overrides=overrides, model=str(tiny_target))
+        settings = own_settings(overrides={"target.dtype": "float32", **overrides}, model=str(tiny_target))
         built = build_scorer("mist", TargetModel(settings.target), settings.importance, seed=0)
         [values] = built.token_scores([chain], [encode(tiny_tokenizer, chain.chain)])
         assert values == pytest.approx(alpha * alone[0] + (1 - alpha) * alone[1], rel=1e-4)

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
+from tokenskip_lib.models.packing import IGNORED
 from tokenskip_lib.training import lora
 from tokenskip_lib.training.lora import train_adapter, training_arguments
-from tokenskip_lib.training.packing import IGNORED, encode_rows
-from tokenskip_lib.training.rows import build_sft_rows
+from tokenskip_lib.training.rows import build_sft_rows, encode_rows
 
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from functools import cached_property
+import time
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,42 @@ def pick_device(device: str) -> torch.device:
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype that a setting names; "auto" is bfloat16 if the device is faster in it.
 
-    A GPU without bfloat16 gets float16. A CPU without matrix units for bfloat16 gets float32: with avx512_bf16
-    alone, matrix products were measured to be slower in bfloat16 than in float32.
+    A GPU without bfloat16 gets float16, and a CPU that is not faster in bfloat16 gets float32.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if hasattr(torch.cpu, "get_capabilities"):
-        features = torch.cpu.get_capabilities()
-        fast = any(features.get(name) for name in ("amx_bf16", "arm_bf16"))
-    else:  # an older torch tells of Intel's matrix units alone
-        fast = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if _cpu_is_faster_in_bfloat16() else torch.float32
+
+
+@cache
+def _cpu_is_faster_in_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices faster in bfloat16.
+
+    Matrix units do. The instructions of avx512_bf16 alone are faster on some processors and slower on others, so one
+    product is timed: it has to be one and a half times as fast, which no noise makes of a slower one.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch tells of Intel's matrix units alone
+        return torch.cpu._is_amx_tile_supported()
+    features = torch.cpu.get_capabilities()
+    if any(features.get(name) for name in ("amx_bf16", "arm_bf16")):
+        return True
+    return bool(features.get("avx512_bf16")) and _product_seconds(torch.float32) > 1.5 * _product_seconds(
+        torch.bfloat16
+    )
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Seconds of a product of two matrices as a small model has them: the fastest of several."""
+    left, right = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+
+    def timed() -> float:
+        began = time.perf_counter()
+        left @ right
+        return time.perf_counter() - began
+
+    return min(timed() for _ in range(8))
 
 
 def describe(settings: TargetSettings) -> str:

@@ -1,6 +1,6 @@
 """LoRA training on mixed-ratio rows, by peft and transformers' Trainer.
 
-This module adds to them how rows are laid out (see `packing.py`) and what is written during training.
+This module adds to them how rows are laid out (see `models/packing.py`) and what is written during training.
 An optimiser step takes the same rows in one process and in many (`accelerate launch`).
 
 Source: TokenSkip (arXiv:2502.12067) section 3.3, eq. 5: loss on the response only.
@@ -29,17 +29,9 @@ from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import write_json
+from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows, response_loss
 from tokenskip_lib.training.log import LogWriter, mean_loss
-from tokenskip_lib.training.packing import (
-    IGNORED,
-    EncodedRow,
-    attend_in_rows,
-    encode_rows,
-    even_out,
-    pack_rows,
-    response_loss,
-    training_order,
-)
+from tokenskip_lib.training.rows import encode_rows, even_out, training_order
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

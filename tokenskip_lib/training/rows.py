@@ -1,4 +1,4 @@
-"""Mixed-ratio training rows: one drawn ratio for each problem, or all ratios.
+"""Mixed-ratio training rows: one drawn ratio for each problem, or all ratios; their token ids and their order.
 
 Source: TokenSkip (arXiv:2502.12067) section 3.3.
 """
@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.core.records import Chain, ChainText, InputError, OutputChain, Problem, PrunedChain, SFTRow
 from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
-from tokenskip_lib.models.prompts import answer_tail, build_completion, build_prompt
+from tokenskip_lib.models.packing import EncodedRow
+from tokenskip_lib.models.prompts import answer_tail, build_completion, build_prompt, encode_completion, encode_prompt
 
 
 def draw_ratios(ids: Sequence[str], ratios: Sequence[float], seed: int) -> dict[str, float]:
@@ -97,3 +98,44 @@ def own_tails(chains: Iterable[ChainText]) -> dict[str, str]:
             )
         tails[chain.id] = chain.output.partition(chain.chain)[2]
     return tails
+
+
+def encode_rows(
+    rows: Iterable[SFTRow], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> tuple[list[EncodedRow], int]:
+    """Token ids of rows.
+
+    Returns:
+        The encoded rows, and how many were left out because they exceed `max_tokens`.
+    """
+    rows = list(rows)
+    encoded = [
+        EncodedRow(row.id, encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.completion))
+        for row in rows
+    ]
+    kept = [row for row in encoded if len(row) <= max_tokens]
+    return kept, len(rows) - len(kept)
+
+
+def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list[EncodedRow]:
+    """Rows in the order of training: problems are shuffled anew each epoch, and a problem's rows are neighbours.
+
+    Args:
+        epochs: passes over the rows; a fraction is a part of a last pass.
+    """
+    problems: dict[str, list[EncodedRow]] = {}
+    for row in rows:
+        problems.setdefault(row.id, []).append(row)
+    generator, total = random.Random(seed), max(1, round(epochs * len(rows)))
+    order: list[EncodedRow] = []
+    while len(order) < total:
+        ids = list(problems)
+        generator.shuffle(ids)
+        order += [row for problem_id in ids for row in problems[problem_id]]
+    return order[:total]
+
+
+def even_out(rows: list[EncodedRow], multiple: int) -> list[EncodedRow]:
+    """The rows, filled up to a multiple with rows that have no response and change no loss."""
+    nothing = EncodedRow("", rows[0].prompt[:2], [])
+    return rows + [nothing] * (-len(rows) % multiple)

@@ -1,31 +1,30 @@
-"""Packed training rows: the tokens that rows share are computed once.
+"""Packed rows: the tokens that rows begin with alike are computed once.
 
-The rows of a problem differ in their ratio alone: the template, the question and the beginning of the marker are
-the same tokens. A packed sequence holds a shared token once, and each position counts from the beginning of its row.
-Attention takes the rows apart again, each with its own beginning, so that no token sees another row. Losses and
-gradients are those of the rows one by one.
+A problem's training rows differ in their ratio alone, and the versions of a chain are the same up to where a span
+is left out. A packed sequence holds a shared token once, and each position counts from the beginning of its row.
+Attention takes the rows apart again, each with its own beginning, so that no token sees another row. Losses,
+gradients and log-probabilities are those of the rows one by one.
 """
 
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from tokenskip_lib.core.records import InputError, SFTRow
+from tokenskip_lib.core.records import InputError
 from tokenskip_lib.models.batching import shared_length
-from tokenskip_lib.models.prompts import encode_completion, encode_prompt
 
 IGNORED = -100  # the label of a position whose prediction does not count in the loss
-SHORT = 256  # tokens of a row, below which a CPU trains four times faster with plain products than fused attention
+SHORT = 256  # tokens of a row, below which a CPU is four times faster with plain products than fused attention
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """Token ids of one training row; the loss is on the completion alone."""
+    """Token ids of one row; what is predicted, and learnt, is the completion alone."""
 
     id: str
     prompt: list[int]
@@ -33,47 +32,6 @@ class EncodedRow:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
-
-
-def encode_rows(
-    rows: Iterable[SFTRow], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-) -> tuple[list[EncodedRow], int]:
-    """Token ids of rows.
-
-    Returns:
-        The encoded rows, and how many were left out because they exceed `max_tokens`.
-    """
-    rows = list(rows)
-    encoded = [
-        EncodedRow(row.id, encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.completion))
-        for row in rows
-    ]
-    kept = [row for row in encoded if len(row) <= max_tokens]
-    return kept, len(rows) - len(kept)
-
-
-def training_order(rows: Sequence[EncodedRow], epochs: float, seed: int) -> list[EncodedRow]:
-    """Rows in the order of training: problems are shuffled anew each epoch, and a problem's rows are neighbours.
-
-    Args:
-        epochs: passes over the rows; a fraction is a part of a last pass.
-    """
-    problems: dict[str, list[EncodedRow]] = {}
-    for row in rows:
-        problems.setdefault(row.id, []).append(row)
-    generator, total = random.Random(seed), max(1, round(epochs * len(rows)))
-    order: list[EncodedRow] = []
-    while len(order) < total:
-        ids = list(problems)
-        generator.shuffle(ids)
-        order += [row for problem_id in ids for row in problems[problem_id]]
-    return order[:total]
-
-
-def even_out(rows: list[EncodedRow], multiple: int) -> list[EncodedRow]:
-    """The rows, filled up to a multiple with rows that have no response and change no loss."""
-    nothing = EncodedRow("", rows[0].prompt[:2], [])
-    return rows + [nothing] * (-len(rows) % multiple)
 
 
 def pack_rows(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
@@ -122,9 +80,20 @@ def attend_in_rows(model: PreTrainedModel) -> None:
     """
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}
     if kinds:
-        raise InputError(f"training packs rows, which needs blocks of full attention, not {', '.join(sorted(kinds))}")
+        raise InputError(f"packed rows need blocks of full attention, not {', '.join(sorted(kinds))}")
     AttentionInterface.register("packed", packed_attention)
     model.set_attn_implementation("packed")
+
+
+@contextmanager
+def attending_in_rows(model: PreTrainedModel) -> Iterator[None]:
+    """A model whose attention is that of packed sequences while the context is open."""
+    before = model.config._attn_implementation
+    attend_in_rows(model)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def packed_attention(
