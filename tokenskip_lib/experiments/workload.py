@@ -149,6 +149,9 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
         spec = find_scorer(name)
         if spec.classifier:
             work.append(Work("score", name, [chain] * scored, 0, classifier=True))
+        elif spec.deletes:  # about a span a token; on average half of the chain follows a span, and the answer
+            versions = chain * (chain / 2 + tail)
+            work.append(Work("score", name, [prompt + chain + versions] * scored, versions * scored, spec.passes))
         elif spec.passes:
             work.append(Work("score", name, [prompt + chain] * scored, chain * scored, spec.passes))
     if profile.pruning.mode == "llmlingua":

@@ -60,13 +60,23 @@ class TokenBatches:
         return [results[index] for index in range(len(lengths))]
 
 
+def common_length(rows: Sequence[list[int]]) -> int:
+    """The number of tokens that all rows begin with.
+
+    Example:
+        >>> common_length([[1, 2, 3, 4], [1, 2]])
+        2
+    """
+    first, last = min(rows), max(rows)
+    most = min(len(first), len(last))
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
 def shared_length(rows: Sequence[list[int]]) -> int:
     """The number of tokens that all rows begin with; the last token of each row is not counted.
 
     Example:
-        >>> shared_length([[1, 2, 3, 4], [1, 2, 5]])
-        2
+        >>> shared_length([[1, 2, 3, 4], [1, 2]])
+        1
     """
-    first, last = min(rows), max(rows)
-    most = min(len(row) for row in rows) - 1
-    return next((i for i in range(most) if first[i] != last[i]), max(most, 0))
+    return max(0, min(common_length(rows), min(map(len, rows)) - 1))

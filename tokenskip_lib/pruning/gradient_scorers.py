@@ -10,11 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenskip_lib.core.records import ChainText, InputError
-from tokenskip_lib.models.prompts import answer_tail
-from tokenskip_lib.pruning.target_scorers import Row, TargetScorer, token_log_probs
+from tokenskip_lib.pruning.target_scorers import Row, TokenScorer, token_log_probs
 
 
-class GoGIScorer(TargetScorer):
+class GoGIScorer(TokenScorer):
     """How much the answer depends on a token: || d log p(answer | question, chain) / d h_i ||_1.
 
     h_i is the token's hidden state after block max(L - 2, 0) of L (counted from 0), the late layer
@@ -33,20 +32,8 @@ class GoGIScorer(TargetScorer):
 
     def _answered_rows(self, chain: ChainText, ids: list[int]) -> list[Row]:
         """A chain's rows, each with the closing phrase at its end, and the place of the answer in it."""
-        if not chain.answer.strip():
-            raise InputError(
-                f"chain '{chain.id}' has no answer, and {self.name} scores what leads to it; "
-                "add it, or use another scorer"
-            )
-        # The closing phrase, and which of its tokens are the answer's own.
-        tail = answer_tail(chain.answer)
-        encoded = self.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True)
-        start = tail.rindex(chain.answer)
-        stop = start + len(chain.answer)
-        own = [index for index, (a, b) in enumerate(encoded["offset_mapping"]) if a < stop and b > max(a, start)]
-        # The phrase ends each row, so the answer is counted from the row's end.
-        tokens = encoded["input_ids"]
-        from_begin, from_end = len(tokens) - own[0], len(tokens) - own[-1] - 1
+        tokens, own = self.closing(chain)  # it ends each row, so the answer is counted from the row's end
+        from_begin, from_end = len(tokens) - own.start, len(tokens) - own.stop
         return [
             replace(row, answer=(len(row.ids) - from_begin, len(row.ids) - from_end))
             for row in self.rows(chain, self.prompt_ids(chain), ids, tokens)

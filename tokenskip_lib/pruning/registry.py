@@ -37,6 +37,7 @@ class ScorerSpec:
         reads: which of `question` and `answer` must be there, beside the chain.
         passes: forward passes of the target model a chain, 0 if it uses none. A backward pass to the inputs counts
             as one more. A pass without the question or without the chain counts in full.
+        deletes: whether these passes read the chain without each of its spans in turn, not the chain alone.
         classifier: whether it needs the LLMLingua-2 classifier of `importance.classifier`.
         build: target model, settings and seed -> the scorer, with the models it needs loaded.
     """
@@ -47,6 +48,7 @@ class ScorerSpec:
     passes: int
     classifier: bool
     build: BuildScorer
+    deletes: bool = False
 
 
 def _segmenter(importance: ImportanceSettings) -> Segmenter:
@@ -99,6 +101,18 @@ def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Sco
     from tokenskip_lib.pruning.gradient_scorers import MISTScorer
 
     return _target_scorer(partial(MISTScorer, alpha=importance.alpha), target, importance)
+
+
+def _leave_one_out(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.deletion import LeaveOneOutScorer
+
+    return _target_scorer(LeaveOneOutScorer, target, importance)
+
+
+def _leave_one_out_rest(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
+    from tokenskip_lib.pruning.deletion import LeaveOneOutRestScorer
+
+    return _target_scorer(LeaveOneOutRestScorer, target, importance)
 
 
 def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
@@ -175,6 +189,24 @@ _BUILT_IN = [
         passes=4,
         classifier=False,
         build=_mist,
+    ),
+    ScorerSpec(
+        "leave_one_out",
+        "the answer's likelihood drops without it (measured, a row a span)",
+        reads=("question", "answer"),
+        passes=1,
+        classifier=False,
+        build=_leave_one_out,
+        deletes=True,
+    ),
+    ScorerSpec(
+        "leave_one_out_rest",
+        "the likelihood of all that follows drops without it, but for the very next token (measured, a row a span)",
+        reads=("question", "answer"),
+        passes=1,
+        classifier=False,
+        build=_leave_one_out_rest,
+        deletes=True,
     ),
     ScorerSpec("random", "a random number says so (a control)", (), passes=0, classifier=False, build=_random),
     _function_spec("position", keep_first, "it comes early (a control)"),

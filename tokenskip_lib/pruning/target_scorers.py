@@ -20,7 +20,9 @@ from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.models.batching import TokenBatches
 from tokenskip_lib.models.prompts import answer_tail, build_prompt, encode_prompt
 from tokenskip_lib.pruning.spans import (
+    Scores,
     Segmenter,
+    Spans,
     average_over_spans,
     build_scored_chain,
     segment,
@@ -49,10 +51,9 @@ R = TypeVar("R", bound=Row)
 
 
 class TargetScorer(ABC):
-    """What the target model's scorers share: chains -> rows -> token scores -> span scores."""
+    """What the target model's scorers share: the model, its prompts, and what a chain ends with."""
 
     name: str
-    over_spans = staticmethod(average_over_spans)  # how the tokens' scores become scores of spans
 
     def __init__(
         self,
@@ -74,22 +75,56 @@ class TargetScorer(ABC):
     def score(self, window: Sequence[ChainText]) -> list[ScoredChain]:
         if not window:
             return []
-        encoded = [self.tokenizer(c.chain, add_special_tokens=False, return_offsets_mapping=True) for c in window]
-        values = self.token_scores(window, [chain["input_ids"] for chain in encoded])
-        scored = []
-        for chain, tokens, scores in zip(window, encoded, values, strict=True):
-            spans = self.segment(chain.chain)
-            importance = self.over_spans(spans, tokens["offset_mapping"], scores)
-            scored.append(build_scored_chain(chain, self.name, spans, importance))
-        return scored
+        spans = [self.segment(chain.chain) for chain in window]
+        scores = self.span_scores(window, spans)
+        return [
+            build_scored_chain(chain, self.name, own, values)
+            for chain, own, values in zip(window, spans, scores, strict=True)
+        ]
 
     @abstractmethod
-    def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
-        """One score for each token of each chain."""
+    def span_scores(self, window: Sequence[ChainText], spans: Sequence[Spans]) -> Sequence[Scores]:
+        """One score for each span of each chain."""
 
     def prompt_ids(self, chain: ChainText) -> list[int]:
         """The tokens of the prompt that the chain answers."""
         return encode_prompt(self.tokenizer, build_prompt(self.tokenizer, chain.question, self.prompts))
+
+    def closing(self, chain: ChainText) -> tuple[list[int], slice]:
+        """The tokens of the closing phrase with the answer, and which of them are the answer's own.
+
+        Raises:
+            InputError: the chain has no answer.
+        """
+        if not chain.answer.strip():
+            raise InputError(
+                f"chain '{chain.id}' has no answer, and {self.name} scores what leads to it; "
+                "add it, or use another scorer"
+            )
+        tail = answer_tail(chain.answer)
+        encoded = self.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True)
+        start = tail.rindex(chain.answer)
+        stop = start + len(chain.answer)
+        own = [index for index, (a, b) in enumerate(encoded["offset_mapping"]) if a < stop and b > max(a, start)]
+        return encoded["input_ids"], slice(own[0], own[-1] + 1)
+
+
+class TokenScorer(TargetScorer):
+    """Scores of tokens that become scores of spans: chains -> rows -> token scores -> span scores."""
+
+    over_spans = staticmethod(average_over_spans)  # how the tokens' scores become scores of spans
+
+    def span_scores(self, window: Sequence[ChainText], spans: Sequence[Spans]) -> list[np.ndarray]:
+        encoded = [self.tokenizer(c.chain, add_special_tokens=False, return_offsets_mapping=True) for c in window]
+        values = self.token_scores(window, [chain["input_ids"] for chain in encoded])
+        return [
+            self.over_spans(own, tokens["offset_mapping"], scores)
+            for own, tokens, scores in zip(spans, encoded, values, strict=True)
+        ]
+
+    @abstractmethod
+    def token_scores(self, window: Sequence[ChainText], chains: list[list[int]]) -> list[np.ndarray]:
+        """One score for each token of each chain."""
 
     def rows(self, chain: ChainText, before: list[int], ids: list[int], after: list[int]) -> list[Row]:
         """The row `before + ids + after` of one chain, or several rows if it exceeds the model's context.
@@ -157,7 +192,7 @@ class TargetScorer(ABC):
         return self.run_rows(self.answered_rows(window, chains), partial(self.predictions, measure=token_entropies))
 
 
-class SelectiveContextScorer(TargetScorer):
+class SelectiveContextScorer(TokenScorer):
     """The target model's own surprisal, I(x_i) = -log p(x_i | prompt, x_<i), in nats.
 
     A token that the model can predict is unimportant. The chain is scored where it was generated, after the
@@ -173,7 +208,7 @@ class SelectiveContextScorer(TargetScorer):
         return [-values for values in self.log_probs(self.answered_rows(window, chains))]
 
 
-class EntropyScorer(TargetScorer):
+class EntropyScorer(TokenScorer):
     """How uncertain the target model was: H_i = -sum_v p(v | prompt, x_<i) log p(v | prompt, x_<i), in nats.
 
     A token is unimportant if the model was sure what to write there. A span's score is the sum over its tokens. Every
@@ -190,7 +225,7 @@ class EntropyScorer(TargetScorer):
         return self.entropies(window, chains)
 
 
-class CTSScorer(TargetScorer):
+class CTSScorer(TokenScorer):
     """What question and answer add to a token: log p(x_i | c, x_<i) - log p(x_i | x_<i), in nats.
 
     A token that becomes likelier when the model sees the question and its answer is a token that leads to the
