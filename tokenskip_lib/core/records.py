@@ -115,6 +115,24 @@ class Chain(ChainText):
     dropped: str | None
 
 
+class DeletionCurve(Record):
+    """What greedy deletion leaves of one chain of S spans, from the whole chain down to its last span.
+
+    Attributes:
+        removed: S - 1 indices of spans, in the order in which they were left out.
+        texts: S versions of the chain, the first with all spans.
+        answer_log_probs: log p(answer | question, version) of each version, in nats.
+    """
+
+    removed: list[int]
+    texts: list[str]
+    answer_log_probs: list[float]
+
+    @property
+    def key(self) -> IdKey:
+        return IdKey(self.id)
+
+
 class ScoredChain(Record):
     """One chain with S character spans of its text and S importance scores (higher is kept)."""
 

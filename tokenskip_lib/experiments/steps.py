@@ -12,7 +12,7 @@ STAGES = ("generate", "score", "prune", "train", "evaluate")
 STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only if the profile has studies
 
 TRAIN_PROBLEMS, CHAINS = "01_train_problems.jsonl", "01_chains.jsonl"
-SCORED = "02_scored.jsonl"
+SCORED, ORACLE_CURVES = "02_scored.jsonl", "02_oracle.jsonl"
 PRUNED, SFT_ROWS = "03_pruned.jsonl", "03_sft_rows.jsonl"
 ADAPTER = "04_adapter"
 TEST_PROBLEMS, PREDICTIONS = "05_test_problems.jsonl", "05_predictions.jsonl"
@@ -21,7 +21,8 @@ FIRST_CALLS = "05_first_calls.jsonl"  # of methods that call twice; no such file
 # Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
 METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv", "policy.csv"
 COMPLEXITY, ORACLE = "token_complexity.csv", "oracle.csv"
-TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE)
+AGREEMENT, REGRET = "agreement.csv", "regret.csv"
+TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE, AGREEMENT, REGRET)
 FIGURES, RESULTS = "figures", "results"
 
 # The first stage that a change of a setting makes stale, by section or by dotted name; the longer name wins.

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.evaluation.exact_importance import TOP
 from tokenskip_lib.figures.style import PALETTE, STYLE
 from tokenskip_lib.pruning.display import DARKEST, importance_ranks, rank_colours
 
@@ -64,6 +65,32 @@ def importance_strip(chains: Sequence[ScoredChain]) -> Figure:
             scale, ax=panels[:, 0].tolist(), location="bottom", aspect=50, pad=0.02, boundaries=np.linspace(0, 1, 101)
         )
         bar.set_ticks([0, 0.5, 1], labels=["least important", "importance rank in the chain", "most important"])
+    return figure
+
+
+def agreement_figure(table: pd.DataFrame) -> Figure:
+    """How far each scorer agrees with importance that was measured: rank correlation, and overlap of the top.
+
+    Args:
+        table: what `evaluation.exact_importance.agreement_table` returns.
+    """
+    order = table.groupby("scorer")["correlation"].mean().sort_values().index
+    panels = [("correlation", "rank correlation, 95% interval", 0.0), ("overlap", f"overlap of the top {TOP:.0%}", TOP)]
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.4 * len(order) + 1.6), sharey=True, layout="constrained")
+        for axis, (name, label, chance) in zip(axes, panels, strict=True):
+            for number, (truth, rows) in enumerate(table.groupby("truth", sort=False)):
+                rows = rows.set_index("scorer").reindex(order)
+                heights = np.arange(len(order)) + 0.12 * (1 - 2 * number)
+                errors = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
+                axis.errorbar(
+                    rows[name], heights, xerr=errors, fmt="os"[number % 2], color=PALETTE[number], markersize=5,
+                    capsize=2, elinewidth=0.8, label=f"against {truth}",
+                )  # fmt: skip
+            axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
+            axis.set_xlabel(f"{label} (dashed: chance)")
+        axes[0].set_yticks(range(len(order)), order)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 

@@ -5,34 +5,18 @@ to where the first span is missing, so they are packed and that beginning is com
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from tokenskip_lib.core.records import ChainText, InputError
+from tokenskip_lib.core.records import ChainText, DeletionCurve, InputError
 from tokenskip_lib.models.batching import common_length
-from tokenskip_lib.models.packing import IGNORED, EncodedRow, attending_in_rows, pack_rows
+from tokenskip_lib.models.packing import EncodedRow, attending_in_rows, pack_rows
 from tokenskip_lib.pruning.layout import Layout
 from tokenskip_lib.pruning.spans import Spans
 from tokenskip_lib.pruning.target_scorers import TargetScorer, token_log_probs
 
 MOST_SPANS = 64  # of a chain for greedy deletion, whose time grows with the third power of the spans
-
-
-@dataclass(frozen=True)
-class DeletionCurve:
-    """What greedy deletion leaves of one chain of S spans, from the whole chain down to its last span.
-
-    Attributes:
-        removed: S - 1 indices of spans, in the order in which they were left out.
-        texts: S versions, the first with all spans.
-        answer_log_probs: log p(answer | question, version) of each, in nats.
-    """
-
-    removed: list[int]
-    texts: list[str]
-    answer_log_probs: list[float]
 
 
 class LeaveOneOutScorer(TargetScorer):
@@ -60,9 +44,8 @@ class LeaveOneOutScorer(TargetScorer):
             InputError: a text and its question exceed the model's context, or the chain has no answer.
         """
         tail, own = self.closing(chain)
-        versions = self._encode(texts)
-        values = self._log_probs(chain, versions, tail)
-        return np.array([value[len(value) - len(tail) :][own].sum() for value in values])
+        values = self._log_probs(chain, self._encode(texts), tail[: own.stop], last=own.stop - own.start)
+        return np.array([value.sum() for value in values])
 
     def _losses(self, chain: ChainText, spans: Spans) -> np.ndarray:
         """What is lost without each span."""
@@ -73,10 +56,14 @@ class LeaveOneOutScorer(TargetScorer):
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
-    def _log_probs(self, chain: ChainText, versions: Sequence[list[int]], tail: list[int]) -> list[np.ndarray]:
-        """log p of the tokens of each version, followed by the closing phrase, from where it departs from the first.
+    def _log_probs(
+        self, chain: ChainText, versions: Sequence[list[int]], tail: list[int], *, last: int | None = None
+    ) -> list[np.ndarray]:
+        """log p of the tokens of each version and of the `tail` after it, from where it departs from the first version.
 
-        The first version's values begin at its own begin. A value array ends with the closing phrase's.
+        Args:
+            last: how many tokens are wanted of each, the last ones; None for all. The first version's begin at its own
+                begin.
         """
         prompt = self.prompt_ids(chain)
         shared = [common_length([versions[0], ids]) for ids in versions]
@@ -92,18 +79,24 @@ class LeaveOneOutScorer(TargetScorer):
             )
         with attending_in_rows(self.model):
             lengths = [len(row.completion) for row in rows]
-            return self.batches.map(lengths, lambda batch: self._packed_log_probs([rows[i] for i in batch]))
+            return self.batches.map(lengths, lambda batch: self._packed_log_probs([rows[i] for i in batch], last))
 
     @torch.inference_mode()
-    def _packed_log_probs(self, rows: list[EncodedRow]) -> list[np.ndarray]:
-        """log p of every row's completion tokens, all rows in one packed sequence."""
+    def _packed_log_probs(self, rows: list[EncodedRow], last: int | None) -> list[np.ndarray]:
+        """log p of every row's completion tokens, or of the last of them, all rows in one packed sequence."""
         order = sorted(range(len(rows)), key=lambda index: rows[index].prompt)  # that of the packed rows
         packed = {name: tensor.to(self.model.device) for name, tensor in pack_rows(rows).items()}
-        labels = packed.pop("labels")
+        predicted = packed.pop("labels")[0][packed["logits_to_keep"]]  # the completions' tokens, row after row
+        lengths = [len(rows[index].completion) for index in order]
+        if last is not None:
+            ends = np.cumsum(lengths)
+            wanted = torch.as_tensor(np.concatenate([np.arange(end - last, end) for end in ends]))
+            wanted = wanted.to(self.model.device)
+            packed["logits_to_keep"], predicted = packed["logits_to_keep"][wanted], predicted[wanted]
+            lengths = [last] * len(rows)
         logits = self.model(**packed, use_cache=False).logits[0]
-        values = token_log_probs(logits, labels[labels != IGNORED].tolist()).cpu().double().numpy()
-        ends = np.cumsum([len(rows[index].completion) for index in order])
-        parts = dict(zip(order, np.split(values, ends[:-1]), strict=True))
+        values = token_log_probs(logits, predicted.tolist()).cpu().double().numpy()
+        parts = dict(zip(order, np.split(values, np.cumsum(lengths)[:-1]), strict=True))
         return [parts[index] for index in range(len(rows))]
 
 
@@ -164,7 +157,7 @@ def greedy_deletion(scorer: LeaveOneOutScorer, chain: ChainText) -> DeletionCurv
         texts.append(versions[best])
         log_probs.append(float(values[best]))
         kept = np.delete(kept, best)
-    return DeletionCurve(removed, texts, log_probs)
+    return DeletionCurve(id=chain.id, removed=removed, texts=texts, answer_log_probs=log_probs)
 
 
 def _without_each(layout: Layout, kept: np.ndarray) -> list[str]:
