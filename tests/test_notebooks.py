@@ -20,9 +20,9 @@ from tokenskip_lib.experiments.steps import STEPS
 
 FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
-    "kept_against_skipped", "scorer_disagreement", "pruned_ratio", "training_loss", "accuracy_vs_tokens",
-    "requested_vs_actual", "scorers", "random_pruning", "control", "length_budget", "untrained_ratios", "recovery",
-    "speedup",
+    "kept_against_skipped", "scorer_disagreement", "scorer_agreement", "regret", "pruned_ratio",
+    "training_loss", "accuracy_vs_tokens", "requested_vs_actual", "scorers", "random_pruning", "control",
+    "length_budget", "untrained_ratios", "recovery", "speedup", "ratio_for_each_problem",
 ]  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
             axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
             axis.set_xlabel(f"{label} (dashed: chance)")
         axes[0].set_yticks(range(len(order)), order)
+        axes[0].set_ylim(-0.6, len(order) - 0.4)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
