@@ -38,7 +38,7 @@ def test_files_are_placed_compared_and_what_was_dropped_is_said(files, tmp_path,
     assert made.paired[["method", "n", "lost"]].to_numpy().tolist() == [["short", 4, 3]]
     said = report(made)
     assert f"the tokenizer of {tiny_target.name}, not the model's own" in said
-    assert "short.json: 1 row dropped (1: no 'answer'" in said and "openai/gsm8k, split test" in said
+    assert "short.json: 1 answer dropped (1: no 'answer'" in said and "openai/gsm8k, split test" in said
     assert "100.0 (51.0 to 100.0)" in said and "-75.0" in said and "mist" in said
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [f"mine.{end}" for end in ("csv", "json", "png", "svg")]
@@ -69,7 +69,7 @@ def test_think_tags_and_a_ratio_that_is_no_number_are_noted(tmp_path, tiny_targe
                       tokenizer=str(tiny_target), layout=layout).notes
         for layout in ("answer", "think")
     }  # fmt: skip
-    dropped = f"{tmp_path / 'r1.jsonl'}: 1 row dropped (1: a 'ratio' that is not a small number)"
+    dropped = f"{tmp_path / 'r1.jsonl'}: 1 answer dropped (1: a 'ratio' that is not a small number)"
     assert notes["think"] == [dropped]
     assert notes["answer"][0] == dropped and "2 of 2 outputs have <think> tags" in notes["answer"][1]
 

@@ -11,6 +11,7 @@ from tests.made_predictions import prediction
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.evaluation.input_forms import GivenAnswer, read_answer, read_rows
 from tokenskip_lib.evaluation.own_predictions import grade_file
+from tokenskip_lib.evaluation.placement import AGAIN, read_answers
 
 ASKED, SAID = "How many?", "3 + 4 = 7, so \\boxed{7}."
 FORMS = {
@@ -109,10 +110,14 @@ def test_grade_reads_every_form_in_one_json_array_and_keeps_the_fields(tmp_path)
     assert graded[4]["resps"] == FORMS["lm-eval"]["resps"]
 
 
-def test_two_filters_of_lm_eval_are_two_rows_to_grade(tmp_path):
-    rows = [{**FORMS["lm-eval"], "filter": name} for name in ("strict-match", "flexible-extract")]
+def test_two_filters_of_lm_eval_are_one_answer_and_further_samples_are_counted(tmp_path):
+    row = {**FORMS["lm-eval"], "resps": [[*FORMS["lm-eval"]["resps"][0], "another", "a third"]]}
+    rows = [{**row, "filter": name} for name in ("strict-match", "flexible-extract")]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert grade_file(str(tmp_path / "samples.jsonl"), str(tmp_path / "graded.jsonl"))["rows"] == 2
+    counts = grade_file(str(tmp_path / "samples.jsonl"), str(tmp_path / "graded.jsonl"))
+    assert counts == {"rows": 1, "correct": 1, "correct_by_reference": 1, "filtered": 1, "further": 2, "no_answer": 0}
+    assert len((tmp_path / "graded.jsonl").read_text().splitlines()) == 2
+    assert read_answers(str(tmp_path / "samples.jsonl"))[1] == {AGAIN: 3}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_rows_keep_their_fields_and_get_their_verdicts(source, tmp_path):
     added = [(row["prediction"], row["is_correct"], row["is_correct_by_reference"]) for row in graded]
     assert added == [("7", True, True), (None, False, True), ("8", False, False)]
     assert [{name: row[name] for name in before} for row, before in zip(graded, ROWS, strict=True)] == ROWS
-    assert counts == {"rows": 3, "correct": 1, "correct_by_reference": 2, "no_answer": 1}
+    assert counts == {"rows": 3, "correct": 1, "correct_by_reference": 2, "no_answer": 1, "further": 0}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["graded.jsonl"]
 
 

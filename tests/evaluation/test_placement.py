@@ -37,7 +37,7 @@ def test_every_row_that_is_dropped_is_counted_with_its_reason(tmp_path):
     assert [(answer.id, answer.ratio) for answer in answers] == [("a", 1.0), ("a", 0.5), ("", 1.0), ("", 1.0)]
     no_gold, no_output = (f"no '{name}' that is a text or a number" for name in ("answer", "output"))
     assert dropped == {no_gold: 2, AGAIN: 1, no_output: 1} and dropped.total() + len(answers) == len(rows)
-    assert say_dropped("f", dropped).startswith(f"f: 4 rows dropped (2: {no_gold}; 1: {AGAIN}")
+    assert say_dropped("f", dropped).startswith(f"f: 4 answers dropped (2: {no_gold}; 1: {AGAIN}")
 
 
 @pytest.mark.parametrize(("rows", "says"), [([], "it is empty"), ([{"output": "7"}], "1: no 'answer'")])

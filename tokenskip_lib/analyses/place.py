@@ -141,11 +141,8 @@ def report(made: Placement) -> str:
         lines += ["", *made.notes]
     changes = published_changes(made.model, made.tested_on)
     if len(changes):
-        lines += [
-            "",
-            "published only as changes against another original, so not drawn:",
-            changes.to_string(index=False, na_rep=""),
-        ]
+        said = "published only as changes against another original, so not drawn (published_changes.csv has them)"
+        lines += ["", f"{said}: {', '.join(changes['method'].unique())}"]
     written = [relative(made.path.with_suffix(suffix).resolve()) for suffix in SUFFIXES]
     return "\n".join([*lines, "", f"written: {', '.join(written)}"])
 

@@ -39,6 +39,7 @@ class GivenAnswer(NamedTuple):
         ratio: 1.0 if the row names none.
         chain_tokens: as the row counts them; None if it does not.
         first_call_tokens: how many of these were spent on another call before, whose text the row does not have.
+        further: samples of lm-eval beside `output`, which is the first of them.
     """
 
     id: str
@@ -49,6 +50,7 @@ class GivenAnswer(NamedTuple):
     ratio: float
     chain_tokens: int | None
     first_call_tokens: int = 0
+    further: int = 0
 
 
 def read_rows(source: str) -> Iterator[tuple[str, dict]]:
@@ -95,6 +97,7 @@ def read_answer(row: dict) -> GivenAnswer | str:
         ratio=float(ratio),
         chain_tokens=tokens if isinstance(tokens, int) else None,
         first_call_tokens=before if isinstance(before, int) else 0,
+        further=max(0, len(_samples(row)) - 1) if output == _response(row) else 0,
     )
 
 
@@ -108,11 +111,16 @@ def _plain(value: Any) -> str | None:
 
 
 def _response(row: dict) -> str | None:
-    """The first text of lm-eval's `resps`: a list of requests, each a list of samples. Deeper are likelihoods."""
+    return next(iter(_samples(row)), None)
+
+
+def _samples(row: dict) -> list[str]:
+    """The texts of lm-eval's `resps`: a list of requests, each a list of samples. Deeper are likelihoods."""
     found = row.get("resps")
-    for _ in range(2):
-        found = found[0] if isinstance(found, list) and found else found
-    return found if isinstance(found, str) else None
+    if isinstance(found, list) and found and isinstance(found[0], list):
+        found = found[0]
+    texts = found if isinstance(found, list) else [found]
+    return [text for text in texts if isinstance(text, str)] if texts and isinstance(texts[0], str) else []
 
 
 def _said(turns: Any, roles: tuple[str, ...]) -> str | None:

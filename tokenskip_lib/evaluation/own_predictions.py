@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import OutputLayout
 from tokenskip_lib.core.store import PIPE, output_path
-from tokenskip_lib.evaluation.input_forms import FORMS, read_answer, read_rows
+from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
 
@@ -27,7 +27,9 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
         answer_phrases: what announces an answer in another language, as in `split_output`.
 
     Returns:
-        Counts: rows, correct, correct_by_reference, no_answer (no answer is stated).
+        Counts: rows (answers that are graded), correct, correct_by_reference, no_answer (no answer is stated); and
+        what these leave out: filtered (rows that are an answer again, under another filter of lm-eval; they are
+        written too) and further (samples beside the first, which are not graded).
 
     Raises:
         InputError: a row lacks its output or its gold answer or repeats an earlier row, the layout is unknown, a
@@ -35,12 +37,17 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
     """
     check_stating(layout, answer_phrases)
     counts: Counter = Counter(rows=0)
-    seen: set[tuple] = set()
+    seen: dict[tuple, set[str]] = {}
     with _writing(source, output) as file:
-        for where, row in tqdm(read_rows(source), unit="row"):
-            graded = _grade(row, seen, where, layout, answer_phrases)
+        for where, row in tqdm(read_rows(source), unit="row", disable=None):  # no bar where nobody watches
+            given = _read(row, seen, where)
+            graded = {**row, **_grade(given, layout, answer_phrases)}
             file.write(json.dumps(graded, ensure_ascii=False) + "\n")
+            if len(seen[_key(row, given, where)]) > 1:
+                counts["filtered"] += 1
+                continue
             counts["rows"] += 1
+            counts["further"] += given.further
             counts["correct"] += graded["is_correct"]
             counts["correct_by_reference"] += graded["is_correct_by_reference"]
             counts["no_answer"] += graded["prediction"] is None
@@ -63,28 +70,39 @@ def shares(counts: Counter) -> str:
     Example:
         >>> shares(Counter(rows=4, correct=3, correct_by_reference=4))
         "4 predictions: 75.0% correct, 100.0% by the rule of the authors' code, 0.0% state no answer"
+        >>> shares(Counter(rows=1, correct=1, further=8)).rpartition("; ")[2]
+        'not counted: 8 further samples'
     """
     words = {
         "correct": "correct",
         "correct_by_reference": "by the rule of the authors' code",
         "no_answer": "state no answer",
     }
-    return f"{counts['rows']} predictions: " + ", ".join(
-        f"{100 * counts[name] / counts['rows']:.1f}% {text}" for name, text in words.items()
-    )
+    left_out = {"filtered": "rows that are an answer again under another filter", "further": "further samples"}
+    others = ", ".join(f"{counts[name]} {text}" for name, text in left_out.items() if counts[name])
+    graded = ", ".join(f"{100 * counts[name] / counts['rows']:.1f}% {text}" for name, text in words.items())
+    said = f"{counts['rows']} prediction{'s' * (counts['rows'] != 1)}: {graded}"
+    return f"{said}; not counted: {others}" if others else said
 
 
-def _grade(row: dict, seen: set[tuple], where: str, layout: str, answer_phrases: Sequence[str]) -> dict:
+def _read(row: dict, seen: dict[tuple, set[str]], where: str) -> GivenAnswer:
     given = read_answer(row)
     if isinstance(given, str):
         raise InputError(f"{where}: {given}; {FORMS}")
-    key = (given.id or where, *(str(row.get(name)) for name in ("method", "ratio", "filter")))
-    if key in seen:
-        raise InputError(f"{where}: id '{key[0]}' was there before; rows of one id must differ in method or ratio")
-    seen.add(key)
+    filters = seen.setdefault(_key(row, given, where), set())
+    if str(row.get("filter")) in filters:
+        raise InputError(f"{where}: id '{given.id}' was there before; rows of one id must differ in method or ratio")
+    filters.add(str(row.get("filter")))
+    return given
+
+
+def _key(row: dict, given: GivenAnswer, where: str) -> tuple:
+    return given.id or where, str(row.get("method")), str(row.get("ratio"))
+
+
+def _grade(given: GivenAnswer, layout: str, answer_phrases: Sequence[str]) -> dict:
     prediction = split_output(given.output, layout, answer_phrases).prediction
     return {
-        **row,
         "prediction": prediction,
         "is_correct": is_correct(prediction, given.gold),
         "is_correct_by_reference": is_correct_by_reference(given.output, given.gold),

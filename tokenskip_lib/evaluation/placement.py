@@ -102,19 +102,21 @@ def read_answers(source: str) -> tuple[list[GivenAnswer], Counter[str]]:
             continue
         seen.add(key)
         answers.append(given)
+        if given.further:
+            dropped[AGAIN] += given.further
     if not answers:
         raise InputError(f"{source}: no row that can be graded ({_reasons(dropped) or 'it is empty'}); {FORMS}")
     return answers, dropped
 
 
 def say_dropped(source: str, dropped: Counter[str]) -> str:
-    """What was dropped of a file, as one line.
+    """What was dropped of a file, rows and samples in rows, as one line.
 
     Example:
         >>> say_dropped("mine.jsonl", Counter({"no 'answer' that is a text or a number": 2}))
-        "mine.jsonl: 2 rows dropped (2: no 'answer' that is a text or a number)"
+        "mine.jsonl: 2 answers dropped (2: no 'answer' that is a text or a number)"
     """
-    return f"{source}: {dropped.total()} row{'s' * (dropped.total() != 1)} dropped ({_reasons(dropped)})"
+    return f"{source}: {dropped.total()} answer{'s' * (dropped.total() != 1)} dropped ({_reasons(dropped)})"
 
 
 def say_tagged(source: str, answers: Sequence[GivenAnswer], layout: str) -> str:
