@@ -1,5 +1,6 @@
 """The same seed gives the same records, and a killed stage goes on to the same records: the demo's real model."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_predictions(finished, t
     lines = (finished / steps.PREDICTIONS).read_text().splitlines(keepends=True)
     folder = tmp_path / "resumed"
     folder.mkdir()
+    shutil.copy(finished / "profile.json", folder)
     (folder / steps.TRAIN_PROBLEMS).symlink_to(finished / steps.TRAIN_PROBLEMS)
     (folder / steps.PREDICTIONS).write_text("".join(lines[:-3]) + lines[-3][:40])
     _in_a_fresh_process(folder, "evaluate")

@@ -70,6 +70,7 @@ def test_an_unknown_problem_set_is_refused_with_the_nearest_name(command, tmp_pa
 
 def test_scoring_a_run_whose_every_chain_was_dropped_is_refused(command, tmp_path, problems, chain_of):
     folder = tmp_path / "run_dir"
+    assert command("score").returncode == 2  # no chains yet
     RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
     RecordStore(folder / "01_chains.jsonl", Chain).append([chain_of(p, "", dropped="empty") for p in problems[:2]])
     done = command("score")
@@ -84,9 +85,11 @@ def test_scoring_a_run_whose_every_chain_was_dropped_is_refused(command, tmp_pat
 
 def test_a_stage_runs_and_reports_what_it_noted(command, tmp_path, problems, chain_of):
     folder = tmp_path / "run_dir"
+    at_random = ("score", "--set", "importance.scorer=random", "--set", "importance.compare_with=[]")
+    assert command(*at_random).returncode == 2  # no chains yet
     RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
     RecordStore(folder / "01_chains.jsonl", Chain).append([chain_of(p) for p in problems[:2]])
-    done = command("score", "--set", "importance.scorer=random", "--set", "importance.compare_with=[]")
+    done = command(*at_random)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.partition(": ")[2]) == {"chains": 2, "scorers": ["random"]}
     assert len((folder / "02_scored.jsonl").read_text().splitlines()) == 2

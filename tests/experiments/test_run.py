@@ -279,17 +279,44 @@ def test_redoing_a_stage_removes_its_files_and_later_ones_only(finished, tiny_pr
 def test_a_run_that_is_killed_while_files_are_removed_does_not_say_that_they_are_done(
     finished, tiny_profile, monkeypatch
 ):
-    remove = Run._remove
+    delete = run_module._delete
 
-    def killed(self, number):
-        remove(self, number)
+    def killed(paths):
+        delete(paths)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "_remove", killed)
+    monkeypatch.setattr(run_module, "_delete", killed)
     with pytest.raises(KeyboardInterrupt):
         Run.create(_changed(tiny_profile, "training.rank", 3), redo_from=3)
     state = json.loads((finished.folder / "profile.json").read_text())
     assert list(state["stages"]) == list(STAGES[:2]) and state["profile"] == finished.state["profile"]
+
+
+@pytest.mark.parametrize("state", [None, "null"])
+@pytest.mark.parametrize("redo_from", [None, 1])
+def test_a_folder_with_files_that_no_run_made_is_left_alone(tiny_profile, redo_from, state):
+    folder = tiny_profile.path("")
+    folder.mkdir()
+    (folder / "01_mine.ipynb").write_text("mine")
+    if state is not None:
+        (folder / "profile.json").write_text(state)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=r"^[^\n]*has files \(01_mine\.ipynb[^\n]*no run made it[^\n]*run_dir=[^\n]*$"):
+        Run.create(tiny_profile, redo_from=redo_from)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_redoing_leaves_a_file_of_someone_else_in_a_runs_folder(finished, tiny_profile):
+    (finished.folder / "01_mine.ipynb").write_text("mine")
+    run = Run.create(tiny_profile, redo_from=1)
+    assert (run.folder / "01_mine.ipynb").read_text() == "mine" and not (run.folder / "01_chains.jsonl").exists()
+
+
+def test_the_target_models_adapter_may_be_there_before_the_run(tiny_profile):
+    inside = tiny_profile.path("adapters/target")
+    inside.mkdir(parents=True)
+    target = tiny_profile.target.model_copy(update={"adapter": str(inside)})
+    assert Run.create(tiny_profile.model_copy(update={"target": target})).folder == tiny_profile.path("")
 
 
 def test_a_stage_whose_input_is_missing_names_the_stage_to_run_first(tiny_profile):

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tokenskip_lib.core.paths import checkout, relative
+from tokenskip_lib.core.paths import checkout, relative, resolve_path
 from tokenskip_lib.core.processes import rank
 from tokenskip_lib.core.profiles import Profile, load_profile, setting_values
 from tokenskip_lib.core.provenance import commit, versions
-from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.records import InputError, Problem, few_of
 from tokenskip_lib.core.store import R, RecordStore, write_json
-from tokenskip_lib.experiments.steps import ADAPTER, FIGURES, RESULTS, STAGES, STEPS, TRAIN_PROBLEMS, changed_settings
+from tokenskip_lib.experiments.steps import (
+    ADAPTER,
+    FIGURES,
+    RECORDS,
+    RESULTS,
+    STAGES,
+    STEPS,
+    TRAIN_PROBLEMS,
+    changed_settings,
+    records_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +62,13 @@ class Run:
             redo_from: first step (1 to 7) to redo; its files and those of all later steps are removed first.
 
         Raises:
-            InputError: the folder has records made with other settings, and they are not redone.
+            InputError: the folder has records made with other settings, and they are not redone; or it has files
+                and is no run's.
         """
         before = read_state(profile.path(""))
-        if before is not None:
+        if before is None:
+            _refuse_foreign(profile)
+        else:
             run = cls(profile, before)
             run._refuse_other_settings(redo_from)
             if redo_from is not None:
@@ -132,7 +145,7 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether any stage has written records here. If none has, notebooks show the published tables."""
-        return any(self.folder.glob("0[1-5]_*"))
+        return any((self.folder / name).exists() for name in RECORDS)
 
     def timings(self) -> dict[str, float]:
         """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
@@ -207,8 +220,8 @@ class Run:
                 for stage, key in changed_settings(self.profile, made_with).items()
             }
         for stage, what in changed.items():
-            later = range(stage, len(STAGES) + 1)
-            started = any(path for number in later for path in self.folder.glob(f"{number:02}_*"))
+            later = [name for number in range(stage, len(STAGES) + 1) for name in records_of(number)]
+            started = any((self.folder / name).exists() for name in later)
             if started and (redo_from is None or redo_from > stage):
                 raise InputError(
                     f"{self.folder} was made with {what}; `run --from {stage:02}` redoes it "
@@ -221,16 +234,14 @@ class Run:
             self.state["stages"].pop(name, None)
         self._write()
         for number in range(step, len(STEPS) + 1):
-            self._remove(number)
+            _delete(_there(self.folder, records_of(number)))
         self._remove_variants(step)
-
-    def _remove(self, number: int) -> None:
-        _delete(self.folder.glob(f"{number:02}_*"))
 
     def _remove_variants(self, redo_from: int) -> None:
         """Remove the redone stages' files of every study's variant; the whole variant if it links to removed files."""
         for variant in self.folder.glob(f"{STUDIES}/*/*"):
-            stale = [path for path in variant.glob("0*") if int(path.name[:2]) >= redo_from]
+            later = [name for number in range(redo_from, len(STEPS) + 1) for name in records_of(number)]
+            stale = _there(variant, later)
             if redo_from == STEPS.index("studies") + 1 or any(path.is_symlink() for path in stale):
                 shutil.rmtree(variant)
             else:
@@ -283,6 +294,27 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def _refuse_foreign(profile: Profile) -> None:
+    """Raise InputError if a folder without a run's state has files: someone's own, or made with unknown settings.
+
+    The target model's adapter may be there: `prepare-target` writes it before there is a run.
+    """
+    folder, adapter = profile.path(""), profile.target.adapter
+    own = resolve_path(adapter) if adapter is not None else folder
+    others = sorted(path.name for path in folder.glob("*") if path != own and path not in own.parents)
+    if others and rank() == 0:  # of several launched processes the first may be writing the state just now
+        raise InputError(
+            f"{folder}: has files ({few_of(others)}) and no {STATE}, so no run made it; choose a new folder with "
+            f"--set run_dir=..., or put {STATE} back"
+        )
+
+
+def _there(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Those of the names that are in a folder, links to removed files too."""
+    paths = [folder / name for name in names]
+    return [path for path in paths if path.exists() or path.is_symlink()]
+
+
 def _delete(paths: Iterable[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

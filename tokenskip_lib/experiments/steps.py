@@ -17,6 +17,9 @@ PRUNED, SFT_ROWS = "03_pruned.jsonl", "03_sft_rows.jsonl"
 ADAPTER = "04_adapter"
 TEST_PROBLEMS, PREDICTIONS = "05_test_problems.jsonl", "05_predictions.jsonl"
 FIRST_CALLS = "05_first_calls.jsonl"  # of methods that call twice; no such file without them
+RECORDS = (
+    TRAIN_PROBLEMS, CHAINS, SCORED, ORACLE_CURVES, PRUNED, SFT_ROWS, ADAPTER, TEST_PROBLEMS, PREDICTIONS, FIRST_CALLS,
+)  # fmt: skip
 
 # Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
 METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv", "policy.csv"
@@ -63,6 +66,16 @@ def stage_of(key: str) -> int | None:
     if (key not in STAGE_OF and section not in STAGE_OF) or is_how(key):
         return None
     return STAGE_OF.get(key, STAGE_OF.get(section))
+
+
+def records_of(step: int) -> tuple[str, ...]:
+    """The names of the records that a step writes; () for a step that writes tables alone.
+
+    Example:
+        >>> records_of(3), records_of(7)
+        (('03_pruned.jsonl', '03_sft_rows.jsonl'), ())
+    """
+    return tuple(name for name in RECORDS if int(name[:2]) == step)
 
 
 def changed_settings(profile: Profile, other: Profile) -> dict[int, str]:

@@ -21,7 +21,7 @@ from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.evaluate import asked_levels
 from tokenskip_lib.experiments.run import STUDIES, Run
-from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, TABLES, stage_of
+from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, TABLES, records_of, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
@@ -104,14 +104,14 @@ def _open_variant(run: Run, profile: Profile, first: int) -> Run:
     """A variant's run, with links to the files of the stages before the first that its overrides change."""
     for stage in STAGES[: first - 1]:
         stages.STAGE_FUNCTIONS[stage](run)
-    folder = profile.path("")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(run.folder.glob("0[1-5]_*")):
-        link = folder / path.name
-        if int(path.name[:2]) < first and not link.exists():
+    variant = Run.create(profile)
+    shared = [run.folder / name for stage in range(1, first) for name in records_of(stage)]
+    for path in shared:
+        link = variant.folder / path.name
+        if path.exists() and not link.exists():
             link.unlink(missing_ok=True)  # to where the run's folder once was
-            link.symlink_to(os.path.relpath(path.resolve(), folder.resolve()))
-    return Run.create(profile)
+            link.symlink_to(os.path.relpath(path.resolve(), variant.folder.resolve()))
+    return variant
 
 
 def _first_stage_of(overrides: Mapping[str, Any]) -> int:
