@@ -19,6 +19,7 @@ def score(tiny_profile, monkeypatch):
     """A function rank, processes, ... -> score the chains as that process of so many would, one after the other."""
     monkeypatch.setattr(processes, "wait_for_all", lambda: None)
     scorer = RandomScorer(0)
+    Run.create(tiny_profile)  # as the first process does at once
 
     def run(rank: int, count: int, make=scorer.score) -> Run:
         monkeypatch.setenv("RANK", str(rank))

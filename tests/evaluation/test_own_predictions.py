@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import subprocess
 
 import pytest
 
 from tokenskip_lib.core.records import InputError
+from tokenskip_lib.evaluation import own_predictions
 from tokenskip_lib.evaluation.own_predictions import grade_file
 
 ROWS = [
@@ -29,7 +32,7 @@ def test_rows_keep_their_fields_and_get_their_verdicts(source, tmp_path):
     assert added == [("7", True, True), (None, False, True), ("8", False, False)]
     assert [{name: row[name] for name in before} for row, before in zip(graded, ROWS, strict=True)] == ROWS
     assert counts == {"rows": 3, "correct": 1, "correct_by_reference": 2, "no_answer": 1, "further": 0}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["graded.jsonl"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"graded.jsonl", "graded.jsonl.settings.json"}
 
 
 def test_a_method_and_a_ratio_tell_answers_to_one_problem_apart(tmp_path):
@@ -76,6 +79,52 @@ def test_the_input_is_never_written_over(source):
     with pytest.raises(InputError, match="the input itself"):
         grade_file(str(source), str(source))
     assert source.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "graded.jsonl.settings.json"])
+def test_a_file_that_grade_did_not_make_is_never_written_over(source, tmp_path, name):
+    other = tmp_path / name
+    other.write_text("mine\n")
+    with pytest.raises(InputError, match=r"^[^\n]*(not known how this file was made|not the note of an output)[^\n]*$"):
+        grade_file(str(source), str(tmp_path / name.removesuffix(".settings.json")))
+    assert other.read_text() == "mine\n"
+
+
+def test_an_outputs_note_is_never_the_input(source, tmp_path):
+    rows = source.read_text()
+    source.rename(source := tmp_path / "graded.jsonl.settings.json")
+    with pytest.raises(InputError, match="a file whose settings would be the input"):
+        grade_file(str(source), str(tmp_path / "graded.jsonl"))
+    assert source.read_text() == rows
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 200])
+def test_a_killed_grading_goes_on_to_the_same_file_and_counts(source, tmp_path, monkeypatch, cut):
+    output = tmp_path / "graded.jsonl"
+    counts = grade_file(str(source), str(output))
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) - cut])  # the end is torn, or lines are missing
+    asked = []
+    split = own_predictions.split_output
+    monkeypatch.setattr(own_predictions, "split_output", lambda *a: asked.append(1) or split(*a))
+    assert grade_file(str(source), str(output)) == counts and output.read_bytes() == whole
+    assert len(asked) < len(ROWS)  # what was there is not graded again
+    with pytest.raises(InputError, match=r"made with other settings \(layout\)"):
+        grade_file(str(source), str(output), "think")
+    source.write_text("".join(reversed(source.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match="made from something else than"):
+        grade_file(str(source), str(output))
+    assert output.read_bytes() == whole
+
+
+def test_a_link_is_followed_and_a_pipe_is_written_through(source, tmp_path):
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    grade_file(str(source), str(tmp_path / "link.jsonl"))
+    assert (tmp_path / "link.jsonl").is_symlink() and len((tmp_path / "real.jsonl").read_text().splitlines()) == 3
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True)
+    grade_file(str(source), str(tmp_path / "pipe"))
+    assert len(reader.communicate(timeout=20)[0].splitlines()) == 3 and (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_that_is_not_there_is_refused_by_name(source, tmp_path):

@@ -41,19 +41,20 @@ def shared_store(path: Path, record_type: type[R], keys: Sequence[tuple]) -> Ite
     _collect(path, record_type, keys)
     store = RecordStore(path, record_type)
     if processes() > 1:
-        store = RecordStore(_part(path, rank()), record_type, beside=store)
+        store = RecordStore(part_path(path, rank()), record_type, beside=store)
     yield store
     _collect(path, record_type, keys)
 
 
-def _part(path: Path, number: int | str) -> Path:
+def part_path(path: Path, number: int | str) -> Path:
+    """Where one of several launched processes writes its share of a file; "*" stands for any of them."""
     return path.with_suffix(f".part{number}.jsonl")
 
 
 def _collect(path: Path, record_type: type[R], keys: Sequence[tuple]) -> None:
     """Move what parts hold into the file; all processes wait until it is done."""
     wait_for_all()
-    parts = sorted(path.parent.glob(_part(path, "*").name)) if rank() == 0 else []
+    parts = sorted(path.parent.glob(part_path(path, "*").name)) if rank() == 0 else []
     found = {record.key: record for part in parts for record in RecordStore(part, record_type)}
     if found:
         RecordStore(path, record_type).append(found[key] for key in keys if key in found)

@@ -69,7 +69,7 @@ class RecordLog(Generic[R]):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
-            _mend_end(file)
+            mend_end(file)
             file.write("".join(record.model_dump_json() + "\n" for record in new.values()).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -132,7 +132,7 @@ def _parse_json(text: bytes, where: str) -> Any:
         raise InputError(f"{where}: not JSON ({error.msg}); mend or remove the line") from None
 
 
-def _mend_end(file: BinaryIO) -> None:
+def mend_end(file: BinaryIO) -> None:
     """End the last line of a JSONL file: one that is torn is removed. Any other bad line is the user's to see."""
     if not file.seek(0, os.SEEK_END):
         return
@@ -160,23 +160,6 @@ def write_json(path: Path, value: object) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def output_path(source: str, output: str) -> Path:
-    """Where to write what is made of a file.
-
-    Args:
-        source: a file's path, or PIPE.
-
-    Raises:
-        InputError: there is no such source, or the output is a folder or the source itself.
-    """
-    path = Path(output)
-    if source != PIPE and not Path(source).is_file():
-        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
-    if path.is_dir() or (source != PIPE and path.exists() and path.samefile(source)):
-        raise InputError(f"{output}: {'a folder' if path.is_dir() else 'the input itself'}; write to another file")
-    return path
 
 
 def parse_record(row: dict, record_type: type[R], where: str) -> R:

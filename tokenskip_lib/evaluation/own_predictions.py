@@ -4,14 +4,15 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TextIO, get_args
 
 from tqdm import tqdm
 
+from tokenskip_lib.core.outputs import note_path, open_output, open_stream
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import OutputLayout
-from tokenskip_lib.core.store import PIPE, output_path
+from tokenskip_lib.core.store import mend_end, read_json_rows
 from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
@@ -22,7 +23,8 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
     Args:
         source: a file of predictions in one of the forms of `input_forms`, or "-" for standard input. Rows of one
             id differ in method, ratio or lm-eval's filter.
-        output: the file to write, or "-". A file appears only when all rows are in it.
+        output: the file to write, or "-". A grading that was killed goes on where it stopped; how the file was made
+            stands in OUTPUT.settings.json.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
         answer_phrases: what announces an answer in another language, as in `split_output`.
 
@@ -33,16 +35,19 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
 
     Raises:
         InputError: a row lacks its output or its gold answer or repeats an earlier row, the layout is unknown, a
-            phrase is blank, or the file cannot be written.
+            phrase is blank, or the file cannot be written or was not made by `grade` from this source.
     """
     check_stating(layout, answer_phrases)
     counts: Counter = Counter(rows=0)
     seen: dict[tuple, set[str]] = {}
-    with _writing(source, output) as file:
+    settings = {"command": "grade", "layout": layout, "answer_phrases": list(answer_phrases)}
+    with _writing(source, output, settings) as (done, file):
         for where, row in tqdm(read_rows(source), unit="row", disable=None):  # no bar where nobody watches
             given = _read(row, seen, where)
-            graded = {**row, **_grade(given, layout, answer_phrases)}
-            file.write(json.dumps(graded, ensure_ascii=False) + "\n")
+            graded = next(done, None)
+            if graded is None:
+                graded = {**row, **_grade(given, layout, answer_phrases)}
+                file.write(json.dumps(graded, ensure_ascii=False) + "\n")
             if len(seen[_key(row, given, where)]) > 1:
                 counts["filtered"] += 1
                 continue
@@ -110,20 +115,28 @@ def _grade(given: GivenAnswer, layout: str, answer_phrases: Sequence[str]) -> di
 
 
 @contextmanager
-def _writing(source: str, output: str) -> Iterator[TextIO]:
-    if output == PIPE:
-        yield sys.stdout
+def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[Iterator[dict], TextIO]]:
+    """The rows that are there from a grading that was killed, and the file that takes the rest.
+
+    An output that this call began is removed if a row is refused: nothing half done is left.
+    """
+    stream = open_stream(output)
+    if stream is not None:
+        with nullcontext(stream) if stream is sys.stdout else stream:
+            yield iter(()), stream
         return
-    path = output_path(source, output)
-    partial = path.with_name(path.name + ".partial")
+    path = open_output(source, output, settings)
+    continues = path.exists() and path.stat().st_size > 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = partial.open("w", encoding="utf-8")
+        with path.open("ab+") as file:
+            mend_end(file)
+        done = [row for _, row in read_json_rows(path)] if continues else []
+        with path.open("a", encoding="utf-8") as file:
+            yield iter(done), file
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from None
-    try:
-        with file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    except InputError:
+        if not continues:
+            path.unlink(missing_ok=True)
+            note_path(path).unlink(missing_ok=True)
+        raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tokenskip_lib.core.paths import checkout, relative, resolve_path
-from tokenskip_lib.core.processes import rank
+from tokenskip_lib.core.processes import part_path, rank
 from tokenskip_lib.core.profiles import Profile, load_profile, setting_values
 from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import InputError, Problem, few_of
@@ -145,7 +145,7 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether any stage has written records here. If none has, notebooks show the published tables."""
-        return any((self.folder / name).exists() for name in RECORDS)
+        return bool(_there(self.folder, RECORDS))
 
     def timings(self) -> dict[str, float]:
         """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
@@ -221,8 +221,7 @@ class Run:
             }
         for stage, what in changed.items():
             later = [name for number in range(stage, len(STAGES) + 1) for name in records_of(number)]
-            started = any((self.folder / name).exists() for name in later)
-            if started and (redo_from is None or redo_from > stage):
+            if _there(self.folder, later) and (redo_from is None or redo_from > stage):
                 raise InputError(
                     f"{self.folder} was made with {what}; `run --from {stage:02}` redoes it "
                     "from there, --set run_dir=... keeps both"
@@ -310,9 +309,10 @@ def _refuse_foreign(profile: Profile) -> None:
 
 
 def _there(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Those of the names that are in a folder, links to removed files too."""
-    paths = [folder / name for name in names]
-    return [path for path in paths if path.exists() or path.is_symlink()]
+    """Those of the names that are in a folder, links to removed files and shares of a launched process too."""
+    whole = [folder / name for name in names]
+    shares = [path for file in whole for path in folder.glob(part_path(file, "*").name)]
+    return [path for path in whole if path.exists() or path.is_symlink()] + shares
 
 
 def _delete(paths: Iterable[Path]) -> None:

@@ -6,16 +6,13 @@ continued, if it was made from the same chains with the same settings.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain as joined
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from tokenskip_lib.core.outputs import open_output, open_stream
 from tokenskip_lib.core.processes import processes
-from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import (
     ChainText,
     InputError,
@@ -34,7 +31,7 @@ from tokenskip_lib.core.settings import (
     Settings,
     pruned_by,
 )
-from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, output_path, read_json_rows, write_json
+from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, read_json_rows
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.pruning.own_rows import Outputs, in_outputs, read_chains
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
@@ -128,15 +125,18 @@ def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:
     return pruned
 
 
-class _StandardOutput:
-    """A sink of records. Nothing is done before, so nothing is resumed."""
+class _Stream:
+    """A sink of records that go straight through. Nothing is done before, so nothing is resumed."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
 
     def __contains__(self, key: tuple, /) -> bool:
         return False
 
     def append(self, records: Iterable[Record], /) -> None:
-        sys.stdout.write("".join(record.model_dump_json() + "\n" for record in records))
-        sys.stdout.flush()
+        self.file.write("".join(record.model_dump_json() + "\n" for record in records))
+        self.file.flush()
 
 
 def _write(
@@ -201,68 +201,7 @@ def _open(source: str, output: str, record_type: type[R], settings: dict[str, An
     """
     if processes() > 1:
         raise InputError("own chains are written by one process; give each process a file of its own")
-    if output == PIPE:
-        return _StandardOutput()
-    path = output_path(source, output)
-    note = path.with_name(path.name + ".settings.json")
-    if path.exists() and path.stat().st_size:
-        _check_continues(source, output, note, settings)
-    else:
-        _write_note(source, output, note, settings)
-    return RecordLog(path, record_type)
-
-
-def _check_continues(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
-    """Raise InputError unless an output that is there was made from this source with these settings."""
-    if source == PIPE:
-        raise InputError(
-            f"{output}: there already, and chains from a pipe cannot be compared with it; write to another file"
-        )
-    before = _read_note(note)
-    if before is None:
-        raise InputError(f"{output}: it is not known how this file was made; write to another file")
-    differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
-    if differs is not None:
-        raise InputError(f"{output}: made with other settings ({differs}); write to another file")
-    # A source may have grown, but what was in it must be there still.
-    if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
-        raise InputError(f"{output}: made from other chains than {source} holds now; write to another file")
-
-
-def _write_note(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
-    """Write how an output is made beside it, before its first record."""
-    size, digest = _digest(source)
-    made = {
-        "settings": settings,
-        "source": source,
-        "source_bytes": size,
-        "source_sha256": digest,
-        "versions": versions(),
-        "commit": commit(),
-    }
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_json(note, made)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
-
-
-def _read_note(note: Path) -> dict[str, Any] | None:
-    try:
-        made = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    known = isinstance(made, dict) and {"settings", "source_bytes", "source_sha256"} <= set(made)
-    return made if known else None
-
-
-def _digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
-    """Length and sha256 of a file's first `size` bytes, by default of all of it; (None, None) for a pipe."""
-    if source == PIPE:
-        return None, None
-    digest, length = hashlib.sha256(), 0
-    with Path(source).open("rb") as file:
-        while block := file.read(1 << 20 if size is None else min(1 << 20, size - length)):
-            digest.update(block)
-            length += len(block)
-    return length, digest.hexdigest()
+    stream = open_stream(output)
+    if stream is not None:
+        return _Stream(stream)
+    return RecordLog(open_output(source, output, settings), record_type)

@@ -1,0 +1,120 @@
+"""Files that a command makes of a file: how each was made stands beside it, in OUTPUT.settings.json.
+
+By that note an output is known again: the same command goes on with it, and no other file is written over.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from tokenskip_lib.core.provenance import commit, versions
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.store import PIPE, write_json
+
+
+def note_path(path: Path) -> Path:
+    """Where the note of an output is."""
+    return path.with_name(path.name + ".settings.json")
+
+
+def open_stream(output: str) -> TextIO | None:
+    """What is written straight through: standard output for "-", or a pipe or device by its path. None for a file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(output)
+    if output == PIPE:
+        return sys.stdout
+    if not path.exists() or path.is_file() or path.is_dir():
+        return None
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+
+
+def open_output(source: str, output: str, settings: dict[str, Any]) -> Path:
+    """The path of an output to begin or to continue, with its note beside it.
+
+    Args:
+        source: the file that the output is made of, or "-" for a pipe.
+        settings: those that decide what is in the output.
+
+    Raises:
+        InputError: there is no such source, the output cannot be written, is the source or its own note, or was made
+            otherwise: by nobody knows whom, from something else, or with other settings.
+    """
+    path = Path(output)
+    if source != PIPE and not Path(source).is_file():
+        raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
+    if path.is_dir():
+        raise InputError(f"{output}: a folder; write to another file")
+    if source != PIPE:
+        for name, place in (("the input itself", path), ("a file whose settings would be the input", note_path(path))):
+            if place.exists() and place.samefile(source):
+                raise InputError(f"{output}: {name}; write to another file")
+    path = path.resolve()  # a link stays a link
+    if path.exists() and path.stat().st_size:
+        _check_continues(source, output, note_path(path), settings)
+    else:
+        _write_note(source, output, note_path(path), settings)
+    return path
+
+
+def _check_continues(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError unless an output that is there was made from this source with these settings."""
+    if source == PIPE:
+        raise InputError(f"{output}: there already, and a pipe cannot be compared with it; write to another file")
+    before = _read_note(note)
+    if before is None:
+        raise InputError(f"{output}: it is not known how this file was made; write to another file")
+    differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
+    if differs is not None:
+        raise InputError(f"{output}: made with other settings ({differs}); write to another file")
+    # A source may have grown, but what was in it must be there still.
+    if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
+        raise InputError(f"{output}: made from something else than {source} holds now; write to another file")
+
+
+def _write_note(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
+    """Write how an output is made beside it, before its first record."""
+    size, digest = _digest(source)
+    made = {
+        "settings": settings,
+        "source": source,
+        "source_bytes": size,
+        "source_sha256": digest,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    if note.exists() and _read_note(note) is None:
+        raise InputError(f"{note}: there already, and not the note of an output; write to another file")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, made)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+
+
+def _read_note(note: Path) -> dict[str, Any] | None:
+    try:
+        made = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    known = isinstance(made, dict) and {"settings", "source_bytes", "source_sha256"} <= set(made)
+    return made if known else None
+
+
+def _digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
+    """Length and sha256 of a file's first `size` bytes, by default of all of it; (None, None) for a pipe."""
+    if source == PIPE:
+        return None, None
+    digest, length = hashlib.sha256(), 0
+    with Path(source).open("rb") as file:
+        while block := file.read(1 << 20 if size is None else min(1 << 20, size - length)):
+            digest.update(block)
+            length += len(block)
+    return length, digest.hexdigest()
