@@ -18,7 +18,8 @@ RATIOS = [0.5, 0.7]
 
 @pytest.fixture
 def run(tiny_profile, problems, chain_of) -> Run:
-    run = Run.create(tiny_profile)
+    compared = tiny_profile.importance.model_copy(update={"scorer": "position", "compare_with": ["random"]})
+    run = Run.create(tiny_profile.model_copy(update={"importance": compared}))
     chains = [chain_of(problem, text) for problem, text in zip(problems, TEXTS, strict=False)]
     run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
     run.store(steps.CHAINS, Chain).append(chains)

@@ -368,3 +368,10 @@ def test_settings_that_are_newer_than_the_run_are_no_other_settings(tiny_profile
     del state["profile"]["target"]["compile"], state["profile"]["prompts"]["layout"]
     (run.folder / "profile.json").write_text(json.dumps(state))
     Run.create(tiny_profile)
+
+
+def test_more_scorers_to_compare_with_make_nothing_stale(finished, tiny_profile):
+    more = _changed(tiny_profile, "importance.compare_with", [*tiny_profile.importance.compare_with, "position"])
+    more = _changed(more, "importance.compare_size", 1)
+    assert _files(Run.create(more)) == _files(finished)
+    assert json.loads((finished.folder / "profile.json").read_text())["profile"] == more.model_dump(mode="json")

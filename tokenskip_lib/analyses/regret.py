@@ -58,9 +58,8 @@ def regret_table(run: Run, size: int) -> pd.DataFrame:
     """
     profile = run.profile
     scored = run.need(SCORED, ScoredChain, "score")
-    by_scorer = {
-        name: {c.id: c for c in scored if c.scorer == name} for name in dict.fromkeys(c.scorer for c in scored)
-    }
+    names = dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with])
+    by_scorer = {name: {chain.id: chain for chain in scored if chain.scorer == name} for name in names}
     shared = [c.id for c in scored if all(c.id in chains for chains in by_scorer.values())]
     ids = list(dict.fromkeys(shared))[:size]
     short = [key for key in ids if all(len(chains[key].spans) <= MOST_SPANS for chains in by_scorer.values())]

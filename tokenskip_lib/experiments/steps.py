@@ -79,12 +79,15 @@ def records_of(step: int) -> tuple[str, ...]:
 
 
 def changed_settings(profile: Profile, other: Profile) -> dict[int, str]:
-    """First stage that is stale -> the name of a setting that two profiles disagree on, stages ascending."""
+    """First stage that is stale -> the name of a setting that two profiles disagree on, stages ascending.
+
+    With whom a scorer is compared makes nothing stale: scores are kept by scorer, and those that lack are added.
+    """
     mine, others = setting_values(profile), setting_values(other)
     changed: dict[int, str] = {}
     for key, value in mine.items():
         stage = stage_of(key)
-        if stage is not None and value != others[key]:
+        if stage is not None and value != others[key] and not key.startswith("importance.compare_"):
             changed.setdefault(stage, key)
     return dict(sorted(changed.items()))
 
