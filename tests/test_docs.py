@@ -271,6 +271,26 @@ def test_the_tables_of_the_findings_are_those_of_the_results(root):
     assert "| points from the target model's | " + " | ".join(lost) + " |" in page
     shown = re.search(r"^\| actual ratio \| (.*) \|$", page, re.MULTILINE).group(1).split(" | ")
     assert [float(ratio) for ratio in shown] == pytest.approx(list(rows["actual_ratio"]), abs=6e-4)
+    for name, column, scale in (("accuracy %", "accuracy", 100), ("actual ratio", "actual_ratio", 1)):
+        shown = re.search(rf"^\| {name} at a strength \| (.*) \|$", page, re.MULTILINE).group(1).split(" | ")
+        strengths = full.loc["adapter_scaling", column].sort_index()
+        assert [float(value) for value in shown] == pytest.approx(list(scale * strengths), abs=6e-4 * scale)
+    draft = full.loc[("chain_of_draft", 1.0)]
+    lost = 100 * (original - draft["accuracy"])
+    said = f"Its chains have {draft['actual_ratio']:.2f} of the tokens and solve {lost:.1f} points less"
+    assert said in page.replace("\n", " ")
+    problems = pd.read_csv(root / "data/results/demo-full_token_complexity.csv")
+    some = problems[problems["solved"].between(1, problems["asked"] - 1)]
+    always, never = (problems["solved"] == problems["asked"]).sum(), (problems["solved"] == 0).sum()
+    said = (
+        f"Of {len(problems)} test problems, {always} are solved at every ratio, {never} at none and {len(some)} at some"
+    )
+    assert said in page and f"Of these {len(some)}, {(some['longer_wrong'] > 0).sum()} have a wrong answer" in page
+    choices = pd.read_csv(root / "data/results/demo-full_oracle.csv")
+    best = choices["accuracy"].max()
+    reached = choices[choices["accuracy"] > best - 5e-5].groupby("choice")["tokens"].min()
+    assert f"no more than {reached['oracle']:.1f} tokens in the mean for {100 * best:.1f}%" in page.replace("\n", " ")
+    assert f"gets there with {reached['oracle, verdicts shuffled']:.1f}" in page
     random = pd.read_csv(root / "data/results/demo-full_random.csv").set_index(["method", "ratio"])
     shown = re.findall(r"^\| random pruning \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \(([\d.]+)-([\d.]+)\) \|$", page, re.M)
     assert [float(ratio) for ratio, *_ in shown] == [0.9, 0.7, 0.5]
