@@ -302,6 +302,24 @@ def test_the_tables_of_the_findings_are_those_of_the_results(root):
         )
 
 
+def test_the_findings_on_measured_importance_are_those_of_the_results(root):
+    page = texts(root / "docs/findings.md")[0]
+    table = pd.read_csv(root / "data/results/demo_agreement.csv")
+    assert f"measured on {table['n'].max()} chains" in page and table["n"].nunique() == 1
+    shown = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", page, re.MULTILINE))
+    for scorer, rows in table.groupby("scorer"):
+        cells = {
+            row.truth: f"{row.correlation:+.2f} ({row.correlation_low:+.2f} to {row.correlation_high:+.2f})"
+            for row in rows.itertuples()
+        }
+        assert shown[scorer] == " | ".join(cells.get(truth, "-") for truth in ("leave_one_out", "leave_one_out_rest"))
+    regret = pd.read_csv(root / "data/results/demo_regret.csv").set_index(["scorer", "ratio"])
+    for scorer, digits in (("selective_context", 2), ("random", 1)):
+        row = regret.loc[(scorer, 0.5)]
+        ends = [f"{row[name]:.{digits}f}" for name in ("regret", "regret_low", "regret_high")]
+        assert f"{ends[0]} nats ({ends[1]} to {ends[2]})" in page and f"These are {row['n']:.0f} chains" in page
+
+
 def test_the_citation_names_this_version_and_the_paper(root):
     citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["authors"]

@@ -15,7 +15,7 @@ from tokenskip_lib.experiments import steps
 def _in_a_fresh_process(folder: Path, *names: str) -> None:
     """Stages as a user runs them, in a process that begins with nothing; the committed adapter answers."""
     methods = {"original": [], "tokenskip": [0.5], "truncation": [0.5]}
-    fewer = {"problems.train_size": 4, "importance.compare_size": 2, "evaluation.methods": methods}
+    fewer = {"problems.train_size": 4, "importance.compare_with": ["mist"], "evaluation.methods": methods}
     overrides = {"run_dir": str(folder), "evaluation.adapter": "data/tokenskip_adapter", **fewer}
     code = (
         "from tokenskip_lib.core.profiles import load_profile; from tokenskip_lib.experiments import stages; "

@@ -103,16 +103,10 @@ def _mist(target: TargetModel, importance: ImportanceSettings, seed: int) -> Sco
     return _target_scorer(partial(MISTScorer, alpha=importance.alpha), target, importance)
 
 
-def _leave_one_out(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
-    from tokenskip_lib.pruning.deletion import LeaveOneOutScorer
+def _leave_one_out(target: TargetModel, importance: ImportanceSettings, seed: int, *, rest: bool = False) -> Scorer:
+    from tokenskip_lib.pruning.deletion import LeaveOneOutRestScorer, LeaveOneOutScorer
 
-    return _target_scorer(LeaveOneOutScorer, target, importance)
-
-
-def _leave_one_out_rest(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
-    from tokenskip_lib.pruning.deletion import LeaveOneOutRestScorer
-
-    return _target_scorer(LeaveOneOutRestScorer, target, importance)
+    return _target_scorer(LeaveOneOutRestScorer if rest else LeaveOneOutScorer, target, importance)
 
 
 def _llmlingua2(target: TargetModel, importance: ImportanceSettings, seed: int) -> Scorer:
@@ -205,7 +199,7 @@ _BUILT_IN = [
         reads=("question", "answer"),
         passes=1,
         classifier=False,
-        build=_leave_one_out_rest,
+        build=partial(_leave_one_out, rest=True),
         deletes=True,
     ),
     ScorerSpec("random", "a random number says so (a control)", (), passes=0, classifier=False, build=_random),
