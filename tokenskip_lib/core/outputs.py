@@ -1,6 +1,6 @@
-"""Files that a command makes of a file: how each was made stands beside it, in OUTPUT.settings.json.
+"""Output files of commands, each with a note beside it (OUTPUT.settings.json) that says how it was made.
 
-By that note an output is known again: the same command goes on with it, and no other file is written over.
+A command continues an output whose note has the same input and settings. It never overwrites any other file.
 """
 
 import hashlib
@@ -20,7 +20,10 @@ def note_path(path: Path) -> Path:
 
 
 def open_stream(output: str) -> TextIO | None:
-    """What is written straight through: standard output for "-", or a pipe or device by its path. None for a file.
+    """Open an output that is no regular file: "-" for standard output, or the path of a pipe or device.
+
+    Returns:
+        The open stream; None if the output is a regular file, or will be one.
 
     Raises:
         InputError: it cannot be written.
@@ -45,7 +48,7 @@ def open_output(source: str, output: str, settings: dict[str, Any]) -> Path:
 
     Raises:
         InputError: there is no such source, the output cannot be written, is the source or its own note, or was made
-            otherwise: by nobody knows whom, from something else, or with other settings.
+            otherwise: without a note, from another source, or with other settings.
     """
     path = Path(output)
     if source != PIPE and not Path(source).is_file():

@@ -23,14 +23,14 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
     Args:
         source: a file of predictions in one of the forms of `input_forms`, or "-" for standard input. Rows of one
             id differ in method, ratio or lm-eval's filter.
-        output: the file to write, or "-". A grading that was killed goes on where it stopped; how the file was made
-            stands in OUTPUT.settings.json.
+        output: the file to write, or "-". After a kill, the same call continues where it stopped.
+            OUTPUT.settings.json says how the file was made.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
         answer_phrases: what announces an answer in another language, as in `split_output`.
 
     Returns:
         Counts: rows (answers that are graded), correct, correct_by_reference, no_answer (no answer is stated); and
-        what these leave out: filtered (rows that are an answer again, under another filter of lm-eval; they are
+        what these leave out: filtered (rows that repeat an answer under another filter of lm-eval; they are
         written too) and further (samples beside the first, which are not graded).
 
     Raises:
@@ -83,7 +83,7 @@ def shares(counts: Counter) -> str:
         "correct_by_reference": "by the rule of the authors' code",
         "no_answer": "state no answer",
     }
-    left_out = {"filtered": "rows that are an answer again under another filter", "further": "further samples"}
+    left_out = {"filtered": "rows that repeat an answer under another filter", "further": "further samples"}
     others = ", ".join(f"{counts[name]} {text}" for name, text in left_out.items() if counts[name])
     graded = ", ".join(f"{100 * counts[name] / counts['rows']:.1f}% {text}" for name, text in words.items())
     said = f"{counts['rows']} prediction{'s' * (counts['rows'] != 1)}: {graded}"
@@ -116,7 +116,7 @@ def _grade(given: GivenAnswer, layout: str, answer_phrases: Sequence[str]) -> di
 
 @contextmanager
 def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[Iterator[dict], TextIO]]:
-    """The rows that are there from a grading that was killed, and the file that takes the rest.
+    """The rows that an earlier, killed call wrote, and the open file for the rest.
 
     An output that this call began is removed if a row is refused: nothing half done is left.
     """

@@ -81,7 +81,8 @@ def records_of(step: int) -> tuple[str, ...]:
 def changed_settings(profile: Profile, other: Profile) -> dict[int, str]:
     """First stage that is stale -> the name of a setting that two profiles disagree on, stages ascending.
 
-    With whom a scorer is compared makes nothing stale: scores are kept by scorer, and those that lack are added.
+    A change of the scorers that are only compared makes nothing stale: scores are kept by scorer, and missing ones are
+    added.
     """
     mine, others = setting_values(profile), setting_values(other)
     changed: dict[int, str] = {}

@@ -62,17 +62,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _cpu_is_faster_in_bfloat16() -> bool:
     """Whether this CPU multiplies matrices faster in bfloat16.
 
-    Matrix units do. The instructions of avx512_bf16 alone are faster on some processors and slower on others, so one
-    product is timed: it has to be one and a half times as fast, which no noise makes of a slower one.
+    A CPU with matrix units does. With avx512_bf16 alone it depends on the processor, so one product is timed in both
+    dtypes. bfloat16 must be 1.5 times as fast, so that noise seldom changes the choice.
     """
     if not hasattr(torch.cpu, "get_capabilities"):  # an older torch tells of Intel's matrix units alone
         return torch.cpu._is_amx_tile_supported()
     features = torch.cpu.get_capabilities()
     if any(features.get(name) for name in ("amx_bf16", "arm_bf16")):
         return True
-    return bool(features.get("avx512_bf16")) and _product_seconds(torch.float32) > 1.5 * _product_seconds(
-        torch.bfloat16
-    )
+    if not features.get("avx512_bf16"):
+        return False
+    return _product_seconds(torch.float32) > 1.5 * _product_seconds(torch.bfloat16)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

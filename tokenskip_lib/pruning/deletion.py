@@ -34,11 +34,11 @@ class LeaveOneOutScorer(TargetScorer):
         return [self._losses(chain, own) if own else np.zeros(0) for chain, own in zip(window, spans, strict=True)]
 
     def answer_log_probs(self, chain: ChainText, texts: Sequence[str]) -> np.ndarray:
-        """log p(answer | question, text) for each of several texts that stand in for the chain, in nats.
+        """The answer's log-probability after each of several texts in place of the chain, in nats.
 
         Args:
             chain: its question and answer are used.
-            texts: similar ones are fast, because what they begin with alike is computed once.
+            texts: versions of one chain. Tokens that they share at the beginning are computed once.
 
         Raises:
             InputError: a text and its question exceed the model's context, or the chain has no answer.
