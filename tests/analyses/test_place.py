@@ -51,6 +51,7 @@ def test_the_table_has_the_ledgers_columns_for_both_and_the_json_its_digest(file
     with (root / "tokenskip_lib" / "evaluation" / "published_results.csv").open() as ledger:
         columns = ledger.readline().strip().split(",")
     assert list(table.columns[: len(columns)]) == columns
+    assert table.loc[table["method"].isin(["whole", "short"]), "ratio"].isna().all()  # no answer states one
     paper = table[table["source"].str.startswith("TokenSkip paper")].set_index(["method", "ratio"])
     assert paper.loc[("tokenskip", 0.5), ["accuracy", "tokens"]].tolist() == [86.0, 151.44]
     origin = json.loads(path.with_suffix(".json").read_text())
@@ -88,7 +89,7 @@ def test_every_placed_and_published_point_is_drawn_and_named(files, tmp_path, ti
     made = place(files, AGAINST, str(tmp_path / "mine.png"), tokenizer=str(tiny_target))
     panels = placement_figure(made).axes
     drawn = {text.get_text() for axes in panels for text in axes.texts}
-    assert {"whole", "short", "tokenskip, TokenSkip paper", "tokenskip, zsq259", "0.5", "0.9"} <= drawn
+    assert {"whole (n = 4)", "short (n = 4)", "tokenskip, TokenSkip paper", "tokenskip, zsq259", "0.5", "0.9"} <= drawn
     points = {(round(x, 2), round(y, 2)) for axes in panels for line in axes.lines for x, y in line.get_xydata()}
     assert {(151.44, 86.0), (178.0, 89.5), (297.83, 91.4)} <= points
     assert "not the model's own" in panels[-1].get_xlabel()

@@ -59,7 +59,7 @@ def test_every_form_says_the_same(form):
 def test_method_ratio_id_and_counts_are_read_where_a_row_has_them():
     ours, authors = read_answer(FORMS["our records"]), read_answer(FORMS["authors' code"])
     assert (ours.id, ours.method, ours.ratio, ours.chain_tokens) == ("a", "original", 1.0, 100)
-    assert (authors.id, authors.method, authors.ratio, authors.chain_tokens) == ("", "", 1.0, 9)
+    assert (authors.id, authors.method, authors.ratio, authors.chain_tokens) == ("", "", None, 9)
     assert read_answer(FORMS["lm-eval"]).id == "3"
     assert read_answer({**FORMS["plain"], "ratio": 0.5}).ratio == 0.5
 

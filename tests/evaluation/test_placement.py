@@ -34,7 +34,7 @@ def test_every_row_that_is_dropped_is_counted_with_its_reason(tmp_path):
     ]
     source = _write(tmp_path / "mine.jsonl", rows)
     answers, dropped = read_answers(source)
-    assert [(answer.id, answer.ratio) for answer in answers] == [("a", 1.0), ("a", 0.5), ("", 1.0), ("", 1.0)]
+    assert [(answer.id, answer.ratio) for answer in answers] == [("a", None), ("a", 0.5), ("", None), ("", None)]
     no_gold, no_output = (f"no '{name}' that is a text or a number" for name in ("answer", "output"))
     assert dropped == {no_gold: 2, AGAIN: 1, no_output: 1} and dropped.total() + len(answers) == len(rows)
     assert say_dropped("f", dropped).startswith(f"f: 4 answers dropped (2: {no_gold}; 1: {AGAIN}")
@@ -87,6 +87,7 @@ def _answers(method: str, verdicts: str, *, names: str = "question", tokens: int
             gold=gold,
             method=method,
             ratio=1.0,
+            states_ratio=False,
             is_correct=verdict == "+",
             strictly=verdict == "+",
             states_none=False,

@@ -150,8 +150,9 @@ def report(made: Placement) -> str:
 def placement_figure(made: Placement) -> Figure:
     """The files' points and curves, filled and with 95% intervals, over the published ones, which are hollow."""
     percent = ["accuracy", "accuracy_low", "accuracy_high"]
-    metrics = made.placed.rename(columns={"tokens": "chain_tokens"})
+    metrics = made.placed.rename(columns={"tokens": "chain_tokens"}).assign(method=_with_sizes(made.placed))
     metrics[percent] = metrics[percent] / 100
+    metrics["ratio"] = metrics["ratio"].fillna(1)
     title = f"{short_name(made.model)} on {made.tested_on}\n"
     figure = accuracy_figure(metrics, title, made.published, _styles(made))
     explained = "filled, with 95% intervals: your files; hollow: published; small numbers: the ratio asked for"
@@ -170,7 +171,15 @@ def _styles(made: Placement) -> Styles:
         if row["publication"] != THE_PAPER or row["method"] not in ("original", "tokenskip")
     }
     strong = cycle(PALETTE[number] for number in (3, 2, 1, 4, 5))
-    return greys | {name: (colour, "o") for name, colour in zip(made.placed["method"].unique(), strong, strict=False)}
+    own = _with_sizes(made.placed).unique()
+    return greys | {name: (colour, "o") for name, colour in zip(own, strong, strict=False)}
+
+
+def _with_sizes(placed: pd.DataFrame) -> pd.Series:
+    """The name of each row's curve, and how many answers its points have: "mine (n = 500)"."""
+    sizes = placed.groupby("method")["n"].agg(["min", "max"]).loc[placed["method"]].itertuples(index=False)
+    said = [f"{low}" if low == high else f"{low} to {high}" for low, high in sizes]
+    return placed["method"] + [f" (n = {size})" for size in said]
 
 
 def _figure_path(output: str) -> Path:
@@ -290,7 +299,7 @@ def _paired_table(paired: pd.DataFrame) -> pd.DataFrame:
 
 
 def _point(method: str, ratio: float) -> str:
-    return method if ratio == 1 else f"{method} at {ratio:g}"
+    return method if ratio == 1 or pd.isna(ratio) else f"{method} at {ratio:g}"
 
 
 def _with_interval(row: dict, name: str, form: str = "{:.1f}", factor: int = 1) -> str:

@@ -36,7 +36,7 @@ class GivenAnswer(NamedTuple):
         gold: the gold answer, without the worked solution before it.
         output: the whole text.
         method: "" if the row names none.
-        ratio: 1.0 if the row names none.
+        ratio: None if the row names none.
         chain_tokens: as the row counts them; None if it does not.
         first_call_tokens: how many of these were spent on another call before, whose text the row does not have.
         further: samples of lm-eval beside `output`, which is the first of them.
@@ -47,7 +47,7 @@ class GivenAnswer(NamedTuple):
     gold: str
     output: str
     method: str
-    ratio: float
+    ratio: float | None
     chain_tokens: int | None
     first_call_tokens: int = 0
     further: int = 0
@@ -84,8 +84,8 @@ def read_answer(row: dict) -> GivenAnswer | str:
     if gold is None or not gold.strip():
         return "no 'answer' that is a text or a number"
     question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
-    ratio = 1.0 if row.get("ratio") is None else row["ratio"]
-    if not isinstance(ratio, int | float) or not abs(ratio) < 100:  # NaN is JSON to Python
+    ratio = row.get("ratio")
+    if ratio is not None and (not isinstance(ratio, int | float) or not abs(ratio) < 100):  # NaN is JSON to Python
         return "a 'ratio' that is not a small number"
     tokens, before = row.get("chain_tokens", row.get("cot_length")), row.get("first_call_tokens")
     return GivenAnswer(
@@ -94,7 +94,7 @@ def read_answer(row: dict) -> GivenAnswer | str:
         gold=_stated(gold),
         output=output,
         method=_plain(row.get("method")) or "",
-        ratio=float(ratio),
+        ratio=None if ratio is None else float(ratio),
         chain_tokens=tokens if isinstance(tokens, int) else None,
         first_call_tokens=before if isinstance(before, int) else 0,
         further=max(0, len(_samples(row)) - 1) if output == _response(row) else 0,

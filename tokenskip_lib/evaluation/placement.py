@@ -34,6 +34,7 @@ class PlacedAnswer:
         id: the problem's own; "" if the row has none.
         question: with single spaces; "" if the row shows none.
         method: the name of the answer's curve.
+        ratio: 1.0 if the row names none, which `states_ratio` tells.
         is_correct: by the rule of the authors' code.
         strictly: whether strict grading agrees that it is right.
         states_none: whether the output states no answer.
@@ -44,6 +45,7 @@ class PlacedAnswer:
     gold: str
     method: str
     ratio: float
+    states_ratio: bool
     is_correct: bool
     strictly: bool
     states_none: bool
@@ -55,6 +57,7 @@ class PlacedRow:
     """One point: the ledger's columns, then what the ledger does not hold.
 
     Attributes:
+        ratio: None if no answer of this point states one.
         accuracy: percent, by the rule of the authors' code, with its 95% Wilson interval.
         tokens: chain tokens, mean over problems, with its 95% bootstrap interval.
         source: the file.
@@ -65,7 +68,7 @@ class PlacedRow:
 
     tested_on: str
     method: str
-    ratio: float
+    ratio: float | None
     n: int
     accuracy: float
     tokens: float
@@ -160,7 +163,8 @@ def grade_answers(
             question=normalise_question(answer.question),
             gold=answer.gold,
             method=f"{name}: {answer.method}" if answer.method else name,
-            ratio=answer.ratio,
+            ratio=1.0 if answer.ratio is None else answer.ratio,
+            states_ratio=answer.ratio is not None,
             is_correct=is_correct_by_reference(answer.output, answer.gold),
             strictly=is_correct(split.prediction, answer.gold),
             states_none=split.prediction is None,
@@ -190,7 +194,7 @@ def placed_rows(answers: Sequence[PlacedAnswer], *, tested_on: str, source: str,
             PlacedRow(
                 tested_on=tested_on,
                 method=method,
-                ratio=ratio,
+                ratio=ratio if any(answer.states_ratio for answer in group) else None,
                 n=n,
                 accuracy=round(100 * right / n, 2),
                 tokens=round(sum(lengths) / n, 2),
