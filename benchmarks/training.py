@@ -28,12 +28,13 @@ from tokenskip_lib.core.records import ChainText, InputError, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.experiments.costs import matrix_product_flops
 from tokenskip_lib.models.loading import TargetModel, describe, load_model
-from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows, response_loss
+from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
 from tokenskip_lib.pruning.controls import RandomScorer
 from tokenskip_lib.pruning.prune import prune_many
 from tokenskip_lib.training.lora import lora_config, train_adapter, training_arguments
+from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows, training_order
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

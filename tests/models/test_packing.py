@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings
-from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows, response_loss
+from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
 from tokenskip_lib.models.prompts import encode_prompt
+from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows, even_out, training_order
 
 RATIOS = (0.5, 0.7, 1.0)

@@ -121,15 +121,3 @@ def packed_attention(
         attended, _ = sdpa_attention_forward(module, queries, keys, values, None, **options | {"is_causal": True})
     flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
     return flat.view(1, -1, *attended.shape[2:]), None
-
-
-def response_loss(logits: torch.Tensor, labels: torch.Tensor, tokens: torch.Tensor | int | None = None) -> torch.Tensor:
-    """Cross-entropy of response tokens, nats: their mean, or their sum over `tokens`.
-
-    Args:
-        logits: (1, R, V), of the positions that `logits_to_keep` names.
-        labels: (1, N), as `pack_rows` makes them.
-    """
-    targets = labels[labels != IGNORED]
-    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
-    return total / (len(targets) if tokens is None else tokens)

@@ -29,8 +29,9 @@ from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import write_json
-from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows, response_loss
+from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
 from tokenskip_lib.training.log import LogWriter, mean_loss
+from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import encode_rows, even_out, training_order
 
 if TYPE_CHECKING:
