@@ -79,7 +79,7 @@ def test_packed_losses_and_gradients_are_the_plain_rows(encoded, tiny_target, in
     packed.backward()
     for (name, weight), other in zip(plain_model.named_parameters(), in_rows.parameters(), strict=True):
         assert weight.grad.abs().max() > 1e-3, name
-        assert torch.allclose(weight.grad, other.grad, atol=1e-4), name
+        assert torch.allclose(weight.grad, other.grad, atol=1e-3), name
 
 
 def test_a_model_with_a_sliding_window_is_refused():

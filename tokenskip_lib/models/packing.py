@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.models.batching import shared_length
@@ -113,11 +112,23 @@ def packed_attention(
         flat = states[0].transpose(0, 1).flatten(1)  # (N, H x D); an embedding's gradient adds up what is shared
         return torch.nn.functional.embedding(paths, flat).unflatten(-1, states.shape[1::2]).transpose(1, 2)
 
-    queries, keys, values, width = in_rows(query), in_rows(key), in_rows(value), paths.shape[1]
-    if query.device.type == "cpu" and width <= SHORT:
-        causal = query.new_full((width, width), float("-inf")).triu(1)
-        attended, _ = eager_attention_forward(module, queries, keys, values, causal, **options)
+    queries, keys, values = in_rows(query), in_rows(key), in_rows(value)
+    if query.device.type == "cpu" and paths.shape[1] <= SHORT:
+        attended = _plain_attention(queries, keys, values, options["scaling"])
     else:
         attended, _ = sdpa_attention_forward(module, queries, keys, values, None, **options | {"is_causal": True})
     flat = torch.nn.functional.embedding(places, attended.flatten(0, 1).flatten(1))
     return flat.view(1, -1, *attended.shape[2:]), None
+
+
+def _plain_attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Causal attention by three operations: (B, H, T, D) -> (B, T, H, D).
+
+    The query heads that share a key head are the rows of one product, so no key is written twice.
+    """
+    width, size = queries.shape[2:]
+    together = queries.shape[1] // keys.shape[1]
+    causal = queries.new_full((width, width), float("-inf")).triu(1).repeat(together, 1)
+    rows, keys, values = queries.reshape(-1, together * width, size), keys.flatten(0, 1), values.flatten(0, 1)
+    weights = torch.baddbmm(causal, rows, keys.transpose(1, 2), alpha=scaling).softmax(-1)
+    return (weights @ values).view(queries.shape).transpose(1, 2)
