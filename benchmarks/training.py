@@ -1,16 +1,21 @@
 """LoRA training on mixed-ratio rows: the plain way of the authors' code against this library's.
 
-    python -m benchmarks.training [--quick]
+    python -m benchmarks.training [--quick] [--against REVISION]
 
 Both sides train an adapter of the same shape and start on the demo's target model, on the same rows
 in the same optimiser steps of 8: worked solutions of gsm_symbolic, each pruned at six ratios. The plain way takes
 one row at a time, accumulates eight, and computes logits of every position. This library packs the rows of a step,
 computes once what rows share, and computes logits of the response alone. The sides take turns (A B A B) on blocks
 of problems, and the loss of every step is compared.
+
+With --against, the other side is this library as it was at a revision of git (9bda3b6 or later).
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -185,13 +190,52 @@ def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) ->
     return f"ratio: {ratio:.1f}x identical: {100 * same / len(losses['ours']):.0f}%"
 
 
+def compare_with_revision(revision: str, problems: list[Problem], turns: int) -> str:
+    """Print a comparison of this library with itself at another revision; returns its summary line.
+
+    Raises:
+        InputError: no such revision.
+    """
+    profile = load_profile("demo")
+    rows = training_rows(problems, TargetModel(profile.target), profile.prompts, every=True)
+    here = Path(__file__).resolve().parents[1]
+    seconds: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        (given := Path(folder, "rows.jsonl")).write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
+        there = Path(folder, "checkout")
+        made = subprocess.run(["git", "worktree", "add", "--detach", there, revision], cwd=here, capture_output=True)
+        if made.returncode:
+            raise InputError(f"--against {revision}: git knows no such revision")
+        try:
+            for name, checkout in [(revision, there), ("this", here)] * turns:
+                command = [sys.executable, here / "benchmarks" / "train_once.py", given]
+                done = subprocess.run(
+                    command, env=os.environ | {"PYTHONPATH": str(checkout)}, capture_output=True, text=True, check=True
+                )
+                found = json.loads(done.stdout.splitlines()[-1])
+                seconds[name] = seconds.get(name, 0.0) + found["seconds"]
+                losses[name] = found["losses"]
+                print(f"  {name}: {found['seconds']:.1f} s, loss {found['losses'][-1]:.4f} in the last step")
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", there], cwd=here, check=True)
+    same = sum(abs(a - b) <= SAME for a, b in zip(losses[revision], losses["this"], strict=True))
+    print(f"{len(rows)} rows, {len(losses['this'])} steps, against {revision}:")
+    return f"ratio: {seconds[revision] / seconds['this']:.2f}x identical: {100 * same / len(losses['this']):.0f}%"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer problems: under 50 seconds on 2 cores")
-    quick = parser.parse_args().quick
+    parser.add_argument("--against", metavar="REVISION", help="compare with this library at a revision of git")
+    given = parser.parse_args()
+    quick = given.quick
     profile = load_profile("demo")
     problems = load_problems(profile, "train").problems
     print(f"{describe(profile.target)}, torch {torch.__version__}")
+    if given.against:
+        print(compare_with_revision(given.against, problems[: 3 if quick else 32], turns=1 if quick else 2))
+        return
     if not quick:
         print("  " + compare("one ratio a problem, as in the paper", problems[:128], every=False, blocks=BLOCKS))
     number, blocks = (3, 1) if quick else (64, BLOCKS)
