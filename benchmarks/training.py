@@ -220,7 +220,8 @@ def compare_with_revision(revision: str, problems: list[Problem], turns: int) ->
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", there], cwd=here, check=True)
     same = sum(abs(a - b) <= SAME for a, b in zip(losses[revision], losses["this"], strict=True))
-    print(f"{len(rows)} rows, {len(losses['this'])} steps, against {revision}:")
+    means = " and ".join(f"{sum(found) / len(found):.4f} ({name})" for name, found in losses.items())
+    print(f"{len(rows)} rows, {len(losses['this'])} steps, mean loss {means}")
     return f"ratio: {seconds[revision] / seconds['this']:.2f}x identical: {100 * same / len(losses['this']):.0f}%"
 
 

@@ -23,6 +23,16 @@ def test_a_benchmark_ends_with_its_ratio_and_the_share_of_identical_outputs(root
     assert share >= least and float(found[1]) > 1
 
 
+@pytest.mark.slow
+def test_training_is_compared_with_itself_at_a_revision(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", "--quick", "--against", "HEAD"],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"ratio: \d+\.\d\dx identical: 100%", done.stdout.splitlines()[-1])
+
+
 def test_a_comparison_without_problems_is_refused_in_one_line():
     from benchmarks.training import compare
 
