@@ -9,13 +9,21 @@ import sys
 import matplotlib.pyplot as plt
 import nbformat
 import papermill
+import pandas as pd
 import pytest
 
 from tokenskip_lib.core import paths
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.experiments import notebooks, steps
-from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE, _for_readers, publish, run_notebooks
+from tokenskip_lib.experiments.notebooks import (
+    NOTEBOOKS,
+    README_TABLE,
+    _for_readers,
+    closing_lines,
+    publish,
+    run_notebooks,
+)
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import STAGES, STEPS
 
@@ -144,6 +152,27 @@ def _files(root) -> dict[str, bytes]:
     """The checkout's files outside the run's folder."""
     paths = [path for path in root.rglob("*") if path.is_file() and "runs" not in path.parts]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def test_a_run_ends_with_what_came_out_where_it_is_and_what_to_open(finished):
+    run = finished("demo")
+    rows = [
+        {"method": method, "ratio": ratio, "n": 500, "accuracy": accuracy, "chain_tokens": tokens}
+        for method, ratio, accuracy, tokens in [
+            ("original", 1.0, 0.873, 37.5), ("tokenskip", 1.0, 0.847, 37.6), ("tokenskip", 0.5, 0.84, 19.6),
+            ("tokenskip", 0.7, 0.8, 26.0),
+        ]
+    ]  # fmt: skip
+    run.write_result(pd.DataFrame(rows), steps.METRICS)
+    outcome, where, after = closing_lines(run)
+    assert outcome == (
+        "500 problems: without TokenSkip 87.3% with 37.5 tokens; "
+        "TokenSkip at 1 84.7% with 37.6 tokens; TokenSkip at 0.5 84.0% with 19.6 tokens"
+    )
+    assert where.endswith("data/runs/demo")
+    assert after == "open next: data/runs/demo/notebooks/05_accuracy_vs_tokens.ipynb (`make lab` starts JupyterLab)"
+    (run.folder / "results" / "metrics.csv").unlink()
+    assert closing_lines(run) == [where, after]
 
 
 def test_publishing_copies_figures_tables_notebooks_and_the_readmes_table(checkout, finished):

@@ -20,8 +20,7 @@ def run(
     assignments: Assignments = None,
 ) -> None:
     """Run the notebooks of a profile, in order; finished ones are skipped."""
-    from tokenskip_lib.core.paths import relative
-    from tokenskip_lib.experiments.notebooks import run_notebooks
+    from tokenskip_lib.experiments.notebooks import closing_lines, run_notebooks
     from tokenskip_lib.experiments.steps import stage_number
 
     made = run_notebooks(
@@ -30,7 +29,7 @@ def run(
         redo_from=stage_number(redo_from) if redo_from else None,
         only=stage_number(only) if only else None,
     )
-    print(f"records, tables (results/), figures (figures/) and notebooks: {relative(made.folder)}")
+    print(*closing_lines(made), sep="\n")
 
 
 def profiles() -> None:

@@ -78,6 +78,31 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     return run
 
 
+def closing_lines(run: Run) -> list[str]:
+    """What a person wants to know when a run has ended: what came out, where it is, and what to open next."""
+    lines = [f"records, tables (results/), figures (figures/) and notebooks: {relative(run.folder)}"]
+    if (run.folder / RESULTS / METRICS).exists():
+        lines.insert(0, _outcome(run))
+    if executed := sorted((run.folder / "notebooks").glob("*.ipynb")):
+        shown = next((path for path in executed if path.stem == NOTEBOOKS["evaluate"]), executed[-1])
+        lines.append(f"open next: {relative(shown)} (`make lab` starts JupyterLab)")
+    return lines
+
+
+def _outcome(run: Run) -> str:
+    """Accuracy and chain tokens without TokenSkip, and with it at the highest and the lowest ratio."""
+    import pandas as pd
+
+    metrics = pd.read_csv(run.folder / RESULTS / METRICS, keep_default_na=False)
+    said = []
+    for method, name in (("original", "without TokenSkip"), ("tokenskip", "TokenSkip")):
+        rows = metrics[metrics["method"] == method].sort_values("ratio", ascending=False)
+        for row in rows.drop_duplicates("ratio").iloc[[0, -1] if len(rows) > 1 else slice(None)].itertuples():
+            at = f" at {row.ratio:g}" if method == "tokenskip" else ""
+            said.append(f"{name}{at} {100 * row.accuracy:.1f}% with {row.chain_tokens:.1f} tokens")
+    return f"{metrics['n'].max()} problems: {'; '.join(said)}"
+
+
 def steps(profile: Profile) -> tuple[str, ...]:
     """What is run for a profile, a notebook each: the five stages, and what its studies show if it has any."""
     return STEPS if profile.studies else STAGES
