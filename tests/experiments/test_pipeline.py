@@ -8,8 +8,8 @@ import sys
 
 import matplotlib.pyplot as plt
 import nbformat
-import papermill
 import pandas as pd
+import papermill
 import pytest
 
 from tokenskip_lib.core import paths
