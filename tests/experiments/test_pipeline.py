@@ -128,6 +128,12 @@ def _write_notebook(path, text: str) -> None:
     nbformat.write(notebook, path)
 
 
+def test_a_kernel_warns_of_nothing(checkout, tiny_profile, monkeypatch, capfd):
+    monkeypatch.setattr(notebooks, "need_checkout", lambda what: checkout)
+    notebooks._execute(Run.create(tiny_profile), NOTEBOOKS["score"], "smoke", {})
+    assert "WARNING" not in capfd.readouterr().err
+
+
 @pytest.fixture
 def finished(checkout, tiny_profile):
     """A function name -> the finished run of a profile, with a record, a table and two figures; below the checkout."""
