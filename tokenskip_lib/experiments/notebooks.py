@@ -130,6 +130,8 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
                 cwd=str(source.parent),
                 progress_bar=False,
                 stderr_file=sys.stderr,  # the stages' own progress bars, live
+                # Errors only: each kernel warns of its connection, which does not leave this machine.
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )
     except papermill.PapermillExecutionError as error:
         if error.ename == InputError.__name__:
