@@ -22,7 +22,6 @@ def build_engine(
     adapter: Path | str | None = None,
     strength: float = 1.0,
     attached: bool = False,
-    failed: dict[tuple, str] | None = None,
 ) -> Engine:
     """The engine of a profile: its server if it names one, otherwise the model in this process.
 
@@ -30,10 +29,9 @@ def build_engine(
         adapter: a LoRA adapter on top of the target model, or None.
         strength: of the adapter, as in `load_model`. A server has the adapter as it was trained.
         attached: whether the adapter stays beside the weights, as trained; else it is merged into them.
-        failed: gets the key of every request that a server did not answer, and why; None: the first raises InputError.
     """
     if profile.server is not None:
-        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None, failed=failed)
+        return ServerEngine(profile.server, tokenizer, adapted=adapter is not None)
     if adapter is not None and attached:
         model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
     else:
