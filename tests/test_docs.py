@@ -313,11 +313,51 @@ def test_the_findings_on_measured_importance_are_those_of_the_results(root):
             for row in rows.itertuples()
         }
         assert shown[scorer] == " | ".join(cells.get(truth, "-") for truth in ("leave_one_out", "leave_one_out_rest"))
-    regret = pd.read_csv(root / "data/results/demo_regret.csv").set_index(["scorer", "ratio"])
-    for scorer, digits in (("selective_context", 2), ("random", 1)):
+    regret = pd.read_csv(root / "data/results/demo-full_regret.csv").set_index(["scorer", "ratio"])
+    words = page.replace("\n", " ")
+    for scorer in ("leave_one_out", "selective_context", "random"):
         row = regret.loc[(scorer, 0.5)]
-        ends = [f"{row[name]:.{digits}f}" for name in ("regret", "regret_low", "regret_high")]
-        assert f"{ends[0]} nats ({ends[1]} to {ends[2]})" in page and f"These are {row['n']:.0f} chains" in page
+        ends = [f"{row[name]:.2f}" for name in ("regret", "regret_low", "regret_high")]
+        assert f"{ends[0]} nats ({ends[1]} to {ends[2]}) for `{scorer}`" in words
+        assert f"On {row['n']:.0f} chains of demo-full, this regret" in words
+    full = pd.read_csv(root / "data/results/demo-full_agreement.csv").set_index(["truth", "scorer"])
+    best = full.loc["leave_one_out"].drop("leave_one_out_rest")["correlation"].idxmax()
+    row = full.loc[("leave_one_out", best)]
+    ends = f"({row['correlation_low']:+.2f} to {row['correlation_high']:+.2f})"
+    assert f"On {row['n']:.0f} chains of demo-full the agreement" in words
+    assert f"`{best}` with {row['correlation']:+.2f} {ends}" in words
+
+
+def test_the_findings_on_scorers_are_those_of_the_results(root):
+    page = texts(root / "docs/findings.md")[0]
+    table = pd.read_csv(root / "data/results/demo-full_scorers.csv")
+    table = table[table["method"] == "tokenskip"].set_index(
+        ["importance.scorer", "pruning.keep_digits", "pruning.skip_spaces"]
+    )
+
+    def said(scorer: str, keeps: bool, skips: bool = False, sign: str = "") -> str:
+        row = table.loc[(scorer, keeps, skips)]
+        low, high = (f"{100 * row[name]:.1f}" for name in ("accuracy_low", "accuracy_high"))
+        return f"{100 * row['accuracy']:.1f}{sign} ({low}-{high})"
+
+    for scorer in set(table.index.get_level_values(0)):
+        assert f"| `{scorer}` | {said(scorer, False)} | {said(scorer, True)} |" in page
+    words = page.replace("\n", " ")
+    assert f"solves {said('selective_context', True, True, sign='%')} at the same ratio" in words
+    for scorer in ("selective_context", "random"):
+        assert all(said(scorer, keeps, sign="%") in words for keeps in (False, True))
+    assert said("leave_one_out", False, sign="%") in words
+    by_score, kept = (table.xs((keeps, False), level=(1, 2)) for keeps in (False, True))
+    ends = [100 * end for end in (kept["accuracy"].min(), kept["accuracy"].max())]
+    assert f"all scorers lie between {ends[0]:.1f}% and {ends[1]:.1f}%" in words
+    assert by_score.loc["selective_context", "accuracy_high"] < by_score.loc["random", "accuracy_low"]
+    assert by_score.loc["leave_one_out", "accuracy_low"] < by_score.loc["random", "accuracy_high"]
+    assert by_score["accuracy"].idxmax() == "gogi" and by_score["accuracy"].idxmin() == "selective_context"
+    assert f"its answers have {by_score.loc['gogi', 'actual_ratio']:.2f} of the tokens" in words
+    notebook = "\n".join(texts(root / "notebooks/02_token_importance.ipynb"))
+    for scorer in ("selective_context", "random", "leave_one_out"):
+        cells = " | ".join(said(scorer, keeps, sign="%") for keeps in (False, True))
+        assert re.search(rf"\| `{scorer}`[a-z, ]* \| {re.escape(cells)} \|", notebook)
 
 
 def test_the_citation_names_this_version_and_the_paper(root):
