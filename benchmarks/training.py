@@ -28,6 +28,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profile_operations
 from transformers import PreTrainedModel, Trainer
 
+from benchmarks import train_once
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import ChainText, InputError, Problem, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
@@ -38,7 +39,7 @@ from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
 from tokenskip_lib.pruning.controls import RandomScorer
 from tokenskip_lib.pruning.prune import prune_many
-from tokenskip_lib.training.lora import lora_config, train_adapter, training_arguments
+from tokenskip_lib.training.lora import lora_config, training_arguments
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows, training_order
 
@@ -83,13 +84,6 @@ def reference(model: PreTrainedModel, tokenizer, rows: list[SFTRow], settings: T
     start = time.perf_counter()
     trainer.train()
     return [line["loss"] for line in trainer.state.log_history if "loss" in line], time.perf_counter() - start
-
-
-def ours(model: PreTrainedModel, tokenizer, rows: list[SFTRow], settings: TrainingSettings, folder: Path):
-    """The same by this library."""
-    summary = train_adapter(model, tokenizer, rows, settings, folder, base_name="target", seed=SEED)
-    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in log], summary["seconds"]
 
 
 def flops(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> float:
@@ -157,7 +151,7 @@ def compare(label: str, problems: list[Problem], *, every: bool, blocks: int) ->
     seconds: dict[str, float] = {}
     losses: dict[str, list[float]] = {}
     work, steps = 0.0, []
-    sides: dict[str, Callable] = {"reference": reference, "ours": ours}
+    sides: dict[str, Callable] = {"reference": reference, "ours": train_once.train}
     for number in range(blocks):
         ids = {problem.id for problem in problems[number::blocks]}
         block = [row for row in rows if row.id in ids]
@@ -194,7 +188,7 @@ def compare_with_revision(revision: str, problems: list[Problem], turns: int) ->
     """Print a comparison of this library with itself at another revision; returns its summary line.
 
     Raises:
-        InputError: no such revision.
+        InputError: git cannot check the revision out.
     """
     profile = load_profile("demo")
     rows = training_rows(problems, TargetModel(profile.target), profile.prompts, every=True)
@@ -204,9 +198,11 @@ def compare_with_revision(revision: str, problems: list[Problem], turns: int) ->
     with tempfile.TemporaryDirectory() as folder:
         (given := Path(folder, "rows.jsonl")).write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
         there = Path(folder, "checkout")
-        made = subprocess.run(["git", "worktree", "add", "--detach", there, revision], cwd=here, capture_output=True)
+        made = subprocess.run(
+            ["git", "worktree", "add", "--detach", there, revision], cwd=here, capture_output=True, text=True
+        )
         if made.returncode:
-            raise InputError(f"--against {revision}: git knows no such revision")
+            raise InputError(f"--against {revision}: {made.stderr.strip().splitlines()[-1]}")
         try:
             for name, checkout in [(revision, there), ("this", here)] * turns:
                 command = [sys.executable, here / "benchmarks" / "train_once.py", given]

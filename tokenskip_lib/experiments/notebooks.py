@@ -96,10 +96,10 @@ def _outcome(run: Run) -> str:
     metrics = pd.read_csv(run.folder / RESULTS / METRICS, keep_default_na=False)
     said = []
     for method, name in (("original", "without TokenSkip"), ("tokenskip", "TokenSkip")):
-        rows = metrics[metrics["method"] == method].sort_values("ratio", ascending=False)
-        for row in rows.drop_duplicates("ratio").iloc[[0, -1] if len(rows) > 1 else slice(None)].itertuples():
-            at = f" at {row.ratio:g}" if method == "tokenskip" else ""
-            said.append(f"{name}{at} {100 * row.accuracy:.1f}% with {row.chain_tokens:.1f} tokens")
+        rows = metrics.loc[metrics["method"] == method, ["ratio", "accuracy", "chain_tokens"]].to_numpy().tolist()
+        for ratio, accuracy, tokens in [max(rows), min(rows)][: len(rows)] if rows else []:
+            at = f" at {ratio:g}" if method == "tokenskip" else ""
+            said.append(f"{name}{at} {100 * accuracy:.1f}% with {tokens:.1f} tokens")
     return f"{metrics['n'].max()} problems: {'; '.join(said)}"
 
 

@@ -1,8 +1,7 @@
 """The loss of a training step: cross-entropy of response tokens, computed a few positions at a time.
 
-A vocabulary has ten thousands of tokens. Log-probabilities of all positions at once, and their gradient, are the
-largest arrays of a step, and writing them to memory takes longer than computing them. In parts that fit a
-processor's cache, loss and gradient come from one pass.
+A vocabulary has tens of thousands of tokens, so the log-probabilities of all positions and their gradient are the
+largest arrays of a step. In parts that fit a processor's cache, loss and gradient come from one pass over them.
 """
 
 from __future__ import annotations
