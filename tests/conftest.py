@@ -1,6 +1,11 @@
 """Fixtures shared by the tests: a tiny random target model with a small tokenizer of its own, and runs that use it."""
 
+import ctypes
 import os
+import resource
+import shutil
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads that wait f
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tokenskip_lib.core import locks
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import Chain, InputError, Problem
 from tokenskip_lib.core.store import RecordStore
@@ -236,6 +242,86 @@ def chain_of():
         )
 
     return make
+
+
+@pytest.fixture
+def written_by_another(monkeypatch):
+    """A function place, lock -> a context in which another process writes there; it gives the process's number."""
+    monkeypatch.setattr(locks, "PATIENCE", 0)
+
+    @contextmanager
+    def writer(place: Path, lock: Path):
+        ready, told = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                with locks.only_writer(place, lock):
+                    os.write(told, b"x")
+                    signal.pause()
+            finally:
+                os._exit(1)
+        os.close(told)
+        assert os.read(ready, 1)
+        os.close(ready)
+        try:
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    return writer
+
+
+@pytest.fixture
+def full_disk():
+    """A function of bytes -> a context in which no file grows beyond so many, as on a full disk."""
+
+    @contextmanager
+    def full(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
+
+
+@pytest.fixture
+def modes_count():
+    """The modes of files and folders count for this process, even if it is root's."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    before = sets[0]
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = before
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
+def page():
+    """A page of a headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser_path = next(filter(None, map(shutil.which, names)), None)
+    if browser_path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=[f"--{switch}" for switch in switches])
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(60_000)
+            yield page
+        finally:
+            browser.close()
 
 
 @pytest.fixture

@@ -365,6 +365,24 @@ def test_the_findings_on_scorers_are_those_of_the_results(root):
         assert re.search(rf"\| `{scorer}`[a-z, ]* \| {re.escape(cells)} \|", notebook)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_styled_table_of_a_notebook_escapes_its_texts(path):
+    cells = json.loads(path.read_text())["cells"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    styled = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "style"]
+    escaped = [
+        node
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "format"
+        and ("escape", "html") in [(word.arg, getattr(word.value, "value", None)) for word in node.keywords]
+        and any(inner in styled for inner in ast.walk(node.func))
+    ]
+    assert len(escaped) == len(styled)
+
+
 def test_the_citation_names_this_version_and_the_paper(root):
     citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["authors"]

@@ -1,5 +1,7 @@
 """The command line: `tokenskip --help`, or `python -m tokenskip_lib --help`. Every command calls the library."""
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -8,6 +10,12 @@ import typer
 import tokenskip_lib
 from tokenskip_lib.commands import files, runs
 from tokenskip_lib.core.records import InputError
+
+# What a file system refuses whatever the code does: no space, no permission, a name that is too long.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR")
+}
 
 app = typer.Typer(
     help=(tokenskip_lib.__doc__ or "").splitlines()[0],
@@ -52,12 +60,24 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+    """Run the command line; bad input, or a file that cannot be read or written, is one line and exit code 2."""
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        _end(f"{error.filename or 'standard output'}: {error.strerror}")
+
+
+def _end(why: str) -> None:
+    print(f"error: {why}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written would be tried again at the exit, and fail with a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = Non
         InputError: the model or its adapter is not there, or a setting is unknown.
 
     """
-    from tokenskip_lib.models.loading import TargetModel, find_adapter
+    from tokenskip_lib.models.adapters import find_adapter
+    from tokenskip_lib.models.loading import TargetModel
 
     name = os.fspath(source)
     if name in profile_names() or name.endswith((".yaml", ".yml")):

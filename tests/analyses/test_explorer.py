@@ -4,7 +4,6 @@ import html
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -226,26 +225,6 @@ def wait_for(server: subprocess.Popen, address: str, log: Path) -> None:
         except urllib.error.URLError:
             time.sleep(0.1)
     pytest.fail(f"JupyterLab did not answer: {log.read_text()}")
-
-
-@pytest.fixture
-def page():
-    """A page of a headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser_path = next(filter(None, map(shutil.which, names)), None)
-    if browser_path is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
-    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-    switches += ["disable-component-update", "disable-sync"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_path, args=[f"--{switch}" for switch in switches])
-        try:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.set_default_timeout(1000 * WAIT_S)
-            yield page
-        finally:
-            browser.close()
 
 
 def test_in_jupyterlab_the_slider_prunes_again_and_text_stays_text(page, lab):

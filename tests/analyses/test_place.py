@@ -61,6 +61,12 @@ def test_the_table_has_the_ledgers_columns_for_both_and_the_json_its_digest(file
     assert origin["graded"] == {"layout": "answer", "answer_phrases": []}
 
 
+def test_a_files_name_starts_no_formula_in_a_spreadsheet(files, tmp_path):
+    (tmp_path / "whole.jsonl").rename(tmp_path / "=1+1.jsonl")
+    place([str(tmp_path / "=1+1.jsonl")], AGAINST, str(tmp_path / "mine.png"))
+    assert "'=1+1" in pd.read_csv(tmp_path / "mine.csv")["method"].tolist()
+
+
 def test_think_tags_and_a_ratio_that_is_no_number_are_noted(tmp_path, tiny_target):
     said = {"output": "<think>3 + 4 = 7.</think>\\boxed{7}", "answer": "7"}
     rows = [{"id": i, **said} for i in range(2)] + [{"id": 2, **said, "ratio": "half"}]

@@ -1,12 +1,15 @@
 """The command line: what a user gets wrong is one line on stderr and exit code 2, and nothing is left half written."""
 
+import errno
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
 import tokenskip_lib
+from tokenskip_lib import __main__ as program
 from tokenskip_lib.core.profiles import profile_names
 from tokenskip_lib.core.records import Chain, Problem
 from tokenskip_lib.core.store import RecordStore
@@ -62,6 +65,39 @@ def test_a_broken_line_of_a_problem_file_is_refused_with_file_and_line(command, 
     own.write_text('{"question": "q", "answer": "1"}\n{"question": "r", "answ\n')
     done = command("generate", "--set", f"problems.train={own}", "--set", "problems.train_size=null")
     _assert_refused(done, tmp_path, f"{own}:2", "not JSON")
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("name=../../x", "name: a name of files"),
+        ("name=$\\frac{$", "name: a name of files"),
+        ("seed=2024-01-01", "a value of the kind timestamp"),
+        ("seed=!!int x", "'x' is no int"),
+        ("seed=" + "[" * 500, "nested too deeply"),
+        ("\x1b[31mx\n=1", r"unknown setting '\x1b[31mx'"),
+    ],
+)
+def test_a_hostile_setting_is_one_printable_line(command, tmp_path, setting, says):
+    _assert_refused(command("generate", "--set", setting), tmp_path, says)
+
+
+@pytest.mark.parametrize("name", ["grade", "prune", "score"])
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "b", "chain": "x", "output": "o", "answer": "7", "z": ' + "[" * 100_000, "nested too deeply"),
+        ('{"id": "b", "chain": "x", "output": "o", "answer": NaN}', "NaN is no number"),
+        ('{"id": "\\u001b[31ma\\n", "chain": "x", "output": "o", "answer": "7"}', r"id '\x1b[31ma\n' was there before"),
+    ],
+)
+def test_a_hostile_row_is_one_printable_line(tokenskip, tmp_path, name, line, says):
+    own, out = tmp_path / "own.jsonl", tmp_path / "out_dir" / "out.jsonl"
+    own.write_text('{"id": "\\u001b[31ma\\n", "chain": "y", "output": "o", "answer": "7"}\n' + line + "\n")
+    options = [] if name == "grade" else ["--scorer", "position"]
+    done = tokenskip(name, own, *options, "-o", out)
+    last = done.stderr.splitlines()[-1]  # progress bars come before
+    assert done.returncode == 2 and last.startswith(f"error: {own}:2: ") and says in last and last.isprintable()
 
 
 def test_an_unknown_problem_set_is_refused_with_the_nearest_name(command, tmp_path):
@@ -130,6 +166,19 @@ def test_options_for_own_chains_need_a_file_of_them(command, tmp_path):
     _assert_refused(command("score", "--scorer", "random"), tmp_path, "--scorer goes with a file of CHAINS")
     _assert_refused(command("prune", "--layout", "think"), tmp_path, "--layout goes with a file of CHAINS")
     _assert_refused(command("prune", "-o", "x.jsonl"), tmp_path, "--output goes with a file of CHAINS")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "standard output: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.yaml"), "x.yaml: Permission denied"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(tokenskip, monkeypatch, error, says):
+    monkeypatch.setattr(program, "app", Mock(side_effect=error))
+    done = tokenskip("profiles")
+    assert (done.returncode, done.stderr) == (2, f"error: {says}\n")
 
 
 def test_help_lists_every_command_and_profiles_lists_every_profile(root):

@@ -1,5 +1,7 @@
 """Profiles: what ships is valid, what is mistyped is refused with the nearest valid name."""
 
+import os
+
 import pytest
 import yaml
 
@@ -165,3 +167,138 @@ def test_the_thinking_models_profile_prunes_the_thinking_and_has_no_system_messa
     profile = load_profile("r1-distill-qwen-7b-gsm8k")
     assert profile.prompts.layout == "think" and profile.prompts.system == ""
     assert profile.training.max_tokens > profile.chains.max_chain_tokens
+
+
+def _levels(*, start: str, aliases: int) -> str:
+    """Nine levels, each of which is the level before several times: the last stands for billions of values."""
+    lines = [f"a0: &a0 {start}"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * aliases)}]" for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: 2024-01-01", ":2: a value of the kind timestamp"),
+        ("studies: {a: {vary: [{training.epochs: 2024-01-01}]}}", ":2: a value of the kind timestamp"),
+        ("2024-01-01: 5", ":2: a value of the kind timestamp"),
+        ("seed: 2024-13-45", ":2: a value of the kind timestamp"),
+        ("seed: !!set {a}", ":2: a value of the kind set"),
+        ("seed: !!binary aGk=", ":2: a value of the kind binary"),
+        ("seed: !mine x", ":2: a value of the kind !mine"),
+        ("seed: !!python/object:os.system x", ":2: a value of the kind python/object:os.system"),
+        ("seed: !!int x", ":2: 'x' is no int"),
+        ("seed: !!int ''", ":2: '' is no int"),
+        ("seed: !!float x", ":2: 'x' is no float"),
+        ("seed: !!bool x", ":2: 'x' is no bool"),
+        (f"seed: {'9' * 5000}", "is no int"),
+        ("training: {epochs: .inf}", ":2: .inf is not a finite number"),
+        ("studies: {a: {vary: [{training.epochs: .nan}]}}", ":2: .nan is not a finite number"),
+        ('run_dir: "a\\0b"', r":2: 'a\x00b' has a NUL"),
+        ('description: "\\uD83D"', r":2: '\ud83d' has a NUL or half of a surrogate pair"),
+        (f"seed: {'[' * 500}{']' * 500}", "nested too deeply"),
+        (f"studies: {{a: {{vary: [{{x: {'[' * 100}{']' * 100}}}]}}}}", ":2: nested too deeply"),
+        ("\n".join("  " * depth + "a:" for depth in range(500)), "nested too deeply"),
+        (_levels(start="[x, x]", aliases=9), "with its aliases (*name) it stands for more than"),
+        (_levels(start="{x: 1}", aliases=9).replace("[", "{<<: [").replace("]", "]}"), "with its aliases"),
+        ("studies: &a [*a]", ":2: with its aliases"),
+        ("a: &a {<<: *a}", ":2: with its aliases"),
+        ("<<: 5", "not YAML: "),
+        ("[1]: 2", "not YAML: "),
+        ("description: \x01", "not YAML: "),
+    ],
+)
+def test_a_value_that_no_setting_can_have_is_refused_by_its_line(tmp_path, text, says):
+    own = tmp_path / "own.yaml"
+    own.write_text(f"# mine\n{text}\n", encoding="utf-8")
+    message = _refusal(load_profile, str(own))
+    assert message.startswith(str(own)) and says in message and message.isprintable() and len(message) < 1100
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-01-01", "!!int x", "[" * 500, "9" * 5000, "&a [*a]", "\x1b[31m", '"\\0"', ".inf"]
+)
+def test_an_assigned_value_that_no_setting_can_have_is_refused(value):
+    message = _refusal(parse_overrides, [f"seed={value}"])
+    assert message.startswith("--set seed=") and message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (_levels(start="{x: 1}", aliases=2).replace("[", "{<<: [").replace("]", "]}"), "unknown setting 'a0'"),
+        ('"\\e[31mx\\n": 1', r"unknown setting '\x1b[31mx\n'"),
+        (f"seed: {'x' * 100_000}", "seed: Input should be a valid integer"),
+    ],
+)
+def test_an_error_that_quotes_a_file_is_a_short_printable_line(root, tmp_path, text, says):
+    own = tmp_path / "own.yaml"
+    own.write_text((root / "tokenskip_lib/profiles/smoke.yaml").read_text() + f"\n{text}\n")
+    message = _refusal(load_profile, str(own))
+    assert says in message and message.isprintable() and len(message) < 1100
+
+
+def test_anchors_merge_keys_and_quoted_dates_are_read(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "name: '2024-01-01'\ndescription: &text short\nprompts: {system: *text}\ntraining: &slow {epochs: 5, rank: 2}\n"
+        "target_training: {rows: 3, training: {<<: *slow, epochs: 1}}\ntarget: {model: m}\n"
+        "problems: {train: gsm8k, test: gsm8k}\nevaluation: {methods: {original: []}}\n"
+    )
+    profile = load_profile(str(tmp_path / "own.yaml"))
+    assert (profile.name, profile.prompts.system, profile.training.epochs) == ("2024-01-01", "short", 5)
+    assert (profile.target_training.training.epochs, profile.target_training.training.rank) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "a/b",
+        "/etc/x",
+        ".",
+        "..",
+        ".x",
+        "",
+        " ",
+        "x" * 101,
+        "é" * 51,
+        "a\nb",
+        "\x1b[31mx",
+        "a\\b",
+        "-x",
+        "$\\frac{$",
+    ],
+)
+@pytest.mark.parametrize("place", ["name", "studies"])
+def test_a_name_that_enters_file_names_and_titles_is_a_plain_one(name, place):
+    value = name if place == "name" else {name: {"vary": [{"seed": 1}]}}
+    message = _refusal(load_profile, "smoke", {place: value})
+    assert f"{place}" in message and "a name of files" in message and message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["smoke-2.5_B", "my profile (1)", "über", "漢字", "x" * 100])
+def test_plain_names_are_free(name):
+    studies = {name: {"vary": [{"seed": 1}]}}
+    assert load_profile("smoke", {"name": name, "studies": studies}).name == name
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**4000])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    assert "seed" in _refusal(load_profile, "smoke", {"seed": seed})
+    assert "training.seed" in _refusal(load_profile, "smoke", {"training.seed": seed})
+
+
+def test_a_file_in_another_encoding_a_folder_and_a_pipe_are_named(tmp_path):
+    own = tmp_path / "own.yaml"
+    for content in ("description: café".encode("latin-1"), "description: x".encode("utf-16")):
+        own.write_bytes(content)
+        assert _refusal(load_profile, str(own)) == f"{own}: not UTF-8; save the file in that encoding"
+    (tmp_path / "folder.yaml").mkdir()
+    assert "a folder" in _refusal(load_profile, str(tmp_path / "folder.yaml"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "a pipe" in _refusal(load_profile, str(tmp_path / "pipe.yaml"))
+    assert "no such file" in _refusal(load_profile, f"{tmp_path}/a\0b.yaml")
+
+
+def test_the_folder_of_a_run_has_a_name():
+    assert "run_dir" in _refusal(load_profile, "smoke", {"run_dir": ""})

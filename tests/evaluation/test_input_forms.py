@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -74,20 +75,69 @@ def test_method_ratio_id_and_counts_are_read_where_a_row_has_them():
         ({"output": SAID}, "no 'answer'"),
         ({"output": SAID, "answer": " "}, "no 'answer'"),
         ({"output": SAID, "answer": ["7"]}, "no 'answer'"),
-        ({"output": SAID + "\ud83d", "answer": "7"}, "half of a surrogate pair"),
-        ({"output": SAID, "answer": "7", "ratio": float("nan")}, "'ratio'"),
+        ({"output": SAID, "answer": float("inf")}, "no 'answer'"),
+        *[
+            ({"output": SAID, "answer": "7", "ratio": ratio}, "'ratio'")
+            for ratio in (float("nan"), -0.5, 100, True, "1")
+        ],
+        *[({"output": SAID, "answer": "7", "id": name}, "an 'id'") for name in (["a"], {"a": 1}, True)],
+        ({"output": SAID, "answer": "7", "doc_id": [1]}, "an 'id'"),
     ],
 )
 def test_what_a_row_lacks_is_said(row, says):
     assert says in read_answer(row)
 
 
+def test_the_parts_of_a_turn_may_be_anything():
+    parts = [{"text": "3 + 4 = "}, {"text": 7}, {"text": ["x"]}, {"image": "y"}, "z"]
+    answer = read_answer({"messages": [{"role": "assistant", "content": parts}], "answer": "7"})
+    assert isinstance(answer, GivenAnswer) and answer.output == "3 + 4 = 7"
+
+
+@pytest.mark.parametrize("count", [-1, 10**400, True, "5", 5.0, None])
+def test_what_is_no_count_of_tokens_is_not_counted(count):
+    answer = read_answer({"output": SAID, "answer": "7", "chain_tokens": count, "first_call_tokens": count})
+    assert (answer.chain_tokens, answer.first_call_tokens) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"output": "7", "answer": "7", "unread": "\\ud83d"}', "half of a surrogate pair"),
+        ('{"output": "7", "answer": "7", "unread": NaN}', "NaN is no number in JSON"),
+        ('{"output": "7", "answer": "7", "unread": 1e999}', "1e999 is too large"),
+        ('{"output": "7", "answer": "7", "unread": ' + "[" * 100_000, "nested too deeply"),
+        ('{"output": "7", "answer": "7", "unread": ' + "7" * 5000 + "}", "5000 digits"),
+    ],
+)
+def test_what_no_json_may_hold_is_refused_in_any_field_and_nothing_is_written(tmp_path, line, says):
+    mine, graded = tmp_path / "mine.jsonl", tmp_path / "graded.jsonl"
+    mine.write_text(f'{{"output": "7", "answer": "7"}}\n{line}\n')
+    with pytest.raises(InputError) as caught:
+        grade_file(str(mine), str(graded))
+    assert str(caught.value).startswith(f"{mine}:2: ") and says in str(caught.value)
+    assert not graded.exists()
+
+
+def test_a_pipe_by_its_path_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: a pipe or a device"):
+        grade_file(str(tmp_path / "pipe"), str(tmp_path / "graded.jsonl"))
+    with pytest.raises(InputError, match="pipe: a pipe or a device"):
+        read_answers(str(tmp_path / "pipe"))
+
+
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "from", "content"]), inner),
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.sampled_from(["user", "gpt"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "from", "content", "text"]), inner)
+    ),
     max_leaves=6,
 )
-NAMES = ["id", "question", "answer", "output", "messages", "conversations", "resps", "target", "doc", "ratio"]
+NAMES = [
+    "id", "question", "answer", "output", "messages", "conversations", "resps", "target", "doc", "ratio",
+    "chain_tokens",
+]  # fmt: skip
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))

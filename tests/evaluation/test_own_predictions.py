@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tokenskip_lib.core.outputs import lock_path
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.evaluation import own_predictions
 from tokenskip_lib.evaluation.own_predictions import grade_file
@@ -90,12 +91,45 @@ def test_a_file_that_grade_did_not_make_is_never_written_over(source, tmp_path, 
     assert other.read_text() == "mine\n"
 
 
-def test_an_outputs_note_is_never_the_input(source, tmp_path):
+@pytest.mark.parametrize("kind", ["settings.json", "lock"])
+def test_a_file_beside_an_output_is_never_the_input(source, tmp_path, kind):
     rows = source.read_text()
-    source.rename(source := tmp_path / "graded.jsonl.settings.json")
-    with pytest.raises(InputError, match="a file whose settings would be the input"):
+    source.rename(source := tmp_path / f"graded.jsonl.{kind}")
+    with pytest.raises(InputError, match=f"a file whose {kind.removesuffix('.json')} would be the input"):
         grade_file(str(source), str(tmp_path / "graded.jsonl"))
+    assert source.read_text() == rows and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["partial", "settings.json.partial"])
+def test_a_file_that_is_named_like_an_unfinished_one_stays(source, tmp_path, kind):
+    rows = source.read_text()
+    source.rename(source := tmp_path / f"graded.jsonl.{kind}")
+    assert grade_file(str(source), str(tmp_path / "graded.jsonl"))["rows"] == 3
     assert source.read_text() == rows
+
+
+def test_an_output_that_another_process_writes_is_refused_under_each_of_its_names(source, tmp_path, written_by_another):
+    output, link = tmp_path / "graded.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(output)
+    with written_by_another(output, lock_path(output)) as pid:
+        for name in (output, link):
+            with pytest.raises(InputError, match=rf"^[^\n]*{name.name}: process {pid} on [^\n]*$"):
+                grade_file(str(source), str(name))
+        assert not output.exists()
+    assert grade_file(str(source), str(output))["rows"] == 3
+
+
+def test_a_full_disk_is_one_line_and_the_grading_goes_on_when_there_is_room(source, tmp_path, full_disk):
+    source.write_text("".join(json.dumps({**ROWS[0], "id": number}) + "\n" for number in range(200)))
+    output = tmp_path / "graded.jsonl"
+    grade_file(str(source), str(tmp_path / "whole.jsonl"))
+    with full_disk(20_000), pytest.raises(InputError, match=r"^[^\n]*graded\.jsonl: cannot be written \([^\n]*$"):
+        grade_file(str(source), str(output))
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    assert output.stat().st_size == 20_000 and whole.startswith(output.read_bytes())
+    assert grade_file(str(source), str(output))["rows"] == 200 and output.read_bytes() == whole
+    with pytest.raises(InputError, match=r"^/dev/full: cannot be written \(No space left on device\)$"):
+        grade_file(str(source), "/dev/full")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200])

@@ -38,6 +38,14 @@ def _outputs(run: Run) -> dict:
     return {p.key: p.output for p in run.store(steps.PREDICTIONS, Prediction)}
 
 
+def test_an_answer_by_a_method_that_is_none_is_refused_and_not_counted(evaluated):
+    run = evaluated({})
+    [first, *_] = run.store(steps.PREDICTIONS, Prediction)
+    run.store(steps.PREDICTIONS, Prediction).append([first.model_copy(update={"method": "orignal"})])
+    with pytest.raises(InputError, match=rf"{steps.PREDICTIONS}: problem '{first.id}'.*did you mean 'original'"):
+        stages.evaluate(run)
+
+
 # Strengths of the adapter.
 
 

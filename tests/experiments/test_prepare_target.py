@@ -48,6 +48,14 @@ def test_an_adapter_made_elsewhere_is_not_said_to_be_made_with_these_settings(pr
     assert not (tmp_path / "adapter" / "settings.json").exists()
 
 
+def test_an_adapter_of_someone_else_is_not_trained_over(profile, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds an adapter that was made elsewhere"):
+        prepare_target(profile)
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["adapter_config.json"]
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [({"target_training.rows": 2}, "rows"), ({"target_training.training.rank": 1}, "training"), ({"seed": 9}, "seed")],

@@ -1,18 +1,22 @@
 """Run folders: other settings are refused by name, redoing a stage removes it and what follows."""
 
 import json
-import os
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from tokenskip_lib.core.paths import relative
+from tokenskip_lib.core.processes import LOCK
 from tokenskip_lib.core.profiles import is_how, load_profile, setting_values
 from tokenskip_lib.core.records import InputError, Problem
 from tokenskip_lib.core.settings import ServerSettings
+from tokenskip_lib.experiments import folder as folder_module
 from tokenskip_lib.experiments import run as run_module
+from tokenskip_lib.experiments.evaluate import evaluate
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import STAGE_OF, STAGES, stage_number, stage_of
+from tokenskip_lib.experiments.studies import run_study
 
 STAGE_FILES = [
     "01_train_problems.jsonl",
@@ -120,6 +124,55 @@ def test_a_stage_names_the_code_that_finished_it_whoever_reads_it_later(tiny_pro
         "late",
     ]
     assert reader.state["stages"]["score"]["finished_by"]["versions"] == reader.state["versions"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda state: [], "expected an object, found list"),
+        (lambda state: None, "expected an object, found NoneType"),
+        (lambda state: {}, "not the whole state of a run"),
+        (lambda state: {**state, "profile": []}, "not the whole state of a run"),
+        (lambda state: {**state, "profile": None}, "not the whole state of a run"),
+        (lambda state: {**state, "stages": []}, "not the whole state of a run"),
+        (lambda state: {**state, "stages": {"generate": 5}}, "not the whole state of a run"),
+        (lambda state: {name: value for name, value in state.items() if name != "commit"}, "not the whole state"),
+    ],
+)
+def test_a_damaged_state_is_refused_by_every_way_into_the_run_and_kept(finished, tiny_profile, damage, says):
+    file, files = finished.folder / "profile.json", _files(finished)
+    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    damaged = file.read_bytes()
+    for way in (Run.create, Run.open, lambda profile: Run.create(profile, redo_from=1)):
+        with pytest.raises(InputError) as caught:
+            way(tiny_profile)
+        assert str(caught.value).startswith(f"{file}: {says}") and "put the file back" in str(caught.value)
+    assert file.read_bytes() == damaged and _files(finished) == files
+
+
+def test_a_state_that_is_no_text_of_ours_and_a_folder_in_its_place_are_refused(finished, tiny_profile):
+    file = finished.folder / "profile.json"
+    whole = file.read_bytes()
+    for content, says in (
+        (whole.decode().encode("utf-16"), "not UTF-8"),
+        (whole[:100], "not JSON"),
+        (b"", "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=rf"profile\.json: {says}"):
+            Run.open(tiny_profile)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError, match=r"profile\.json: a folder"):
+        Run.create(tiny_profile)
+
+
+def test_a_file_where_the_runs_folder_belongs_is_refused(tiny_profile):
+    tiny_profile.path("").write_text("mine")
+    with pytest.raises(InputError, match="no folder; choose another"):
+        Run.create(tiny_profile)
+    assert tiny_profile.path("").read_text() == "mine"
 
 
 @pytest.mark.parametrize("section", sorted(CHANGES))
@@ -255,15 +308,69 @@ def test_a_published_result_is_not_shown_for_a_run_with_other_settings(tmp_path)
         run.find_result("metrics.csv")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into a read-only folder")
-def test_a_run_in_a_read_only_folder_can_be_read(finished, tiny_profile):
+def test_a_run_in_a_read_only_folder_can_be_read_and_plotted(finished, tiny_profile, modes_count):
+    finished.write_result(pd.DataFrame({"a": [1]}), "metrics.csv")
     finished.folder.chmod(0o555)
     try:
-        assert list(Run.open(tiny_profile).timings()) == list(STAGES)
-        with pytest.raises(PermissionError):
-            Run.create(tiny_profile)
+        run = Run.open(tiny_profile)
+        assert list(run.timings()) == list(STAGES) and run.has_begun()
+        assert pd.read_csv(run.find_result("metrics.csv"))["a"].tolist() == [1]
+        figure, axes = plt.subplots()
+        axes.plot([1, 2], [3, 4])
+        for write in (
+            lambda: Run.create(tiny_profile),
+            lambda: run.note("train", steps=1),
+            lambda: run.save_figure(figure, "loss", run.find_result("metrics.csv")),
+        ):
+            with pytest.raises(InputError, match=r"^[^\n]*cannot be written \(Permission denied\)$"):
+                write()
     finally:
         finished.folder.chmod(0o755)
+
+
+def test_a_run_that_another_process_writes_is_read_and_not_written(finished, tiny_profile, written_by_another):
+    before = (finished.folder / "profile.json").read_text()
+    with written_by_another(finished.folder, finished.folder / LOCK) as pid:
+        assert list(Run.open(tiny_profile).timings()) == list(STAGES)
+        for write in (
+            lambda: Run.create(tiny_profile),
+            lambda: finished.note("train", steps=1),
+            lambda: evaluate(finished),
+            lambda: run_study(finished, "none"),
+        ):
+            with pytest.raises(InputError, match=rf"^[^\n]*process {pid} on \S+ has been writing here since [^\n]*$"):
+                write()
+    assert (finished.folder / "profile.json").read_text() == before
+    Run.create(tiny_profile)  # the other process was killed
+    assert not (finished.folder / LOCK).exists()
+
+
+def test_of_two_that_begin_a_run_with_other_settings_the_earlier_writes_no_more(tiny_profile):
+    run = Run.create(tiny_profile)
+    Run.create(_changed(tiny_profile, "seed", 99))
+    with pytest.raises(InputError, match="another process has made this run anew, with another 'seed'"):
+        run.note("generate", chains=3)
+
+
+def test_what_a_process_leaves_that_was_killed_before_the_first_state_is_no_run_of_someone_else(tiny_profile):
+    folder = tiny_profile.path("")
+    folder.mkdir()
+    (folder / LOCK).write_text("")
+    (folder / "profile.json.1a.partial").write_text("{")
+    assert Run.create(tiny_profile).folder == folder
+
+
+def test_a_name_that_is_too_long_is_one_line(tiny_profile, tmp_path):
+    long = tiny_profile.model_copy(update={"run_dir": str(tmp_path / ("x" * 256))})
+    for use in (Run.create, Run.open):
+        with pytest.raises(InputError, match=r"^[^\n]*\(File name too long\)$"):
+            use(long)
+
+
+def test_a_table_starts_no_formula_in_a_spreadsheet(tiny_profile):
+    table = pd.DataFrame({"method": ["=cmd()", " +1", "mine", None], "difference": [-1, 2, 3, 4]})
+    path = Run.create(tiny_profile).write_result(table, "mine.csv")
+    assert path.read_text() == "method,difference\n'=cmd(),-1\n' +1,2\nmine,3\n,4\n"
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
@@ -279,29 +386,31 @@ def test_redoing_a_stage_removes_its_files_and_later_ones_only(finished, tiny_pr
 def test_a_run_that_is_killed_while_files_are_removed_does_not_say_that_they_are_done(
     finished, tiny_profile, monkeypatch
 ):
-    delete = run_module._delete
+    delete = folder_module._delete
 
     def killed(paths):
         delete(paths)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "_delete", killed)
+    monkeypatch.setattr(folder_module, "_delete", killed)
     with pytest.raises(KeyboardInterrupt):
         Run.create(_changed(tiny_profile, "training.rank", 3), redo_from=3)
     state = json.loads((finished.folder / "profile.json").read_text())
     assert list(state["stages"]) == list(STAGES[:2]) and state["profile"] == finished.state["profile"]
 
 
-@pytest.mark.parametrize("state", [None, "null"])
+@pytest.mark.parametrize(
+    ("state", "says"), [(None, r"has files \(01_mine\.ipynb[^\n]*no run made it"), ("null", "expected an object")]
+)
 @pytest.mark.parametrize("redo_from", [None, 1])
-def test_a_folder_with_files_that_no_run_made_is_left_alone(tiny_profile, redo_from, state):
+def test_a_folder_with_files_that_no_run_made_is_left_alone(tiny_profile, redo_from, state, says):
     folder = tiny_profile.path("")
     folder.mkdir()
     (folder / "01_mine.ipynb").write_text("mine")
     if state is not None:
         (folder / "profile.json").write_text(state)
     before = {path.name: path.read_text() for path in folder.iterdir()}
-    with pytest.raises(InputError, match=r"^[^\n]*has files \(01_mine\.ipynb[^\n]*no run made it[^\n]*run_dir=[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^[^\n]*{says}[^\n]*run_dir=[^\n]*$"):
         Run.create(tiny_profile, redo_from=redo_from)
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 

@@ -55,6 +55,13 @@ def _drawn(axes) -> set[tuple[float, float]]:
     return {(x, y) for x, y in points if low <= y <= high}
 
 
+def test_a_title_is_drawn_as_it_is_written(tmp_path):
+    metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 0.5, 0.4, 60.0))
+    figure = results.accuracy_figure(metrics, "$\\frac{$")
+    style.write_figure(figure, tmp_path / "drawn.png", {})
+    assert (tmp_path / "drawn.png").stat().st_size
+
+
 def test_methods_as_long_as_the_original_stand_side_by_side_next_to_it():
     metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 1.0, 0.5, 100.0), ("be_concise", 1.0, 0.5, 100.2),
                        ("abbre_words", 1.0, 0.5, 99.9), ("only_numbers", 1.0, 0.5, 80.0))  # fmt: skip

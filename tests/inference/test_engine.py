@@ -14,7 +14,8 @@ from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
 from tokenskip_lib.inference.engine import Request, TransformersEngine, shared_phases
 from tokenskip_lib.inference.kv_cache import GrowingLayer
-from tokenskip_lib.models.loading import attach_adapters, load_model
+from tokenskip_lib.models.adapters import attach_adapters
+from tokenskip_lib.models.loading import load_model
 from tokenskip_lib.models.prompts import build_prompt
 
 BUDGET = 12

@@ -1,18 +1,24 @@
 """Models: found by folder, loaded with adapters, refused in one line."""
 
 import importlib.util
+import shutil
+import socket
+import time
 
 import pytest
 import torch
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save as safetensors_save
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
-from tokenskip_lib.models import loading
+from tokenskip_lib.models import hub, loading
+from tokenskip_lib.models.adapters import find_adapter
 from tokenskip_lib.models.loading import (
     TargetModel,
     describe,
-    find_adapter,
     find_model,
+    from_pretrained,
     load_model,
     load_tokenizer,
     pick_device,
@@ -125,6 +131,49 @@ def test_an_adapter_that_is_nowhere_is_named(monkeypatch):
         find_adapter("nobody/nothing")
 
 
+@pytest.fixture
+def damaged_model(tiny_target, tmp_path):
+    """A function of a file's name and its new bytes, a function of the old ones: the settings of such a model."""
+
+    def make(name, change):
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_target, folder)
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+        return TargetSettings(model=str(folder), device="cpu", dtype="float32")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "change", [lambda whole: b"", lambda whole: whole[:100], lambda whole: whole[:-10], lambda whole: whole + b"x" * 9]
+)
+def test_weights_that_are_cut_off_or_too_long_are_one_line(damaged_model, change):
+    with pytest.raises(InputError, match=r"files cannot be loaded \(Error while deserializing") as caught:
+        load_model(damaged_model("model.safetensors", change))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"), [(slice(0, None, 2), "it has no weights"), (slice(0, 0), "it has no weights")]
+)
+def test_a_model_with_part_of_its_weights_is_refused_and_none_is_drawn(damaged_model, keep, says):
+    def part(whole):
+        weights = safetensors_load(whole)
+        return safetensors_save({name: weights[name] for name in sorted(weights)[keep]}, metadata={"format": "pt"})
+
+    with pytest.raises(InputError, match=says):
+        load_model(damaged_model("model.safetensors", part))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_damaged_file_of_a_model_is_one_line(damaged_model, name, content):
+    load = load_model if name == "config.json" else load_tokenizer
+    with pytest.raises(InputError, match=r"^target\.model '") as caught:
+        load(damaged_model(name, lambda whole: content))
+    assert str(caught.value).isprintable()
+
+
 def test_a_device_that_is_none_is_refused():
     with pytest.raises(InputError, match="unknown device 'gpu'"):
         pick_device("gpu")
@@ -176,3 +225,94 @@ def test_flash_attention_that_is_not_installed_ends_in_one_line(tiny_target):
     with pytest.raises(InputError, match=r"(?i)flash.?att") as caught:
         load_model(TargetSettings(model=str(tiny_target), device="cpu", attention="flash_attention_2"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_model_whose_files_are_damaged_is_one_line(tiny_target, tmp_path, file, content):
+    folder = shutil.copytree(tiny_target, tmp_path / "model")
+    (folder / file).write_bytes(content)
+    load = load_tokenizer if file.startswith("tokenizer") else load_model
+    with pytest.raises(
+        InputError, match=r"^target\.model '.*': the model's files cannot be loaded \(.+\); mend"
+    ) as caught:
+        load(TargetSettings(model=str(folder), device="cpu", dtype="float32"))
+    assert "\n" not in str(caught.value)
+
+
+# Without a network.
+
+
+@pytest.fixture
+def hub_at(monkeypatch, tmp_path):
+    """A function of an address: the hub is there, HF_HUB_OFFLINE is unset, and the hub's cache is tmp_path/hub."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    def place(url: str) -> None:
+        monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    return place
+
+
+class Asked:
+    """In place of transformers' AutoTokenizer: keeps what it is asked for."""
+
+    def __init__(self):
+        self.sources = []
+
+    def from_pretrained(self, source, **_):
+        self.sources.append(source)
+        raise OSError("not there")
+
+
+def _load(auto, name):
+    return from_pretrained(auto, name, setting="importance.classifier", cache_dir="none")
+
+
+def test_without_a_network_a_missing_model_or_adapter_is_one_line_and_nobody_tries_again(hub_at):
+    hub_at("http://127.0.0.1:9")
+    auto = Asked()
+    for name in ("nobody/nothing", "nothing"):
+        with pytest.raises(
+            InputError, match=rf"^importance\.classifier '{name}': .*the hub cannot be reached, and its"
+        ):
+            _load(auto, name)
+    assert not auto.sources
+    with pytest.raises(InputError, match=r"^adapter 'nobody/nothing': .*the hub cannot be reached"):
+        find_adapter("nobody/nothing")
+
+
+def test_a_hub_that_does_not_reply_is_given_up_soon(hub_at, monkeypatch):
+    assert hub.SECONDS <= 2.5
+    monkeypatch.setattr(hub, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and says nothing
+        hub_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(InputError, match="the hub cannot be reached"):
+            _load(Asked(), "nobody/nothing")
+        assert time.monotonic() - began < 3
+
+
+def test_without_a_network_what_is_cached_is_loaded(hub_at, tiny_target, make_adapter, tmp_path):
+    hub_at("http://127.0.0.1:9")
+    for name, folder in (("tiny", tiny_target), ("adapter", make_adapter(0))):
+        cached = tmp_path / "hub" / f"models--nobody--{name}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    settings = TargetSettings(model="nobody/tiny", device="cpu", dtype="float32")
+    assert load_tokenizer(settings).eos_token == "<|im_end|>"
+    assert load_model(settings, adapter="nobody/adapter").config.hidden_size == 32
+
+
+def test_a_hub_that_answers_is_asked_by_name(hub_at, monkeypatch):
+    monkeypatch.setattr(hub, "_unreachable", lambda: "")
+    hub_at("http://127.0.0.1:9")
+    auto = Asked()
+    with pytest.raises(InputError, match="not there"):
+        _load(auto, "nobody/nothing")
+    assert auto.sources == ["nobody/nothing"]

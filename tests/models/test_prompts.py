@@ -9,6 +9,7 @@ from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.evaluation.predictions import build_requests
+from tokenskip_lib.models import prompts
 from tokenskip_lib.models.prompts import (
     INSTRUCTION,
     answer_tail,
@@ -253,3 +254,77 @@ def test_the_second_call_states_the_budget_of_the_first_or_none(tiny_tokenizer):
     silent = tale.build_prompt(tiny_tokenizer, QUESTION, settings, 1.0)
     assert f"<|im_start|>user\nQ: {QUESTION}\nPlease Give" in stated
     assert stated.replace(" and use less than 12 tokens:", ":") == silent
+
+
+# Templates of other models.
+
+TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</{{ m['role'] }}>{% endfor %}<assistant>"
+NO_SYSTEM = {
+    # Gemma's and older Mistrals' refuse a system message, and others leave it out.
+    "refused": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}",
+    "alternating": "{% if messages[0]['role'] != 'user' %}{{ raise_exception('must alternate') }}{% endif %}",
+    "left out": "{% set messages = messages | selectattr('role', 'equalto', 'user') %}",
+}
+
+
+@pytest.fixture
+def with_template(tiny_tokenizer):
+    """A function of a chat template -> the tiny tokenizer with it."""
+
+    def make(template):
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        tokenizer.chat_template, tokenizer.name_or_path = template, "some/model"
+        prompts._say_folded.cache_clear()
+        return tokenizer
+
+    return make
+
+
+@pytest.mark.parametrize("start", NO_SYSTEM.values(), ids=NO_SYSTEM.keys())
+def test_without_a_system_role_the_users_turn_begins_with_the_system_message_and_it_is_said_once(
+    with_template, capsys, start
+):
+    tokenizer = with_template(start + TURNS)
+    for question in (QUESTION, "And now?"):
+        prompt = build_prompt(tokenizer, question, PromptSettings(system="You count."))
+        assert prompt == f"<user>You count.\n{INSTRUCTION}\n{question}</user><assistant>"
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("some/model: its chat template has no system message")
+    alone = build_prompt(tokenizer, QUESTION, PromptSettings(system=""))
+    assert alone == f"<user>{INSTRUCTION}\n{QUESTION}</user><assistant>" and not capsys.readouterr().err
+
+
+def test_a_template_that_trims_or_repeats_messages_is_left_as_it_is(with_template, capsys):
+    trims = TURNS.replace("m['content']", "m['content'] | trim")
+    settings = PromptSettings(system=" You count. ")
+    prompt = build_prompt(with_template(trims), QUESTION, settings)
+    assert prompt == f"<system>You count.</system><user>{INSTRUCTION}\n{QUESTION}</user><assistant>"
+    upper = build_prompt(with_template(TURNS.replace("m['content']", "m['content'] | upper")), QUESTION, settings)
+    assert upper.startswith("<system> YOU COUNT. </system><user>PLEASE REASON")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "no chat template; add the file chat_template.jinja"),
+        ("", "no chat template; add the file chat_template.jinja"),
+        ("{% for m in messages %}", "TemplateSyntaxError"),
+        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
+        ("{{ messages[7]['content'].strip() }}", "UndefinedError"),
+        ("{{ raise_exception('for\nno one') }}", "TemplateError: for no one"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("You are a model.", "it leaves the user's message out"),
+        ({"tool_use": TURNS}, "ValueError"),
+    ],
+)
+def test_a_template_that_is_missing_or_broken_is_one_line(with_template, template, said):
+    with pytest.raises(InputError) as caught:
+        build_prompt(with_template(template), QUESTION, PromptSettings())
+    assert str(caught.value).startswith("some/model: ") and said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_the_references_text_needs_no_template(with_template):
+    tokenizer = with_template(None)
+    assert QUESTION in build_prompt(tokenizer, QUESTION, PromptSettings(format="reference_qwen"))

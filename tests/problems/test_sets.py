@@ -1,6 +1,7 @@
 """Problem sets: no two splits share a question, own files are read or refused by row."""
 
 import json
+from time import process_time
 
 import pytest
 
@@ -252,8 +253,34 @@ def test_a_file_without_rows_and_one_with_a_repeated_id_are_refused(tmp_path):
     with pytest.raises(InputError, match="no rows"):
         read_problems(_write(tmp_path / "empty.jsonl"))
     rows = [{"id": "a", "question": "q", "answer": "1"}, {"id": "a", "question": "r", "answer": "2"}]
-    with pytest.raises(InputError, match="'a' is on more than one row"):
+    with pytest.raises(InputError, match=r"twice\.jsonl:2: id 'a' is on more than one row"):
         read_problems(_write(tmp_path / "twice.jsonl", *rows))
+
+
+@pytest.mark.parametrize("part", ["id", "question", "answer", "solution"])
+@pytest.mark.parametrize("value", [["7"], {"value": 7}, True, False])
+def test_a_part_that_is_neither_text_nor_number_is_refused(tmp_path, part, value):
+    path = _write(tmp_path / "own.jsonl", {"id": "a", "question": "q", "answer": "7", part: value})
+    with pytest.raises(InputError, match=rf"own\.jsonl:1: {part}: a text or a number, not {type(value).__name__}"):
+        read_problems(path)
+
+
+def test_fields_and_ids_are_printable_where_they_are_listed(tmp_path, capsys):
+    rows = [{"id": "\x1b[31ma\n", "question": "q", "\x1b[32mnote\n": 1}, {"question": "q", "answer": "7"}]
+    loaded = read_problems(_write(tmp_path / "own.jsonl", *rows))
+    assert list(loaded.dropped) == [r"no answer given, and none boxed in the solution (\x1b[31ma\n)"]
+    assert capsys.readouterr().err == f"{tmp_path / 'own.jsonl'}: fields that are not read: \\x1b[32mnote\\n\n"
+
+
+def test_numbers_are_parts_too(tmp_path):
+    [problem] = read_problems(_write(tmp_path / "own.jsonl", {"id": 0, "question": 8, "answer": 0.5})).problems
+    assert (problem.id, problem.question, problem.answer) == ("0", "8", "0.5")
+
+
+def test_a_choice_that_is_neither_text_nor_number_is_refused(tmp_path):
+    path = _write(tmp_path / "own.jsonl", {"question": "q", "answer": "A", "choices": ["1", {"text": "2"}]})
+    with pytest.raises(InputError, match=r"own\.jsonl:1: choices \(or options\): a text or a number, not dict"):
+        read_problems(path)
 
 
 def test_an_own_file_is_taken_from_its_beginning_and_never_stretched(tmp_path, problems):
@@ -280,3 +307,11 @@ def test_the_published_files_are_read_whole(data_folder):
     assert math500[0].answer == "\\left( 3, \\frac{\\pi}{2} \\right)"
     assert all(p.solution for p in [*gsm8k, *math500])
     refuse_shared_questions(read_problems(data_folder / "gsm8k_train.jsonl").problems, gsm8k)
+
+
+def test_calculator_marks_that_never_close_stay_and_are_read_at_once(tmp_path):
+    solution, start = "3 <<3*4=12>>12 " + "<<" * 200_000, process_time()
+    rows = _write(tmp_path / "own.jsonl", {"question": "3 * 4?", "answer": "12", "solution": solution})
+    [problem] = read_problems(rows).problems
+    assert problem.solution == "3 12 " + "<<" * 200_000
+    assert process_time() - start < 5  # minutes, if each "<<" looked for an end

@@ -4,6 +4,7 @@ import html
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,10 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from scipy.stats import rankdata
 
+from tokenskip_lib.core.records import ScoredChain
+from tokenskip_lib.core.results import Records
 from tokenskip_lib.pruning.display import DARKEST, chain_html, importance_ranks, rank_colours
+from tokenskip_lib.pruning.results import ScoredChains
 from tokenskip_lib.pruning.spans import segment
 
 
@@ -28,6 +32,28 @@ def test_markup_and_dollars_of_a_chain_stay_text(importance):
     assert "<script" not in page and "&lt;" in page and "&amp;" in page
     assert shown(page) == text
     assert 'class="tokenskip-chain mathjax_ignore tex2jax_ignore"' in page and "pre-wrap" in page
+
+
+def test_in_a_browser_nothing_of_a_models_text_runs(page):
+    hostile = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'><svg onload='window.ran = 1'>"
+    spans = [(0, 40), (40, len(hostile))]
+    scored = ScoredChain(id=hostile, scorer=hostile, text=hostile, spans=spans, importance=[1.0, 2.0])
+    table = pd.DataFrame({"prompt": [hostile]})
+    made = [
+        chain_html(hostile, spans, [1.0, 2.0], [0]),
+        ScoredChains([scored])._repr_html_(),
+        Records([scored])._repr_html_(),
+        table._repr_html_(),
+        table.style.hide().format(escape="html").to_html(),  # as in the notebooks
+    ]
+
+    def runs(content: str) -> bool:
+        page.set_content(f"<p>x</p>{content}")
+        page.wait_for_timeout(200)
+        return page.evaluate("window.ran === 1")
+
+    assert runs(hostile)
+    assert [runs(content) for content in made] == [False] * len(made)
 
 
 @given(text=st.text(max_size=60) | st.text("<>&\"'$\\(){} \n\tab1", max_size=60), data=st.data())

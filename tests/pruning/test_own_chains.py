@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.classifiers import write_classifier
 from tokenskip_lib.core import store, windows
+from tokenskip_lib.core.outputs import lock_path
 from tokenskip_lib.core.records import ChainText, InputError, PrunedChain, ScoredChain
 from tokenskip_lib.core.store import read_jsonl
 from tokenskip_lib.models import loading
@@ -177,6 +178,19 @@ def test_an_output_that_is_the_input_or_a_folder_or_out_of_reach_is_refused(tiny
     with pytest.raises(InputError, match="cannot be written"):
         score_file(source, str(tmp_path / "file" / "out.jsonl"), profile)
     assert Path(source).read_bytes() == before
+
+
+def test_an_output_that_another_process_writes_or_that_has_no_room_is_refused(
+    tiny_profile, source, tmp_path, written_by_another
+):
+    profile = _with(tiny_profile, importance={"scorer": "random"})
+    output = tmp_path / "scored.jsonl"
+    with written_by_another(output, lock_path(output)) as pid, pytest.raises(InputError, match=f"process {pid} on "):
+        score_file(source, str(output), profile)
+    with pytest.raises(InputError, match=r"^/dev/full: cannot be written \(No space left on device\)$"):
+        score_file(source, "/dev/full", profile)
+    score_file(source, str(output), profile)
+    assert not lock_path(output).exists()
 
 
 @pytest.mark.parametrize("rows", ["", "\n", '{"id": "a", "output": "<think></think>7"}\n'])

@@ -43,6 +43,9 @@ def test_reading_does_not_run_ahead(tmp_path):
         ('{"id": "", "chain": "x"}', "no 'id'"),
         ('{"id": "b", "chain": "x \\ud800"}', "surrogate"),
         ('{"id": "b", "output": "x \\ud800"}', "surrogate"),
+        ('{"id": "b", "chain": "x", "unread": "\\ud800"}', "surrogate"),
+        ('{"id": "b", "chain": "x", "answer": NaN}', "NaN is no number in JSON"),
+        ('{"id": "\\u001b[31mb\\n", "chain": " "}', r"chain '\x1b[31mb\n' is empty"),
         ("[1]", "expected an object"),
     ],
 )
@@ -52,6 +55,12 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, says):
     with pytest.raises(InputError) as caught:
         list(read_chains(str(path)))
     assert f"{path}:2: " in str(caught.value) and says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["x \ud800", float("nan"), float("inf"), True, ["x"]])
+def test_a_value_that_the_api_is_given_is_checked_as_one_of_a_file(value):
+    with pytest.raises(InputError, match=r"^chains\[0\]: answer: .*\w"):
+        list(check_chains([("chains[0]", {"id": "a", "chain": "x", "answer": value})]))
 
 
 def test_numbers_may_stand_for_ids_and_answers():
@@ -98,6 +107,11 @@ def test_outputs_are_counted_and_those_to_look_at_are_named(capsys):
     )
     _check(rows[-1], layout="think")[1].report()
     assert capsys.readouterr().err == ""
+
+
+def test_ids_are_printable_where_they_are_listed(capsys):
+    _check({"id": "\x1b[31ma\n", "output": ""})[1].report()
+    assert capsys.readouterr().err == "1 outputs; 1 have no chain, and are left out (\\x1b[31ma\\n)\n"
 
 
 def test_a_chain_goes_before_an_output_that_the_row_has_too():

@@ -89,10 +89,6 @@ def test_no_chains_and_impossible_ratios(mode):
         PRUNERS[mode]([_chain("a b")], [1.5], count_tokens=_spans)
     with pytest.raises(ValueError, match="empty"):
         PRUNERS[mode]([_chain(" \n")], [0.5], count_tokens=_spans)
-    with pytest.raises(ValueError, match="not finite"):
-        PRUNERS[mode]([_chain("a b", [1.0, float("nan")])], [0.5], count_tokens=_spans)
-    with pytest.raises(ValueError, match="3 spans, 2 scores"):
-        PRUNERS[mode]([_chain("a b c", [1.0, 2.0])], [0.5], count_tokens=_spans)
 
 
 # Whole steps

@@ -84,7 +84,7 @@ def test_plain_rows_for_trl_have_one_start_token_after_its_tokenization(problems
     adding.backend_tokenizer.post_processor = TemplateProcessing(single=f"{start[0]} $A", special_tokens=[start])
     by_id = {problem.id: problem for problem in problems}
     for tokenizer in (r1_tokenizer, adding):
-        [path] = export_rows(thoughts, by_id, tokenizer, THINKING, "trl", tmp_path)
+        [path] = export_rows(thoughts, by_id, tokenizer, THINKING, "trl", tmp_path / str(tokenizer is adding))
         for row, line in zip(thoughts, _lines(path), strict=True):
             assert tokenizer(line["prompt"]).input_ids == encode_prompt(tokenizer, row.prompt)
             assert tokenizer(line["prompt"] + line["completion"]).input_ids.count(first) == 1
@@ -113,3 +113,13 @@ def test_rows_for_llama_factory_carry_the_marker_and_are_described(problems, row
 def test_another_export_style_is_refused(tmp_path, tiny_tokenizer):
     with pytest.raises(InputError, match="did you mean 'trl'"):
         export_rows([], {}, tiny_tokenizer, PromptSettings(), "tlr", tmp_path)
+
+
+def test_a_file_of_someone_else_is_not_written_over(problems, rows, tiny_tokenizer, tmp_path):
+    by_id = {problem.id: problem for problem in problems}
+    (tmp_path / "dataset_info.json").write_text("mine")  # LLaMA-Factory's own folder has one
+    with pytest.raises(InputError, match=r"dataset_info\.json: there already, with another content"):
+        export_rows(rows, by_id, tiny_tokenizer, PromptSettings(), "llamafactory", tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    for _ in range(2):  # the same once more is no other content
+        export_rows(rows, by_id, tiny_tokenizer, PromptSettings(), "trl", tmp_path)

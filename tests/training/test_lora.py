@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tokenskip_lib.core.processes import LOCK
 from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
 from tokenskip_lib.models.packing import IGNORED
@@ -130,6 +131,26 @@ def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(
     logs = [(tmp_path / name / "training_log.jsonl").read_text() for name in ("whole", "killed")]
     steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
     assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("size", [300, 20_000])  # a file of peft's does not fit, and one of torch's
+def test_a_full_disk_is_one_line_and_the_training_begins_again(
+    fresh_model, tiny_target, tiny_tokenizer, rows, tmp_path, full_disk, size
+):
+    settings = TrainingSettings(epochs=1, rank=4, accumulation=1, save_every=1)
+    folder = tmp_path / "adapter"
+    with full_disk(size), pytest.raises(InputError, match=r"^[^\n]*adapter: cannot be written \([^\n]*$"):
+        train_adapter(fresh_model, tiny_tokenizer, rows, settings, folder, base_name="tiny", seed=0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_target)
+    assert train_adapter(model, tiny_tokenizer, rows, settings, folder, base_name="tiny", seed=0)["steps"] == 3
+    assert not (folder / LOCK).exists()
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(
+    fresh_model, tiny_tokenizer, rows, tmp_path, written_by_another
+):
+    with written_by_another(tmp_path, tmp_path / LOCK) as pid, pytest.raises(InputError, match=f"process {pid} on "):
+        train_adapter(fresh_model, tiny_tokenizer, rows, TrainingSettings(), tmp_path, base_name="tiny", seed=0)
 
 
 def test_the_mean_loss_is_of_all_steps_however_seldom_it_is_logged(tiny_target, tiny_tokenizer, rows, tmp_path):

@@ -15,11 +15,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers import AutoTokenizer
 
+from tokenskip_lib.core.locks import only_writer
+from tokenskip_lib.core.outputs import lock_path
 from tokenskip_lib.core.paths import local_folder, relative
 from tokenskip_lib.core.provenance import commit
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings
-from tokenskip_lib.core.store import PIPE
+from tokenskip_lib.core.store import PIPE, file_errors, write_whole
 from tokenskip_lib.evaluation.input_forms import GivenAnswer
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.evaluation.own_predictions import check_stating
@@ -34,7 +36,7 @@ from tokenskip_lib.evaluation.placement import (
     say_tagged,
 )
 from tokenskip_lib.evaluation.published import THE_PAPER, choose_published, published_changes, short_name
-from tokenskip_lib.evaluation.tables import row_table
+from tokenskip_lib.evaluation.tables import row_table, table_csv
 from tokenskip_lib.figures.results import Styles, accuracy_figure
 from tokenskip_lib.figures.style import FREE_MARKERS, PALETTE, write_figure
 from tokenskip_lib.models.loading import from_pretrained
@@ -157,7 +159,9 @@ def placement_figure(made: Placement) -> Figure:
     figure = accuracy_figure(metrics, title, made.published, _styles(made))
     explained = "filled, with 95% intervals: your files; hollow: published; small numbers: the ratio asked for"
     figure.axes[0].annotate(explained, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points")
-    figure.axes[-1].set_xlabel(f"chain tokens, mean over problems\n(of your files: counted by {made.counted_by})")
+    figure.axes[-1].set_xlabel(
+        f"chain tokens, mean over problems\n(of your files: counted by {made.counted_by})", parse_math=False
+    )
     figure.supylabel("accuracy (%), by the rule of TokenSkip's authors", fontsize="medium")
     return figure
 
@@ -187,7 +191,8 @@ def _figure_path(output: str) -> Path:
     path = Path(output)
     if path.suffix != ".png":
         raise InputError(f"--output {output}: the figure is a PNG; name it NAME.png")
-    there = [path.with_suffix(suffix) for suffix in SUFFIXES if path.with_suffix(suffix).exists()]
+    with file_errors(output):
+        there = [path.with_suffix(suffix) for suffix in SUFFIXES if path.with_suffix(suffix).exists()]
     if there and not _is_ours(path.with_suffix(".json")):
         raise InputError(f"{there[0]}: there already, and not made by `place`; write to another file")
     return path
@@ -241,26 +246,25 @@ def _write(made: Placement, sources: Sequence[str], against: str) -> None:
     published = published.assign(accuracy=(100 * published["accuracy"]).round(2))
     rows = pd.concat([made.placed, published]).astype({"n": "Int64", "no_answer": "Int64"})
     columns = [name for name in published if name not in ("publication", "label")]
-    table = rows[[*columns, *(name for name in made.placed if name not in columns)]].to_csv(index=False)
+    table = table_csv(rows[[*columns, *(name for name in made.placed if name not in columns)]]).encode()
     path = made.path.with_suffix(".csv")
-    try:
+    origin = {
+        "made_by": MADE_BY,
+        "against": against,
+        "counted_by": made.counted_by,
+        "commit": commit(),
+        "source": str(path),
+        "source_sha256": hashlib.sha256(table).hexdigest(),
+        "predictions": {source: _digest(source) for source in sources if source != PIPE},
+        "graded": made.graded,
+        "paired": json.loads(made.paired.to_json(orient="records")),
+        "notes": made.notes,
+    }
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(table, encoding="utf-8")
-        origin = {
-            "made_by": MADE_BY,
-            "against": against,
-            "counted_by": made.counted_by,
-            "commit": commit(),
-            "source": str(path),
-            "source_sha256": hashlib.sha256(table.encode()).hexdigest(),
-            "predictions": {source: _digest(source) for source in sources if source != PIPE},
-            "graded": made.graded,
-            "paired": json.loads(made.paired.to_json(orient="records")),
-            "notes": made.notes,
-        }
+    with only_writer(made.path, lock_path(made.path)):
+        write_whole(path, table)
         write_figure(placement_figure(made), made.path, origin)
-    except OSError as error:
-        raise InputError(f"{made.path}: cannot be written ({error.strerror})") from None
 
 
 def _digest(source: str) -> str:

@@ -5,6 +5,7 @@ If it can, the kept tokens imply the skipped ones, and the skipped tokens carrie
 Source: TokenSkip (arXiv:2502.12067), figures 3 and 11.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from tokenskip_lib.core.records import Chain, InputError, Problem, PrunedChain, RowKey
 from tokenskip_lib.evaluation.statistics import interval, resample
+from tokenskip_lib.experiments.failures import say_failures
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import CHAINS, PRUNED, TRAIN_PROBLEMS
 from tokenskip_lib.inference.build import build_engine
@@ -67,7 +69,8 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
         size: number of chains.
 
     Returns:
-        One row for each chain and ratio, with the fields of RecoveredChain.
+        One row for each chain and ratio, with the fields of RecoveredChain; a chain with a request that a server did
+        not answer is left out, and stderr says so.
 
     Raises:
         InputError: the run's chains were not pruned to one of the ratios.
@@ -75,7 +78,12 @@ def recover(run: Run, ratios: Sequence[float], size: int) -> pd.DataFrame:
     Source: TokenSkip (arXiv:2502.12067), figures 3 and 11.
     """
     pruned = _pruned_texts(run, ratios, size)
-    recovered = _ask(run, pruned)
+    failed: dict[tuple, str] = {}
+    recovered = _ask(run, pruned, failed)
+    if failed:
+        lost = {key[0] for key in failed}
+        pruned = {key: text for key, text in pruned.items() if key.id not in lost}
+        print(f"recovery: {say_failures(failed)}", file=sys.stderr)
     originals = {chain.id: chain.chain for chain in run.need(CHAINS, Chain, "generate")}
     rows = [_compare(key, originals[key.id], text, recovered[key]) for key, text in pruned.items()]
     table = pd.DataFrame([asdict(row) for row in rows], columns=RECOVERY_COLUMNS)
@@ -93,8 +101,12 @@ def _pruned_texts(run: Run, ratios: Sequence[float], size: int) -> dict[RowKey, 
     return {key: given[key].text if key.ratio else "" for key in keys}
 
 
-def _ask(run: Run, pruned: dict[RowKey, str]) -> dict[RowKey, str]:
-    """The chains that the target model writes from pruned ones, without the answers after them."""
+def _ask(run: Run, pruned: dict[RowKey, str], failed: dict[tuple, str]) -> dict[RowKey, str]:
+    """The chains that the target model writes from pruned ones, without the answers after them.
+
+    Args:
+        failed: gets the requests that a server did not answer.
+    """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
     questions = {problem.id: problem.question for problem in run.need(TRAIN_PROBLEMS, Problem, "generate")}
     requests = [
@@ -105,7 +117,7 @@ def _ask(run: Run, pruned: dict[RowKey, str]) -> dict[RowKey, str]:
         )
         for key, text in pruned.items()
     ]
-    engine = build_engine(profile, tokenizer, profile.chains.batch_size)
+    engine = build_engine(profile, tokenizer, profile.chains.batch_size, failed=failed)
     made = [answer for batch in engine.generate(requests, label="recovery") for answer in batch]
     layout, phrases = profile.prompts.layout, profile.prompts.answer_phrases
     return {RowKey(*answer.key): split_output(answer.text, layout, phrases).chain for answer in made}

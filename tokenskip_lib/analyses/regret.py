@@ -14,7 +14,7 @@ import pandas as pd
 from tokenskip_lib.core.records import Chain, DeletionCurve, IdKey, PrunedKey, ScoredChain
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.evaluation.tables import row_table
-from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.run import Run, writes
 from tokenskip_lib.experiments.steps import CHAINS, ORACLE_CURVES, REGRET, SCORED
 from tokenskip_lib.models.loading import TargetModel
 from tokenskip_lib.models.tokens import batch_token_counter
@@ -43,6 +43,7 @@ class RegretRow:
     regret_high: float
 
 
+@writes
 def regret_table(run: Run, size: int) -> pd.DataFrame:
     """Measure the regret of every scorer of a run, by importance alone, and write regret.csv.
 

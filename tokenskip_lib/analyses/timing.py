@@ -22,7 +22,7 @@ from tokenskip_lib.evaluation.methods import answer_budget
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.evaluation.tables import row_table
-from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.experiments.run import Run, find_trained, writes
 from tokenskip_lib.experiments.steps import TIMINGS
 from tokenskip_lib.inference.engine import Generation, Request, TransformersEngine
 from tokenskip_lib.models.loading import describe_device, load_model, load_tokenizer
@@ -92,6 +92,7 @@ class Clock:
         return self.events[0].elapsed_time(self.events[1]) / 1000
 
 
+@writes
 def time_run(run: Run, problems: int, batch_sizes: Sequence[int]) -> pd.DataFrame:
     """Time the original, and TokenSkip at each of the profile's ratios; write timings.csv.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from pydantic import ValidationError
@@ -62,6 +64,31 @@ def items_of(given: Given, *, name: str) -> list[Any]:
     if not items:
         raise InputError(f"{name}: there are none; give at least one")
     return items
+
+
+def text_of(value: object, where: str) -> str:
+    """A field of a row as text. Ids and answers may be numbers.
+
+    Args:
+        where: the row and the field; it begins the error.
+
+    Raises:
+        InputError: it is neither text nor number, or no text that UTF-8 can hold.
+
+    Example:
+        >>> text_of("7", "rows[0]: id"), text_of(7, "rows[0]: id")
+        ('7', '7')
+    """
+    if isinstance(value, bool) or not isinstance(value, str | Real):
+        raise InputError(f"{where}: a text or a number, not {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: a text or a number, not {value}")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # no file and no tokenizer takes it
+        raise InputError(f"{where}: half of a surrogate pair ({text[error.start]!r}); mend the text") from None
+    return text
 
 
 def changed(settings: S, changes: Mapping[str, Any], where: str) -> S:

@@ -1,22 +1,31 @@
 """Output files of commands, each with a note beside it (OUTPUT.settings.json) that says how it was made.
 
-A command continues an output whose note has the same input and settings. It never overwrites any other file.
+A command continues an output whose note has the same input and settings. It never overwrites any other file. While it
+writes, a lock is beside the output too (OUTPUT.lock).
 """
 
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from tokenskip_lib.core.locks import only_writer
 from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.store import PIPE, write_json
+from tokenskip_lib.core.store import PIPE, file_errors, write_json
 
 
 def note_path(path: Path) -> Path:
     """Where the note of an output is."""
     return path.with_name(path.name + ".settings.json")
+
+
+def lock_path(path: Path) -> Path:
+    """Where the lock of an output is while it is written."""
+    return path.with_name(path.name + ".lock")
 
 
 def open_stream(output: str) -> TextIO | None:
@@ -31,40 +40,47 @@ def open_stream(output: str) -> TextIO | None:
     path = Path(output)
     if output == PIPE:
         return sys.stdout
-    if not path.exists() or path.is_file() or path.is_dir():
-        return None
-    try:
+    with file_errors(output):
+        if not path.exists() or path.is_file() or path.is_dir():
+            return None
         return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
 
 
-def open_output(source: str, output: str, settings: dict[str, Any]) -> Path:
-    """The path of an output to begin or to continue, with its note beside it.
+@contextmanager
+def open_output(source: str, output: str, settings: dict[str, Any]) -> Iterator[Path]:
+    """The path of an output to begin or to continue, with its note beside it. Nobody else writes it meanwhile.
 
     Args:
         source: the file that the output is made of, or "-" for a pipe.
         settings: those that decide what is in the output.
 
     Raises:
-        InputError: there is no such source, the output cannot be written, is the source or its own note, or was made
-            otherwise: without a note, from another source, or with other settings.
+        InputError: there is no such source, the output cannot be written, is the source or a file beside it is, was
+            made otherwise (without a note, from another source, or with other settings), or another process writes it.
     """
     path = Path(output)
-    if source != PIPE and not Path(source).is_file():
+    with file_errors(source, "read"):
+        readable = source == PIPE or Path(source).is_file()
+    if not readable:
         raise InputError(f"{source}: {'a folder' if Path(source).is_dir() else 'no such file'}")
-    if path.is_dir():
-        raise InputError(f"{output}: a folder; write to another file")
-    if source != PIPE:
-        for name, place in (("the input itself", path), ("a file whose settings would be the input", note_path(path))):
-            if place.exists() and place.samefile(source):
+    with file_errors(output):
+        if path.is_dir():
+            raise InputError(f"{output}: a folder; write to another file")
+        path = path.resolve()  # a link stays a link
+        for place, name in (
+            (path, "the input itself"),
+            (note_path(path), "a file whose settings would be the input"),
+            (lock_path(path), "a file whose lock would be the input"),
+        ):
+            if source != PIPE and place.exists() and place.samefile(source):
                 raise InputError(f"{output}: {name}; write to another file")
-    path = path.resolve()  # a link stays a link
-    if path.exists() and path.stat().st_size:
-        _check_continues(source, output, note_path(path), settings)
-    else:
-        _write_note(source, output, note_path(path), settings)
-    return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(Path(output), lock_path(path)):
+        if path.exists() and path.stat().st_size:
+            _check_continues(source, output, note_path(path), settings)
+        else:
+            _write_note(source, note_path(path), settings)
+        yield path
 
 
 def _check_continues(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
@@ -82,7 +98,7 @@ def _check_continues(source: str, output: str, note: Path, settings: dict[str, A
         raise InputError(f"{output}: made from something else than {source} holds now; write to another file")
 
 
-def _write_note(source: str, output: str, note: Path, settings: dict[str, Any]) -> None:
+def _write_note(source: str, note: Path, settings: dict[str, Any]) -> None:
     """Write how an output is made beside it, before its first record."""
     size, digest = _digest(source)
     made = {
@@ -95,17 +111,13 @@ def _write_note(source: str, output: str, note: Path, settings: dict[str, Any]) 
     }
     if note.exists() and _read_note(note) is None:
         raise InputError(f"{note}: there already, and not the note of an output; write to another file")
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_json(note, made)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+    write_json(note, made)
 
 
 def _read_note(note: Path) -> dict[str, Any] | None:
     try:
         made = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # nested too deeply
         return None
     known = isinstance(made, dict) and {"settings", "source_bytes", "source_sha256"} <= set(made)
     return made if known else None

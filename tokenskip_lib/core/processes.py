@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenskip_lib.core.store import R, RecordStore
+from tokenskip_lib.core.locks import only_writer
+from tokenskip_lib.core.store import R, RecordStore, file_errors
+
+LOCK = "writer.lock"  # in a folder that is being written
 
 
 def rank() -> int:
@@ -29,6 +32,22 @@ def wait_for_all() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+@contextmanager
+def only_writers(folder: Path) -> Iterator[None]:
+    """Be the only processes that write into a folder: the launched ones together, and those that they started.
+
+    Raises:
+        InputError: another process writes there, or the folder cannot be written.
+    """
+    if rank() != 0:  # the first process has the lock for all
+        yield
+        return
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder, folder / LOCK):
+        yield
 
 
 @contextmanager

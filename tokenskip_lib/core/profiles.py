@@ -5,11 +5,9 @@ A changed section tells the first stage that has to be redone. The settings of e
 
 import difflib
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tokenskip_lib.core.paths import resolve_path
@@ -18,10 +16,12 @@ from tokenskip_lib.core.settings import (
     HOW,
     ChainSettings,
     EvaluationSettings,
+    FileName,
     ImportanceSettings,
     ProblemSettings,
     PromptSettings,
     PruningSettings,
+    Seed,
     ServerSettings,
     Settings,
     StudySettings,
@@ -30,6 +30,8 @@ from tokenskip_lib.core.settings import (
     TrainingSettings,
     pruned_by,
 )
+from tokenskip_lib.core.store import open_input
+from tokenskip_lib.core.yaml_values import read_yaml
 
 S = TypeVar("S", bound=Settings)
 
@@ -37,10 +39,10 @@ S = TypeVar("S", bound=Settings)
 class Profile(Settings):
     """Every setting of a run. Paths are relative to the project's root unless absolute."""
 
-    name: str
+    name: FileName
     description: str
-    seed: int = 0
-    run_dir: str
+    seed: Seed = 0
+    run_dir: Annotated[str, Field(min_length=1)]
     target: TargetSettings
     prompts: PromptSettings = PromptSettings()
     problems: ProblemSettings
@@ -51,7 +53,7 @@ class Profile(Settings):
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
     server: ServerSettings | None = None
-    studies: dict[str, StudySettings] = Field(default_factory=dict)
+    studies: dict[FileName, StudySettings] = Field(default_factory=dict)
 
     @property
     def training_seed(self) -> int:
@@ -83,22 +85,21 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     Raises:
         InputError: unknown profile, unknown key (the nearest valid one is named), or a bad value.
     """
-    source: Path | Traversable
     if name.endswith((".yaml", ".yml")):
-        source = Path(name)
-        if not source.is_file():
-            raise InputError(f"{name}: no such profile file")
+        with open_input(name) as file:
+            content = file.read()
     elif name in profile_names():
-        source = resources.files("tokenskip_lib") / "profiles" / f"{name}.yaml"
+        content = (resources.files("tokenskip_lib") / "profiles" / f"{name}.yaml").read_bytes()
     else:
         raise InputError(f"unknown profile '{name}'{nearest(name, profile_names())}")
     try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(content.decode(), name)
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not UTF-8; save the file in that encoding") from None
     if not isinstance(values, dict):
-        raise InputError(f"{source}: a profile is a mapping of settings")
-    values = {"name": Path(str(source)).stem, "run_dir": f"data/runs/{Path(str(source)).stem}", **values}
+        raise InputError(f"{name}: a profile is a mapping of settings")
+    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    values = {"name": stem, "run_dir": f"data/runs/{stem}", **values}
     return apply_overrides(Profile, values, overrides or {}, where=name)
 
 
@@ -148,10 +149,7 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
         key, separator, value = assignment.partition("=")
         if not separator or not key:
             raise InputError(f"--set {assignment}: write it as key=value")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {assignment}: the value is not YAML") from None
+        overrides[key.strip()] = read_yaml(value, f"--set {assignment}")
     return overrides
 
 

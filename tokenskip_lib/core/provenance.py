@@ -33,5 +33,6 @@ def commit() -> str | None:
         return None
 
 
-def finished_at() -> str:
+def now() -> str:
+    """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

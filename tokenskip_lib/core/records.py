@@ -5,13 +5,27 @@ knows nothing about models, prompts or notebooks.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tokenskip_lib.core.settings import Level, Ratio
+
+LONGEST_MESSAGE = 1000  # characters of an error
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line: what, where, and what to do."""
+    """Something the user gave is wrong. The message is one line: what, where, and what to do.
+
+    A message may quote any text, so it is made printable here. Of a very long one the middle is left out.
+    """
+
+    def __init__(self, message: str):
+        said = printable(message)
+        half = LONGEST_MESSAGE // 2
+        super().__init__(said if len(said) <= LONGEST_MESSAGE else f"{said[:half]} ... {said[-half:]}")
 
 
 class IdKey(NamedTuple):
@@ -57,7 +71,7 @@ class PredictionKey(NamedTuple):
 class Record(BaseModel):
     """One line of a JSONL file. `key` identifies it inside its file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     id: str
 
@@ -109,10 +123,10 @@ class Chain(ChainText):
     output: str
     prediction: str | None
     is_correct: bool
-    chain_tokens: int
-    output_tokens: int
+    chain_tokens: Count
+    output_tokens: Count
     cut_off: bool
-    dropped: str | None
+    dropped: Literal["wrong", "cut_off", "no_answer", "empty", "too_long"] | None
 
 
 class DeletionCurve(Record):
@@ -124,9 +138,16 @@ class DeletionCurve(Record):
         answer_log_probs: log p(answer | question, version) of each version, in nats.
     """
 
-    removed: list[int]
+    removed: list[Count]
     texts: list[str]
     answer_log_probs: list[float]
+
+    @model_validator(mode="after")
+    def _a_version_a_step(self) -> "DeletionCurve":
+        texts, log_probs, versions = len(self.texts), len(self.answer_log_probs), len(self.removed) + 1
+        if not texts == log_probs == versions:
+            raise ValueError(f"{texts} texts and {log_probs} answer_log_probs for {versions} versions")
+        return self
 
     @property
     def key(self) -> IdKey:
@@ -134,12 +155,28 @@ class DeletionCurve(Record):
 
 
 class ScoredChain(Record):
-    """One chain with S character spans of its text and S importance scores (higher is kept)."""
+    """One chain with S character spans of its text and S importance scores (higher is kept).
+
+    Spans are not empty, ascend and do not overlap. Scores are finite.
+    """
 
     scorer: str
     text: str
     spans: list[tuple[int, int]]
     importance: list[float]
+
+    @model_validator(mode="after")
+    def _scores_of_spans_of_the_text(self) -> "ScoredChain":
+        if len(self.importance) != len(self.spans):
+            raise ValueError(f"{len(self.importance)} scores in importance for {len(self.spans)} spans")
+        before = 0
+        for start, end in self.spans:
+            if not before <= start < end:
+                raise ValueError(f"spans: [{start}, {end}] is empty, or begins before the span before it ends")
+            before = end
+        if before > len(self.text):
+            raise ValueError(f"spans: the last ends at {before}, and the text has {len(self.text)} characters")
+        return self
 
     @property
     def key(self) -> ScoredKey:
@@ -156,13 +193,20 @@ class PrunedChain(Record):
     """
 
     scorer: str
-    ratio: float
+    ratio: Ratio
     text: str
-    kept: list[int] | None
-    tokens: int
-    original_tokens: int
-    tokens_cut: int = 0
+    kept: list[Count] | None
+    tokens: Count
+    original_tokens: Count
+    tokens_cut: Count = 0
     output: str | None = Field(default=None, exclude_if=lambda output: output is None)
+
+    @field_validator("kept")
+    @classmethod
+    def _ascending(cls, kept: list[int] | None) -> list[int] | None:
+        if kept and kept != sorted(set(kept)):
+            raise ValueError("indices of spans must ascend, without repeats")
+        return kept
 
     @property
     def key(self) -> PrunedKey:
@@ -186,7 +230,7 @@ def pruned_keys(chain: Record, scorer: str, ratios: Iterable[float]) -> list[Pru
 class SFTRow(Record):
     """One training example: prompt with the ratio marker, completion with the pruned chain."""
 
-    ratio: float
+    ratio: Ratio
     prompt: str
     completion: str
     held_out: bool
@@ -203,12 +247,12 @@ class FirstCall(Record):
     """
 
     method: str
-    ratio: float
+    ratio: Level
     output: str
-    budget: int | None
-    tokens: int
+    budget: Count | None
+    tokens: Count
     cut_off: bool
-    seconds: float
+    seconds: Seconds
 
     @property
     def key(self) -> PredictionKey:
@@ -223,18 +267,18 @@ class Prediction(Record):
     """
 
     method: str
-    ratio: float
+    ratio: Level
     answer: str
     output: str
     chain: str
     prediction: str | None
     is_correct: bool
-    chain_tokens: int
-    answer_tokens: int
-    max_new_tokens: int
+    chain_tokens: Count
+    answer_tokens: Count
+    max_new_tokens: Count
     cut_off: bool
-    seconds: float
-    first_call_tokens: int = Field(default=0, exclude_if=lambda tokens: tokens == 0)
+    seconds: Seconds
+    first_call_tokens: Count = Field(default=0, exclude_if=lambda tokens: tokens == 0)
 
     @property
     def key(self) -> PredictionKey:
@@ -249,12 +293,22 @@ def first_error(error: ValidationError) -> str:
     return f"{field}: {said}" if field else said
 
 
+def printable(text: str) -> str:
+    r"""A text as it may be shown on one line of a terminal: a newline, an ANSI escape and the like are escaped.
+
+    Example:
+        >>> print(printable("caf\u00e9\n\x1b[31m"))
+        café\n\x1b[31m
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def few_of(ids: Sequence[str]) -> str:
-    """The first three ids, and how many more there are.
+    """The first three ids, printable, and how many more there are.
 
     Example:
         >>> few_of(["a", "b"]), few_of(["a", "b", "c", "d", "e"])
         ('a, b', 'a, b, c and 2 more')
     """
     more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-    return ", ".join(ids[:3]) + more
+    return printable(", ".join(ids[:3])) + more

@@ -4,9 +4,10 @@ A setting marked HOW changes how the work is done (memory, speed, the address of
 refuses another value of it.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 HOW = "how"
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -14,11 +15,24 @@ Level = Annotated[float, Field(ge=0, le=1.5)]  # a ratio, or an adapter's streng
 PositiveInt = Annotated[int, Field(gt=0)]
 Markers = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=2)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and transformers take alike
 OutputLayout = Literal["answer", "think"]  # how an output says what its chain is: PromptSettings
 
 
+def _as_file_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w .,+=()@-]*", name) or len(name.encode()) > 100:
+        raise ValueError(
+            "a name of files: at most 100 letters, digits, spaces and . , + = ( ) @ - _, of which a letter, a digit or "
+            "_ is the first"
+        )
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_as_file_name)]
+
+
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TargetSettings(Settings):
@@ -159,7 +173,7 @@ class TrainingSettings(Settings):
 
     ratios_a_problem: Literal["one", "all"] = "one"  # a row at one drawn ratio, or a row at each
     rows: PositiveInt | None = None  # of the chains' rows, the first so many; None: all
-    seed: int | None = None  # of drawn ratios, order and initial weights; None: the profile's
+    seed: Seed | None = None  # of drawn ratios, order and initial weights; None: the profile's
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5

@@ -11,7 +11,7 @@
 Each is a line of a JSONL file, or an item of one JSON array.
 """
 
-import re
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ FORMS = (
     "a row has an output (output, model_output, resps, messages or conversations) and its gold answer (answer or "
     "target)"
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ASKS, _ANSWERS = ("user", "human"), ("assistant", "gpt", "model")
 
 
@@ -78,25 +77,25 @@ def read_answer(row: dict) -> GivenAnswer | str:
     output = _first(_plain(row.get("output")), _plain(row.get("model_output")), _response(row), _said(turns, _ANSWERS))
     if output is None:
         return "no 'output' that is a text or a number"
-    if _SURROGATE.search(output):  # JSON can hold half of a pair
-        return "half of a surrogate pair in its output"
     gold = _first(_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
     if gold is None or not gold.strip():
         return "no 'answer' that is a text or a number"
     question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
     ratio = row.get("ratio")
-    if ratio is not None and (not isinstance(ratio, int | float) or not abs(ratio) < 100):  # NaN is JSON to Python
+    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 100):
         return "a 'ratio' that is not a small number"
-    tokens, before = row.get("chain_tokens", row.get("cot_length")), row.get("first_call_tokens")
+    named = next((row[name] for name in ("id", "unique_id", "doc_id") if row.get(name) is not None), "")
+    if _plain(named) is None:
+        return "an 'id' that is neither a text nor a number"
     return GivenAnswer(
-        id=_first(*(_plain(row.get(name)) for name in ("id", "unique_id", "doc_id"))) or "",
+        id=str(named),
         question=_first(question, _said(turns, _ASKS)) or "",
         gold=_stated(gold),
         output=output,
         method=_plain(row.get("method")) or "",
         ratio=None if ratio is None else float(ratio),
-        chain_tokens=tokens if isinstance(tokens, int) else None,
-        first_call_tokens=before if isinstance(before, int) else 0,
+        chain_tokens=_count(row.get("chain_tokens", row.get("cot_length"))),
+        first_call_tokens=_count(row.get("first_call_tokens")) or 0,
         further=max(0, len(_samples(row)) - 1) if output == _response(row) else 0,
     )
 
@@ -107,7 +106,14 @@ def _first(*found: str | None) -> str | None:
 
 def _plain(value: Any) -> str | None:
     """The value as text if it is a text or a number, else None."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return None if isinstance(value, float) and not math.isfinite(value) else str(value)
+
+
+def _count(value: Any) -> int | None:
+    """The value if it can be a count of tokens, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1_000_000_000 else None
 
 
 def _response(row: dict) -> str | None:
@@ -130,7 +136,7 @@ def _said(turns: Any, roles: tuple[str, ...]) -> str | None:
         if isinstance(turn, dict) and turn.get("role", turn.get("from")) in roles:
             content = turn.get("content", turn.get("value"))
             if isinstance(content, list):  # parts, as chat services have them
-                content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+                content = "".join(_plain(part.get("text")) or "" for part in content if isinstance(part, dict))
             said = _plain(content)
     return said
 

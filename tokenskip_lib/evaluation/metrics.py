@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from typing import cast
 
 import pandas as pd
@@ -129,7 +130,7 @@ def markdown_table(metrics: pd.DataFrame) -> str:
         level = known.say_level(row["ratio"]) if known else str(row["ratio"]) if row["ratio"] != 1 else ""
         low, middle, high = (100 * row[column] for column in ("accuracy_low", "accuracy", "accuracy_high"))
         cells = [
-            name,
+            escape(name).replace("|", r"\|"),
             level,
             str(row["n"]),
             f"{middle:.1f} ({low:.1f}-{high:.1f})",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tokenskip_lib.core.outputs import note_path, open_output, open_stream
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import OutputLayout
-from tokenskip_lib.core.store import mend_end, read_json_rows
+from tokenskip_lib.core.store import PIPE, file_errors, mend_end, open_input, read_json_rows
 from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
@@ -38,6 +38,8 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
             phrase is blank, or the file cannot be written or was not made by `grade` from this source.
     """
     check_stating(layout, answer_phrases)
+    if source != PIPE:
+        open_input(source).close()
     counts: Counter = Counter(rows=0)
     seen: dict[tuple, set[str]] = {}
     settings = {"command": "grade", "layout": layout, "answer_phrases": list(answer_phrases)}
@@ -122,21 +124,20 @@ def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[Iterato
     """
     stream = open_stream(output)
     if stream is not None:
-        with nullcontext(stream) if stream is sys.stdout else stream:
+        with file_errors(output), nullcontext(stream) if stream is sys.stdout else stream:
             yield iter(()), stream
+            stream.flush()
         return
-    path = open_output(source, output, settings)
-    continues = path.exists() and path.stat().st_size > 0
-    try:
-        with path.open("ab+") as file:
-            mend_end(file)
-        done = [row for _, row in read_json_rows(path)] if continues else []
-        with path.open("a", encoding="utf-8") as file:
-            yield iter(done), file
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
-    except InputError:
-        if not continues:
-            path.unlink(missing_ok=True)
-            note_path(path).unlink(missing_ok=True)
-        raise
+    with open_output(source, output, settings) as path, file_errors(output):
+        continues = path.exists() and path.stat().st_size > 0
+        try:
+            with path.open("ab+") as file:
+                mend_end(file)
+            done = [row for _, row in read_json_rows(path)] if continues else []
+            with path.open("a", encoding="utf-8") as file:
+                yield iter(done), file
+        except InputError:
+            if not continues:
+                path.unlink(missing_ok=True)
+                note_path(path).unlink(missing_ok=True)
+            raise

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import FirstCall, InputError, Prediction, PredictionKey, Problem
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.evaluation.method import Known
 from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_ratios
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.evaluation.predictions import call_first, predict_all
-from tokenskip_lib.experiments.run import Run, find_trained
+from tokenskip_lib.experiments.failures import note_failures, refuse_silence, without_answer
+from tokenskip_lib.experiments.run import Run, find_trained, writes
 from tokenskip_lib.experiments.steps import FIRST_CALLS, METRICS, PREDICTIONS, TEST_PROBLEMS, TRAIN_PROBLEMS
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.models.loading import load_tokenizer
@@ -45,25 +46,37 @@ class Pass:
     attached: bool = False
 
 
+@writes
 def evaluate(run: Run) -> pd.DataFrame:
     """Stage 5: every method and ratio answers the test problems; returns metrics.csv and writes it.
 
+    A problem with a request that a server did not answer is left out of the metrics of every method, and noted (see
+    `experiments.failures`).
+
     Raises:
-        InputError: an earlier stage is missing, or a test problem was trained on.
+        InputError: an earlier stage is missing, a test problem was trained on, or a method got no answer at all.
     """
     profile = run.profile
     pairs = asked_levels(profile)
     test = _test_problems(run)
     adapter = find_trained(run) if any(METHODS[method].strength(level) for method, level in pairs) else None
     run.store(TEST_PROBLEMS, Problem).append(test.problems)
-    store = _answer(run, plan_passes(profile, pairs, adapter), test.problems)
-    metrics = compute_metrics(store, scorer=profile.pruned_by, seed=profile.training_seed)
+    failed: dict[tuple, str] = {}
+    store = _answer(run, plan_passes(profile, pairs, adapter), test.problems, failed)
+    note_failures(run, "evaluate", failed)
+    metrics = compute_metrics(compared(run), scorer=profile.pruned_by, seed=profile.training_seed)
     run.write_result(metrics, METRICS)
     run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
     if calls := list(run.store(FIRST_CALLS, FirstCall)):
         silent = sum(call.budget is None for call in calls)
         run.note("evaluate", first_calls=len(calls), first_calls_without_a_budget=silent)
     return metrics
+
+
+def compared(run: Run) -> list[Prediction]:
+    """The predictions of a run, without the problems that some method got no answer to from a server."""
+    left_out = without_answer(run, "evaluate")
+    return [prediction for prediction in run.store(PREDICTIONS, Prediction) if prediction.id not in left_out]
 
 
 def asked_levels(profile: Profile) -> list[tuple[str, float]]:
@@ -126,12 +139,23 @@ def _test_problems(run: Run) -> LoadedProblems:
     return test
 
 
-def _answer(run: Run, passes: Sequence[Pass], problems: Sequence[Problem]) -> RecordStore[Prediction]:
-    """Answer what the run does not have yet, pass by pass. Passes of one adapter and strength share an engine."""
+def _answer(
+    run: Run, passes: Sequence[Pass], problems: Sequence[Problem], failed: dict[tuple, str]
+) -> RecordStore[Prediction]:
+    """Answer what the run does not have yet, pass by pass. Passes of one adapter and strength share an engine.
+
+    A request that a server does not answer goes into `failed`. Its problem will be left out, so it is not asked again.
+    """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.target)
     store, first = run.store(PREDICTIONS, Prediction), run.store(FIRST_CALLS, FirstCall)
+    if strange := next((prediction for prediction in store if prediction.method not in METHODS), None):
+        raise InputError(
+            f"{store.path}: problem '{strange.id}' was answered by '{strange.method}', which is no method"
+            f"{nearest(strange.method, list(METHODS))}; mend or remove the line"
+        )
     engine, loaded = None, None
     for step in passes:
+        problems = _answerable(problems, failed)
         keys = [PredictionKey(problem.id, method, level) for problem in problems for method, level in step.pairs]
         if all(key in store for key in keys):
             continue
@@ -144,6 +168,7 @@ def _answer(run: Run, passes: Sequence[Pass], problems: Sequence[Problem]) -> Re
                 adapter=step.adapter,
                 strength=step.strength,
                 attached=step.attached,
+                failed=failed,
             )
             loaded = (step.adapter, step.strength, step.attached)
         for calls in call_first(
@@ -157,6 +182,7 @@ def _answer(run: Run, passes: Sequence[Pass], problems: Sequence[Problem]) -> Re
             label=f"{step.name}, first calls",
         ):
             first.append(calls)
+        problems = _answerable(problems, failed)
         known = _known(profile, store)
         budgets = [answer_budget(profile.evaluation, *pair, known.original_tokens) for pair in step.pairs]
         for batch in predict_all(
@@ -172,7 +198,16 @@ def _answer(run: Run, passes: Sequence[Pass], problems: Sequence[Problem]) -> Re
             first={call.key: call for call in first},
         ):
             store.append(batch)
+        answered = {(prediction.method, prediction.ratio) for prediction in store}
+        for method, level in step.pairs:
+            refuse_silence(f"evaluate, {method} {level:g}", failed, answered=(method, level) in answered)
     return store
+
+
+def _answerable(problems: Sequence[Problem], failed: dict[tuple, str]) -> list[Problem]:
+    """The problems without a failed request."""
+    lost = {key[0] for key in failed}
+    return [problem for problem in problems if problem.id not in lost]
 
 
 def _known(profile: Profile, store: RecordStore[Prediction]) -> Known:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenskip_lib.core.paths import need_checkout, relative
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, load_profile
-from tokenskip_lib.core.provenance import finished_at
+from tokenskip_lib.core.provenance import now
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.store import write_json
 from tokenskip_lib.evaluation.metrics import markdown_table
@@ -61,20 +61,21 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     need("papermill", "notebooks")
     run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
-    for number, stage in enumerate(steps(profile), 1):
-        if only is not None and number != only:
-            continue
-        if only is None and stage in run.timings():
-            print(f"{NOTEBOOKS[stage]}: done, {run.timings()[stage]:.0f} s", flush=True)
-            continue
-        print(f"{NOTEBOOKS[stage]} ...", flush=True)
-        start = time.perf_counter()
-        _execute(run, NOTEBOOKS[stage], name, overrides)
-        seconds = time.perf_counter() - start
-        # A notebook without a run shows published tables and notes nothing; one drawn again did no work again.
-        if run.has_noted(stage) and stage not in run.timings():
-            run.note(stage, notebook_seconds=round(seconds, 1), finished_at=finished_at())
-        print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
+    with run.writing():  # the kernels, which it starts, write too
+        for number, stage in enumerate(steps(profile), 1):
+            if only is not None and number != only:
+                continue
+            if only is None and stage in run.timings():
+                print(f"{NOTEBOOKS[stage]}: done, {run.timings()[stage]:.0f} s", flush=True)
+                continue
+            print(f"{NOTEBOOKS[stage]} ...", flush=True)
+            start = time.perf_counter()
+            _execute(run, NOTEBOOKS[stage], name, overrides)
+            seconds = time.perf_counter() - start
+            # A notebook without a run shows published tables and notes nothing; one drawn again did no work again.
+            if run.has_noted(stage) and stage not in run.timings():
+                run.note(stage, notebook_seconds=round(seconds, 1), finished_at=now())
+            print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
 
 
@@ -130,6 +131,7 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
                 cwd=str(source.parent),
                 progress_bar=False,
                 stderr_file=sys.stderr,  # the stages' own progress bars, live
+                shutdown_kernel="immediate",  # records are on disk: a kernel that is stopped has nothing to finish
                 # Errors only: each kernel warns of its connection, which does not leave this machine.
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )

@@ -3,7 +3,6 @@
 Only a model that cannot solve the problems as it is needs this, for example the demo's.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile, is_how
 from tokenskip_lib.core.records import InputError, Problem, PrunedChain
 from tokenskip_lib.core.settings import TargetTrainingSettings
-from tokenskip_lib.core.store import write_json
+from tokenskip_lib.core.store import read_json, write_json
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.evaluation.predictions import predict_all
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.models.loading import load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
+from tokenskip_lib.training.adapter import DAMAGED
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows
 
@@ -63,7 +63,7 @@ def prepare_target(profile: Profile) -> dict:
     batches = predict_all(engine, tokenizer, validation.problems, profile.prompts, plan, label="validation")
     predictions = [prediction for batch in batches for prediction in batch]
     [row] = compute_metrics(predictions, scorer="", seed=profile.seed).to_dict("records")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json", advice=DAMAGED)
     summary["validation"] = {key: row[key] for key in ("n", "accuracy", "accuracy_low", "accuracy_high", "cut_off")}
     summary["dropped_problems"] = dict(loaded.dropped)
     write_json(folder / "summary.json", summary)
@@ -83,9 +83,10 @@ def _refuse_other_settings(folder: Path, profile: Profile, taught: TargetTrainin
     if not file.exists():
         if (folder / "summary.json").exists():  # made elsewhere; it is only measured
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "adapter_config.json").exists():
+            raise InputError(f"{folder}: holds an adapter that was made elsewhere; --set target.adapter=... keeps it")
         write_json(file, now)
-    begun = json.loads(file.read_text(encoding="utf-8"))
+    begun = read_json(file, advice=DAMAGED)
     for name, value in now.items():
         if _decisive(begun.get(name)) != _decisive(value):
             raise InputError(

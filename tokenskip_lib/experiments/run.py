@@ -6,26 +6,27 @@ Every stage's files begin with its number, so that redoing a stage can remove it
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from pydantic import ValidationError
-
-from tokenskip_lib.core.paths import checkout, relative, resolve_path
-from tokenskip_lib.core.processes import part_path, rank
+from tokenskip_lib.core.paths import checkout, relative
+from tokenskip_lib.core.processes import only_writers, rank
 from tokenskip_lib.core.profiles import Profile, load_profile, setting_values
 from tokenskip_lib.core.provenance import commit, versions
-from tokenskip_lib.core.records import InputError, Problem, few_of
-from tokenskip_lib.core.store import R, RecordStore, write_json
+from tokenskip_lib.core.records import InputError, Problem
+from tokenskip_lib.core.store import R, RecordStore, write_json, write_whole
+from tokenskip_lib.experiments.folder import refuse_foreign, remove_from, written
+from tokenskip_lib.experiments.state import profile_of, read_state
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
     FIGURES,
     RECORDS,
     RESULTS,
     STAGES,
+    STATE,
     STEPS,
     TRAIN_PROBLEMS,
     changed_settings,
@@ -36,15 +37,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-STATE, STUDIES = "profile.json", "studies"
+P = ParamSpec("P")
+T = TypeVar("T")
+
 PUBLISHED_FIGURES, PUBLISHED_RESULTS = "figures", "data/results"  # of the checkout; `publish` writes there
 
 
 class Run:
     """The folder of one run: records, adapter, tables, figures, and profile.json that says how they were made.
 
-    `Run.create` is for writing, `Run.open` for reading. The versions and the commit in profile.json are those of the
-    last `Run.create`; the `finished_by` of a stage has those that did its work.
+    `Run.create` is for writing, `Run.open` for reading. One process writes at a time, and any number may read. The
+    versions and the commit in profile.json are those of the last `Run.create`; the `finished_by` of a stage has those
+    that did its work.
     """
 
     def __init__(self, profile: Profile, state: dict):
@@ -63,26 +67,21 @@ class Run:
 
         Raises:
             InputError: the folder has records made with other settings, and they are not redone; or it has files
-                and is no run's.
+                and is no run's; or another process writes there.
         """
-        before = read_state(profile.path(""))
-        if before is None:
-            _refuse_foreign(profile)
-        else:
-            run = cls(profile, before)
-            run._refuse_other_settings(redo_from)
-            if redo_from is not None:
-                run._remove_from(redo_from)
-        state = {
-            "profile": profile.model_dump(),
-            "seed": profile.seed,
-            "versions": versions(),
-            "commit": commit(),
-            "stages": before["stages"] if before else {},
-        }
-        run = cls(profile, state)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run._write()
+        if read_state(profile.path("")) is None:
+            refuse_foreign(profile)
+        made_by = {"versions": versions(), "commit": commit()}
+        with only_writers(profile.path("")):
+            before = read_state(profile.path(""))
+            if before is not None:
+                run = cls(profile, before)
+                run._refuse_other_settings(redo_from)
+                if redo_from is not None:
+                    run._remove_from(redo_from)
+            stages = before["stages"] if before else {}
+            run = cls(profile, {"profile": profile.model_dump(), "seed": profile.seed, **made_by, "stages": stages})
+            run._write()
         return run
 
     @classmethod
@@ -101,6 +100,23 @@ class Run:
         run = cls(profile, state)
         run._refuse_other_settings(None)
         return run
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes into the run, with those that this one started.
+
+        Raises:
+            InputError: another process writes into it, or has made it anew with other settings.
+        """
+        with only_writers(self.folder):
+            state = read_state(self.folder)
+            begun, now = profile_of(self.state), None if state is None else profile_of(state)
+            if begun is not None and now is not None and (changed := changed_settings(begun, now)):
+                raise InputError(
+                    f"{self.folder}: another process has made this run anew, with another "
+                    f"'{next(iter(changed.values()))}'; --set run_dir=... keeps both"
+                )
+            yield
 
     def store(self, name: str, record_type: type[R]) -> RecordStore[R]:
         """A file of records of this run, by its name in `steps`."""
@@ -131,12 +147,13 @@ class Run:
 
     def note(self, stage: str, **counts) -> None:
         """Write a stage's counts into profile.json, and the versions and commit that finished it."""
-        state = read_state(self.folder)  # a notebook's kernel may have written in the meantime
-        if state is not None:
-            self.state["stages"] = state["stages"]
-        first = {"finished_by": {name: self.state[name] for name in ("commit", "versions")}}
-        self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
-        self._write()
+        with self.writing():
+            state = read_state(self.folder)  # a notebook's kernel may have written in the meantime
+            if state is not None:
+                self.state["stages"] = state["stages"]
+            first = {"finished_by": {name: self.state[name] for name in ("commit", "versions")}}
+            self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
+            self._write()
 
     def has_noted(self, stage: str) -> bool:
         """Whether a stage has written its counts, in this process or in another (a notebook's kernel)."""
@@ -145,7 +162,7 @@ class Run:
 
     def has_begun(self) -> bool:
         """Whether any stage has written records here. If none has, notebooks show the published tables."""
-        return bool(_there(self.folder, RECORDS))
+        return bool(written(self.folder, RECORDS))
 
     def timings(self) -> dict[str, float]:
         """Seconds that each finished step's notebook took. Steps run without their notebook have none."""
@@ -156,9 +173,10 @@ class Run:
 
     def write_result(self, table: pd.DataFrame, name: str) -> Path:
         """Write a table of results, for example METRICS, into the run's folder `results`."""
+        from tokenskip_lib.evaluation.tables import table_csv
+
         path = self.folder / RESULTS / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(path, index=False)
+        write_whole(path, table_csv(table).encode())
         return path
 
     def find_result(self, name: str) -> Path:
@@ -193,7 +211,6 @@ class Run:
         from tokenskip_lib.figures.style import write_figure
 
         path = self.folder / FIGURES / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         origin = {
             "profile": self.profile.name,
             "seed": self.profile.seed,
@@ -210,7 +227,7 @@ class Run:
 
     def _refuse_other_settings(self, redo_from: int | None) -> None:
         """Raise InputError if records in the folder were made with other settings and are not redone."""
-        made_with = _profile_of(self.state)
+        made_with = profile_of(self.state)
         if made_with is None:
             changed = {1: "profile.json is of another version"}
         else:
@@ -221,7 +238,7 @@ class Run:
             }
         for stage, what in changed.items():
             later = [name for number in range(stage, len(STAGES) + 1) for name in records_of(number)]
-            if _there(self.folder, later) and (redo_from is None or redo_from > stage):
+            if written(self.folder, later) and (redo_from is None or redo_from > stage):
                 raise InputError(
                     f"{self.folder} was made with {what}; `run --from {stage:02}` redoes it "
                     "from there, --set run_dir=... keeps both"
@@ -232,19 +249,18 @@ class Run:
         for name in STEPS[step - 1 :]:
             self.state["stages"].pop(name, None)
         self._write()
-        for number in range(step, len(STEPS) + 1):
-            _delete(_there(self.folder, records_of(number)))
-        self._remove_variants(step)
+        remove_from(self.folder, step)
 
-    def _remove_variants(self, redo_from: int) -> None:
-        """Remove the redone stages' files of every study's variant; the whole variant if it links to removed files."""
-        for variant in self.folder.glob(f"{STUDIES}/*/*"):
-            later = [name for number in range(redo_from, len(STEPS) + 1) for name in records_of(number)]
-            stale = _there(variant, later)
-            if redo_from == STEPS.index("studies") + 1 or any(path.is_symlink() for path in stale):
-                shutil.rmtree(variant)
-            else:
-                _delete(stale)
+
+def writes(function: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """Let a function that writes into its run do so alone; see `Run.writing`."""
+
+    @wraps(function)
+    def alone(run: Run, *args: P.args, **kwargs: P.kwargs) -> T:
+        with run.writing():
+            return function(run, *args, **kwargs)
+
+    return alone
 
 
 def find_trained(run: Run) -> Path | str:
@@ -264,57 +280,6 @@ def find_trained(run: Run) -> Path | str:
     return folder
 
 
-def read_state(folder: Path) -> dict | None:
-    """The content of a run's profile.json: settings, seed, versions, commit, stages; None if there is no run.
-
-    Raises:
-        InputError: the file is not JSON.
-    """
-    file = folder / STATE
-    if not file.exists():
-        return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise InputError(f"{file}: not JSON; remove the folder, or put the file back") from None
-
-
-def _profile_of(state: dict) -> Profile | None:
-    """The settings that a run was made with. Settings that did not exist then have their defaults."""
-    known = {name: value for name, value in state["profile"].items() if name in Profile.model_fields}
-    try:
-        return Profile.model_validate(known)
-    except ValidationError:
-        return None
-
-
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _refuse_foreign(profile: Profile) -> None:
-    """Raise InputError if a folder without a run's state has files: someone's own, or made with unknown settings.
-
-    The target model's adapter may be there: `prepare-target` writes it before there is a run.
-    """
-    folder, adapter = profile.path(""), profile.target.adapter
-    own = resolve_path(adapter) if adapter is not None else folder
-    others = sorted(path.name for path in folder.glob("*") if path != own and path not in own.parents)
-    if others and rank() == 0:  # of several launched processes the first may be writing the state just now
-        raise InputError(
-            f"{folder}: has files ({few_of(others)}) and no {STATE}, so no run made it; choose a new folder with "
-            f"--set run_dir=..., or put {STATE} back"
-        )
-
-
-def _there(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Those of the names that are in a folder, links to removed files and shares of a launched process too."""
-    whole = [folder / name for name in names]
-    shares = [path for file in whole for path in folder.glob(part_path(file, "*").name)]
-    return [path for path in whole if path.exists() or path.is_symlink()] + shares
-
-
-def _delete(paths: Iterable[Path]) -> None:
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

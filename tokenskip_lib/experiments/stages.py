@@ -28,10 +28,12 @@ from tokenskip_lib.core.records import (
     SFTRow,
     pruned_keys,
 )
+from tokenskip_lib.core.store import read_json
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.evaluate import asked_levels, evaluate
-from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.failures import PROBLEMS_WITHOUT_ANSWER, note_failures, refuse_silence, without_answer
+from tokenskip_lib.experiments.run import Run, writes
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
     CHAINS,
@@ -59,20 +61,23 @@ def check_names(profile: Profile) -> None:
     check_scorers([profile.importance.scorer, *profile.importance.compare_with])
 
 
+@writes
 def generate(run: Run) -> list[Chain]:
     """Stage 1: the target model answers the training problems; every answer is graded.
 
-    Writes 01_train_problems.jsonl and 01_chains.jsonl; a chain's `dropped` says why it is not used.
+    Writes 01_train_problems.jsonl and 01_chains.jsonl; a chain's `dropped` says why it is not used. A request that a
+    server did not answer is noted (see `experiments.failures`), and its problem has no chain.
     """
     profile = run.profile
     train, test = load_problems(profile, "train"), load_problems(profile, "test")
     refuse_shared_questions(train.problems, test.problems)
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
+    failed: dict[tuple, str] = {}
     if not all(IdKey(problem_id) in store for problem_id in problems):
         tokenizer = load_tokenizer(profile.target)
         count = token_counter(tokenizer)
-        engine = build_engine(profile, tokenizer, profile.chains.batch_size)
+        engine = build_engine(profile, tokenizer, profile.chains.batch_size, failed=failed)
         requests = build_requests(
             train.problems,
             tokenizer,
@@ -89,6 +94,7 @@ def generate(run: Run) -> list[Chain]:
         for batch in engine.generate(requests, is_done=is_done, label="chains of thought"):
             store.append(_chain(problems[cast(PredictionKey, g.key).id], g, count, profile) for g in batch)
     chains = list(store)
+    refuse_silence("generate", failed, answered=bool(chains))
     run.note(
         "generate",
         chains=len(chains),
@@ -96,9 +102,11 @@ def generate(run: Run) -> list[Chain]:
         dropped_chains=dict(Counter(chain.dropped for chain in chains if chain.dropped)),
         dropped_problems=dict(train.dropped),
     )
+    note_failures(run, "generate", failed)
     return chains
 
 
+@writes
 def score(run: Run) -> list[ScoredChain]:
     """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
     profile = run.profile
@@ -120,6 +128,7 @@ def score(run: Run) -> list[ScoredChain]:
     return list(run.store(SCORED, ScoredChain))
 
 
+@writes
 def prune(run: Run) -> list[SFTRow]:
     """Stage 3: every scored chain at every ratio, and the training rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
@@ -174,6 +183,7 @@ def export(run: Run, style: str, folder: Path) -> list[Path]:
     return export_rows(rows, problems, load_tokenizer(run.profile.target), run.profile.prompts, style, folder)
 
 
+@writes
 def train(run: Run) -> dict:
     """Stage 4: the TokenSkip adapter, from the mixed-ratio rows; returns the training's summary."""
     profile = run.profile
@@ -189,7 +199,7 @@ def train(run: Run) -> dict:
             base_name=profile.target.model,
             seed=profile.training_seed,
         )
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json", advice="put it back, or `run --from 04` redoes it")
     run.note("train", **summary)
     return summary
 
@@ -213,13 +223,15 @@ def run_stage(profile: Profile, name: str) -> str:
     STAGE_FUNCTIONS[name](run)
     if rank() != 0:
         return ""
-    counts = {key: value for key, value in run.state["stages"][name].items() if key != "finished_by"}
+    details = ("finished_by", PROBLEMS_WITHOUT_ANSWER)
+    counts = {key: value for key, value in run.state["stages"][name].items() if key not in details}
     return f"{relative(run.folder)}: {json.dumps(counts, ensure_ascii=False)}"
 
 
 def _kept_chains(run: Run) -> list[Chain]:
     answered = run.need(CHAINS, Chain, "generate")
-    if waiting := {problem.id for problem in run.store(TRAIN_PROBLEMS, Problem)} - {chain.id for chain in answered}:
+    waiting = {problem.id for problem in run.store(TRAIN_PROBLEMS, Problem)} - {chain.id for chain in answered}
+    if waiting := waiting - without_answer(run, "generate"):
         raise InputError(
             f"{run.folder / CHAINS}: {len(waiting)} training problems are not answered yet; run `python -m "
             "tokenskip_lib generate` with the same --set to its end first"

@@ -26,7 +26,7 @@ METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv
 COMPLEXITY, ORACLE = "token_complexity.csv", "oracle.csv"
 AGREEMENT, REGRET = "agreement.csv", "regret.csv"
 TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE, AGREEMENT, REGRET)
-FIGURES, RESULTS = "figures", "results"
+FIGURES, RESULTS, STUDIES, STATE = "figures", "results", "studies", "profile.json"
 
 # The first stage that a change of a setting makes stale, by section or by dotted name; the longer name wins.
 # Settings marked HOW in core/settings.py make none stale.

@@ -20,8 +20,8 @@ from tokenskip_lib.core.records import FirstCall, InputError, Prediction
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages
 from tokenskip_lib.experiments.evaluate import asked_levels
-from tokenskip_lib.experiments.run import STUDIES, Run
-from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, TABLES, records_of, stage_of
+from tokenskip_lib.experiments.run import Run, writes
+from tokenskip_lib.experiments.steps import FIRST_CALLS, PREDICTIONS, STAGES, STUDIES, TABLES, records_of, stage_of
 
 
 def variant_profiles(profile: Profile, study: str) -> list[tuple[dict[str, Any], Profile]]:
@@ -57,6 +57,7 @@ def check_studies(profile: Profile) -> None:
             stages.check_names(variant)
 
 
+@writes
 def run_study(run: Run, study: str) -> pd.DataFrame:
     """Train and evaluate every variant of a study; what is done is not done again.
 

@@ -18,7 +18,7 @@ from tokenskip_lib.core.store import R, parse_record, read_json_rows
 from tokenskip_lib.evaluation.method import Known, Method, full_budget
 from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_ratios
 from tokenskip_lib.experiments.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
-from tokenskip_lib.experiments.run import read_state
+from tokenskip_lib.experiments.state import read_state
 from tokenskip_lib.experiments.steps import CHAINS, FIRST_CALLS, PREDICTIONS, SFT_ROWS
 from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.prompts import answer_tail

@@ -149,7 +149,7 @@ def accuracy_figure(
                 names.append(_draw_published(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
                 labelled |= set(rows["method"])
             name_curves(axes, [name for name in names if low <= name[0] <= high])
-        panels[0, 0].set_title(title)
+        panels[0, 0].set_title(title, parse_math=False)
         panels[-1, 0].set_xlabel("chain tokens (mean over problems; where equal, side by side)")
         figure.supylabel("accuracy (%)", fontsize="medium")
         if len(levels) > 1:

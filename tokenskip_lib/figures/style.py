@@ -1,7 +1,9 @@
 """Colours, markers and labels that all figures share, and how a figure is written."""
 
+import re
 from collections.abc import Iterable
 from importlib import resources
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tokenskip_lib.core.store import write_json
+from tokenskip_lib.core.store import write_json, write_whole
 from tokenskip_lib.evaluation.methods import METHODS
 
 PALETTE = sns.color_palette("colorblind")
 # For methods that state no style of their own, such as "random pruning" in notebook 06.
 FREE_COLOURS = [PALETTE[number] for number in (7, 9, 6, 8)]
 FREE_MARKERS = "v<>8H"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # the characters that XML lacks
 STYLE = str(resources.files("tokenskip_lib.figures") / "style.mplstyle")
 
 
@@ -44,14 +47,19 @@ def method_styles(names: Iterable[str]) -> dict[str, tuple[Any, str]]:
 def write_figure(figure: Figure, path: Path, origin: dict[str, Any]) -> None:
     """Write a figure as `path`, a .png, and as .svg; a .json beside them says what was drawn. The figure is closed.
 
+    The text of a chain may hold control characters. The .svg has U+FFFD in their place, or no program would read it.
+
     Args:
         figure: closed afterwards, or a notebook would show it a second time.
         origin: what the .json says.
     """
     with plt.style.context(STYLE):
-        figure.savefig(path)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        png, svg = BytesIO(), BytesIO()
+        figure.savefig(png, format="png")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)
+    write_whole(path, png.getvalue())
+    write_whole(path.with_suffix(".svg"), _NOT_XML.sub("\ufffd", svg.getvalue().decode()).encode())
     write_json(path.with_suffix(".json"), origin)
 
 

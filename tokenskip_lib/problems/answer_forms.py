@@ -34,7 +34,8 @@ _CALCULATED = re.compile(r"[\d.]+ ?/ ?[\d.]+|(?!\d\d?:\d\d\Z)[\d.]+ ?: ?[\d.]+")
 _INTEGER = r"(?:[1-9]\d{0,2}(?:(?:,|\{,\}| )\d{3})+(?!\d)|[1-9]\d?(?:,\d{2})+,\d{3}(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|\.\d+)"
 _FRACTION = rf"(?:{_DECIMAL} ?/ ?{_DECIMAL}|\\frac\{{-?{_DECIMAL}\}}\{{{_DECIMAL}\}})"
-_CURRENCY = r"(?:(?:US|A|C|HK)?[$€£¥₹₽₩₫฿₱₪₺₴¢]|(?:USD|EUR|GBP|INR|CHF|Rs\.?)(?![A-Za-z]))"
+_SIGNS = "$€£¥₹₽₩₫฿₱₪₺₴¢"
+_CURRENCY = rf"(?:(?:US|A|C|HK)?[{_SIGNS}]|(?:USD|EUR|GBP|INR|CHF|Rs\.?)(?![A-Za-z]))"
 _NUMBER = re.compile(
     rf"(?:=|\\approx|\\sim)? ?(?P<before>(?:[-+]|{_CURRENCY}| )*)"
     rf"(?:(?P<whole>\d+)(?: |(?=\\))(?P<part>{_FRACTION})|(?P<fraction>{_FRACTION})|(?P<decimal>{_DECIMAL}))"
@@ -54,7 +55,8 @@ _TIMES = {  # words after a number, and what they multiply it by
     for name in names
 }
 _MAGNITUDE = re.compile(rf"[ -]?({'|'.join(sorted(_TIMES, key=len, reverse=True))})s?(?![A-Za-z])", re.IGNORECASE)
-_WORDS = re.compile(rf"(?:[^\W\d_](?:\^\{{?[23]\}}?)?|[°'’./ -]|{_CURRENCY})*")
+# Each character can be read in one way only: with `_CURRENCY` as a second way, the time would be exponential.
+_WORDS = re.compile(rf"(?:[^\W\d_](?:\^\{{?[23]\}}?)?|[°'’./ {_SIGNS}-])*")
 _SYMBOL = r"(?:[kcmμn]?m|[kmμ]?g|[mμn]?s|h|[kmc]?[lL]|° ?[CF]?|[kmM]?(?:[VWJN]|Hz|Pa)|A)(?:\^\{?[23]\}?)?"
 _SYMBOLS = re.compile(rf"{_SYMBOL}(?:/{_SYMBOL})?")  # of a unit: case matters
 _CHANGE = re.compile(  # words that change the number before them; a single letter is a variable
@@ -187,7 +189,8 @@ def read_number(text: str) -> Number | None:
         value = int(match["whole"] or 0) + over / under
     value *= (-1) ** match["before"].count("-") * Fraction(10) ** int(match["power"] or 0)
     rest = match["rest"]
-    while magnitude := _MAGNITUDE.match(rest):
+    # A text may repeat them without end, and Python writes no number of more than 4300 digits.
+    while (magnitude := _MAGNITUDE.match(rest)) and abs(value) < 10**2000:
         value, rest = value * _TIMES[magnitude[1].lower()], rest[magnitude.end() :]
     attached = re.match(r"[A-Za-zμ]+", rest)
     if not _WORDS.fullmatch(rest) or (attached and (len(attached[0]) == 1 or not _measure(attached[0]))):

@@ -6,22 +6,18 @@ rule of the authors' code (github.com/hemingkx/TokenSkip), so that their publish
 """
 
 import math
-import multiprocessing
 import re
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tokenskip_lib.problems.algebra import equal_by_algebra
 from tokenskip_lib.problems.answer_forms import compare, other_unit, read_number, split_unit, without_suffix
 from tokenskip_lib.problems.answer_spelling import plain, tidy
-from tokenskip_lib.problems.stated_answers import answer_box, last_boxed, stated_by_box, stated_in_words
+from tokenskip_lib.problems.stated_answers import LONGEST, answer_box, last_boxed, stated_by_box, stated_in_words
 
 # "\{1, 2\}" and "(1, 2)": one pair of brackets around a list of plain things.
-_LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\]*,[^()\[\]{}\\]*(?:\\right)?\s*(?:\\\}|[\])])")
-_LONGEST = 1000  # characters: longer texts are no answers, and would keep math-verify busy for minutes
+_LIST = re.compile(r"(?:\\left)?\s*(\\\{|[\[(])[^()\[\]{}\\,]*,[^()\[\]{}\\]*(?:\\right\s*)?(?:\\\}|[\])])")
 
 THINK_START, THINK_END = "<think>", "</think>"
 _OPENING_THINK = re.compile(r"\A\s*<think>\s*")
@@ -106,7 +102,8 @@ def is_correct(prediction: str | None, gold: str) -> bool:
 
     Args:
         prediction: the answer as extracted, LaTeX or plain. None is wrong. So is an answer that math-verify cannot
-            settle in 5 seconds, and one of more than 1000 characters, unless it is the gold answer word for word.
+            settle in 2 seconds of processor time, reading and comparing together, and one of more than 1000
+            characters. Both are right if they are the gold answer word for word.
         gold: the data set's answer.
 
     Example:
@@ -118,7 +115,7 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     if " ".join(prediction.split()) == " ".join(gold.split()):
         return True
     prediction, gold = (box.content if (box := answer_box(text)) else text for text in (prediction, gold))
-    if max(len(prediction), len(gold)) > _LONGEST:
+    if max(len(prediction), len(gold)) > LONGEST:
         return False
     (stated, suffix), (wanted, gold_suffix) = without_suffix(plain(prediction)), without_suffix(plain(gold))
     if suffix not in (None, gold_suffix):
@@ -134,51 +131,7 @@ def is_correct(prediction: str | None, gold: str) -> bool:
     lists = _LIST.fullmatch(stated), _LIST.fullmatch(wanted)
     if lists[0] and lists[1] and ("{" in lists[0][1]) != ("{" in lists[1][1]):
         return False
-    return _checked(stated, number.latex if number and number.value is not None else wanted)
-
-
-def _checked(prediction: str, gold: str) -> bool:
-    """`_verify`, from any thread.
-
-    The library grades in the main thread. `is_correct` is public, though, and in the thread of a notebook widget or a
-    web server math-verify could not set its time limits: there another process grades.
-    """
-    if threading.current_thread() is threading.main_thread():
-        return _verify(prediction, gold)
-    try:
-        return _other_process().submit(_verify, prediction, gold).result()
-    except BrokenProcessPool:  # it was killed: another takes its place, once
-        _other_process.cache_clear()
-        return _other_process().submit(_verify, prediction, gold).result()
-
-
-def _verify(prediction: str, gold: str) -> bool:
-    """math-verify's verdict. Its time limits use SIGALRM, which only a process's main thread may set."""
-    from math_verify import parse, verify
-    from math_verify.errors import TimeoutException
-    from math_verify.utils import timeout
-
-    parsed_gold, parsed = (parse(f"\\boxed{{{text}}}", parsing_timeout=5) for text in (gold, prediction))
-    if not verify(parsed_gold, parsed, strict=True, timeout_seconds=5):
-        return False
-    try:
-        return "%" in gold + prediction or timeout(5)(_of_one_size)(parsed_gold[0], parsed[0])
-    except TimeoutException:
-        return False
-
-
-def _of_one_size(gold: Any, stated: Any) -> bool:
-    """False for two numbers that differ, though not in their first decimals: math-verify rounds them to 0."""
-    if not (getattr(gold, "is_number", False) and getattr(stated, "is_number", False)):
-        return True
-    size, other = gold.evalf(30), stated.evalf(30)
-    return bool(abs(size - other) <= abs(size) * 1e-5)
-
-
-@lru_cache(maxsize=1)
-def _other_process() -> ProcessPoolExecutor:
-    """A process whose main thread checks what this one's other threads ask."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    return equal_by_algebra(stated, number.latex if number and number.value is not None else wanted)
 
 
 def is_correct_by_reference(output: str, gold: str) -> bool:

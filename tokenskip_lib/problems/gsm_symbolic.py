@@ -12,7 +12,7 @@ from tokenskip_lib.problems.arithmetic import check_equations, numbers_in, write
 
 # A question's split is fixed: the hash of its text, modulo 100, chooses it.
 SYMBOLIC_SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 40), "target": range(40, 100)}
-_SUFFIX = re.compile(r"\s*Give the (?:result|answer) as .*$", re.DOTALL)
+_SUFFIX = re.compile(r"Give the (?:result|answer) as .*$", re.DOTALL)
 _TRIES = 200  # instances that are generated for each problem asked for, at most
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 
+from tokenskip_lib.core.inputs import text_of
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, nearest
-from tokenskip_lib.core.records import InputError, Problem, few_of
+from tokenskip_lib.core.records import InputError, Problem, few_of, printable
 from tokenskip_lib.core.store import parse_record, read_json_rows
 from tokenskip_lib.problems.grading import last_boxed
 from tokenskip_lib.problems.gsm_symbolic import SYMBOLIC_SPLITS, generate_problems, normalise_question
@@ -37,6 +38,8 @@ _FIELDS = {
 }
 # A box without braces, as in two training solutions of MATH: "$\boxed 9$". The box holds all up to the formula's end.
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[\s~]*+(?!\{)(?:([^$\n]{1,80}?)(?:\$|\\\]|\\\))|([^$\s]+))")
+# GSM8K's "<<3*4=12>>". What is not closed matches as well, and stays: looking for its end from each "<<" is quadratic.
+_CALCULATOR = re.compile(r"<<[^>]*+(>>)?")
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def read_problems(path: Path) -> LoadedProblems:
     if not rows:
         raise InputError(f"{path}: no rows")
     problems = [_problem(row, default_id, where) for where, default_id, row in rows]
-    _refuse_repeated(problems, str(path))
+    _refuse_repeated(problems, [where for where, _, _ in rows])
     _name_unread(str(path), [row for _, _, row in rows])
     return _with_answers(problems, str(path))
 
@@ -188,8 +191,8 @@ def check_problems(rows: Iterable[tuple[str, dict]]) -> list[Problem]:
         InputError: a row without question, or two rows with one id.
     """
     rows = list(rows)
-    problems = [_problem(row, str(row["id"]), where) for where, row in rows]
-    _refuse_repeated(problems, "questions")
+    problems = [_problem(row, "", where) for where, row in rows]
+    _refuse_repeated(problems, [where for where, _ in rows])
     _name_unread("questions", [row for _, row in rows])
     return problems
 
@@ -208,13 +211,15 @@ def _name_unread(source: str, rows: Sequence[dict]) -> None:
     """Name the fields of rows that no problem was made of."""
     unread = {name for row in rows for name in set(row) - set(_fields_of(row).values()) if row[name] is not None}
     if unread:
-        print(f"{source}: fields that are not read: {', '.join(sorted(map(str, unread)))}", file=sys.stderr)
+        print(printable(f"{source}: fields that are not read: {', '.join(sorted(map(str, unread)))}"), file=sys.stderr)
 
 
-def _refuse_repeated(problems: list[Problem], where: str) -> None:
-    repeated = [problem_id for problem_id, count in Counter(p.id for p in problems).items() if count > 1]
-    if repeated:
-        raise InputError(f"{where}: id '{repeated[0]}' is on more than one row; ids must differ")
+def _refuse_repeated(problems: Sequence[Problem], places: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for problem, where in zip(problems, places, strict=True):
+        if problem.id in seen:
+            raise InputError(f"{where}: id '{problem.id}' is on more than one row; ids must differ")
+        seen.add(problem.id)
 
 
 def _hub_problems(name: str, split: str) -> LoadedProblems:
@@ -246,20 +251,21 @@ def _problem(row: dict, default_id: str, where: str) -> Problem:
 
     The answer of a row that states none is "".
     """
-    parts = {part: row[name] for part, name in _fields_of(row).items()}
-    if not str(parts.get("question", "")).strip():
+    given = {part: row[name] for part, name in _fields_of(row).items()}
+    parts = {part: text_of(value, f"{where}: {part}") for part, value in given.items() if part != "choices"}
+    if not parts.get("question", "").strip():
         raise InputError(f"{where}: no question; every row needs one")
-    if "choices" in parts:
-        parts |= _with_choices(parts, where)
-    solution = str(parts.get("solution", ""))
-    answer = str(parts.get("answer", "")).strip() or _boxed_answer(solution)
+    if "choices" in given:
+        parts |= _with_choices(given, where)
+    solution = parts.get("solution", "")
+    answer = parts.get("answer", "").strip() or _boxed_answer(solution)
     if "####" in answer:
         solution, _, answer = answer.rpartition("####")
     record = {
-        "id": str(parts.get("id", default_id)),
-        "question": str(parts["question"]).strip(),
+        "id": parts.get("id", default_id),
+        "question": parts["question"].strip(),
         "answer": answer.strip(),
-        "solution": re.sub(r"<<[^>]*>>", "", solution).strip(),
+        "solution": _CALCULATOR.sub(lambda match: "" if match[1] else match[0], solution).strip(),
     }
     return parse_record(record, Problem, where)
 
@@ -279,7 +285,8 @@ def _with_choices(parts: dict, where: str) -> dict[str, str]:
         raise InputError(f"{where}: answer: one of the letters {letters}, or a place from 0, not {answer!r}")
     if isinstance(choices, dict) and choices.get("label", list(letters)) != list(letters):
         raise InputError(f"{where}: choices (or options): labels other than {letters}, in this order")
-    listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, texts, strict=True))
+    said = [text_of(text, f"{where}: choices (or options)") for text in texts]
+    listed = "\n".join(f"({letter}) {text}" for letter, text in zip(letters, said, strict=True))
     return {"question": f"{parts['question']}\n{listed}", "answer": answer.strip()}
 
 

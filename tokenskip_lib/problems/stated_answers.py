@@ -1,6 +1,7 @@
 r"""Where a text states an answer: in boxes, or in words that announce one.
 
-All functions take time linear in the text's length. Patterns that could take longer see `TAIL` characters at most.
+All functions take time linear in the text's length. Patterns that could take longer see a number of characters that
+does not grow with the text: `TAIL` or `LONGEST` at most.
 """
 
 import re
@@ -11,6 +12,7 @@ from tokenskip_lib.problems.answer_forms import compare, read_number
 from tokenskip_lib.problems.answer_spelling import plain
 
 TAIL = 400  # characters at an output's end, and before a box, where an announcement is looked for
+LONGEST = 1000  # characters of an answer: a longer text is none
 
 # "The answer is", "Answer:", "the answer to the question would be", "Ans =", "the correct option is".
 _VERB = r"(?:is|was|equals|becomes|(?:[a-z]+ ){1,2}be|(?:comes|turns|works) out to(?: be)?|comes to)\b"
@@ -210,7 +212,9 @@ def _corrects(stated: str, boxed: str) -> bool:
     """Whether an answer in words corrects the box before it: it is mathematics or a number alone, and another one."""
     words = re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", re.sub(r"\\text\w*\{[^{}]*\}", "", stated))
     number = read_number(plain(stated))
-    return not (words and (number is None or number.value is None)) and not compare(plain(stated), plain(boxed))
+    if words and (number is None or number.value is None):
+        return False
+    return len(boxed) > LONGEST or not compare(plain(stated), plain(boxed))
 
 
 def _sentence_start(text: str, position: int) -> int:

@@ -1,6 +1,7 @@
 """A chain of thought as HTML: the darker a span, the more important it is; skipped spans are struck through."""
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from html import escape
 
 import numpy as np
@@ -73,10 +74,15 @@ def importance_ranks(importance: Scores) -> np.ndarray:
 
 def rank_colours(rank: float) -> tuple[str, str]:
     """Background and text colour of a span, for its importance rank from 0 to 1."""
-    step = min(int(DARKEST * rank * _STEPS), _STEPS - 1)
+    return _background(min(int(DARKEST * rank * _STEPS), _STEPS - 1)), "white" if rank > 0.85 else "black"
+
+
+@lru_cache(maxsize=_STEPS)
+def _background(step: int) -> str:
+    """One of the map's colours."""
     place = step / (_STEPS - 1) * (len(_ANCHORS) - 1)
     red, green, blue = (round(np.interp(place, range(len(_ANCHORS)), channel)) for channel in _ANCHORS.T)
-    return f"#{red:02x}{green:02x}{blue:02x}", "white" if rank > 0.85 else "black"
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _span_html(text: str, rank: float | None, number: int, is_kept: bool) -> str:

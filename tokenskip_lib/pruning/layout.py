@@ -44,7 +44,7 @@ class Layout:
         self.go_on = np.array([_GROUPS_GO_ON.match(piece) is not None for piece in self.pieces])
 
     def join(self, kept: np.ndarray, closed: np.ndarray | None = None) -> str:
-        """Write the kept spans down. Spans that were apart stay apart.
+        """Write the kept spans down, "" if there are none. Spans that were apart stay apart.
 
         Neighbours keep what was between them, to the byte. If something was left out between two spans:
         - A line break of the gap stays one line break, of its own kind, and an empty line stays an empty line.
@@ -62,6 +62,8 @@ class Layout:
             >>> layout.join(np.array([0, 2, 3, 4])), layout.join(np.arange(5), closed=np.array([1]))
             ('88 2 = 44', '88/2 = 44')
         """
+        if not len(kept):
+            return ""
         before, after = kept[:-1], kept[1:]
         between = np.full(len(before), " ", dtype=object)
         between[self.begin_groups[before] & self.go_on[after]] = "  "

@@ -14,7 +14,7 @@ from transformers import (
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.models.batching import TokenBatches
-from tokenskip_lib.models.loading import find_model, from_pretrained, pick_device, pick_dtype
+from tokenskip_lib.models.loading import find_model, from_pretrained, load_whole, pick_device, pick_dtype
 from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 MAX_TOKENS = 512  # of one forward pass, special tokens among them: what the checkpoints were trained with
@@ -40,16 +40,9 @@ def load_classifier(
     device = pick_device(target.device)
     name, options = settings.classifier, {"setting": "importance.classifier", "cache_dir": target.cache_dir}
     tokenizer = from_pretrained(AutoTokenizer, name, **options)
-    model, loaded = from_pretrained(
-        AutoModelForTokenClassification,
-        name,
-        dtype=pick_dtype(dtype, device),
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
+    model = load_whole(
+        AutoModelForTokenClassification, name, what="token classifier", dtype=pick_dtype(dtype, device), **options
     )
-    if missing := sorted(loaded["missing_keys"]):  # transformers would draw them at random
-        raise InputError(f"{name}: no token classifier, it has no weights {', '.join(missing[:3])}")
     # If config.json has `label2id` alone, transformers writes LABEL_0 and LABEL_1 over it.
     written, _ = PreTrainedConfig.get_config_dict(find_model(name, target.cache_dir))
     model.config.label2id = written.get("label2id") or model.config.label2id

@@ -7,7 +7,8 @@ continued, if it was made from the same chains with the same settings.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain as joined
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,6 +22,7 @@ from tokenskip_lib.core.records import (
     Record,
     ScoredChain,
     ScoredKey,
+    printable,
     pruned_keys,
 )
 from tokenskip_lib.core.settings import (
@@ -31,7 +33,7 @@ from tokenskip_lib.core.settings import (
     Settings,
     pruned_by,
 )
-from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, read_json_rows
+from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, file_errors, read_json_rows
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.pruning.own_rows import Outputs, in_outputs, read_chains
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
@@ -60,7 +62,7 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
     """
     spec = find_scorer(importance.scorer)
 
-    def open_output() -> RecordSink[ScoredChain]:
+    def open_output() -> AbstractContextManager[RecordSink[ScoredChain]]:
         return _open(source, output, ScoredChain, _scoring(target, importance, seed))
 
     def keys(chain: ChainText) -> list[ScoredKey]:
@@ -99,7 +101,7 @@ def prune_file(
     reads = () if by_llmlingua else find_scorer(importance.scorer).reads
     made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
 
-    def open_output() -> RecordSink[PrunedChain]:
+    def open_output() -> AbstractContextManager[RecordSink[PrunedChain]]:
         return _open(source, output, PrunedChain, made_with)
 
     def keys(chain: ChainText) -> list[PrunedKey]:
@@ -121,27 +123,29 @@ def prune_file(
 def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:
     """Name the chains of which llmlingua drops tokens unseen, each once."""
     for chain_id, tokens in {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}.items():
-        print(f"chain '{chain_id}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
+        print(f"chain '{printable(chain_id)}': {tokens} tokens cut off, as llmlingua does", file=sys.stderr)
     return pruned
 
 
 class _Stream:
     """A sink of records that go straight through. Nothing is done before, so nothing is resumed."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: TextIO, name: str):
         self.file = file
+        self.name = name
 
     def __contains__(self, key: tuple, /) -> bool:
         return False
 
     def append(self, records: Iterable[Record], /) -> None:
-        self.file.write("".join(record.model_dump_json() + "\n" for record in records))
-        self.file.flush()
+        with file_errors(self.name):
+            self.file.write("".join(record.model_dump_json() + "\n" for record in records))
+            self.file.flush()
 
 
 def _write(
     source: str,
-    open_output: Callable[[], RecordSink[R]],
+    open_output: Callable[[], AbstractContextManager[RecordSink[R]]],
     reads: Sequence[str],
     prompts: PromptSettings,
     build: Callable[[], Callable[[Sequence[ChainText]], list[R]]],
@@ -164,16 +168,17 @@ def _write(
     if first is None:
         outputs.report()
         raise InputError(f"{source}: no chains in it")
-    sink, total = open_output(), None
-    if source != PIPE:
-        known = Outputs(prompts.layout, prompts.answer_phrases)
-        done = all(key in sink for chain in read_chains(source, reads=reads, outputs=known) for key in keys(chain))
-        total = sum(1 for _ in read_json_rows(source)) - len(known.no_chain)
-        if done:
-            print(f"{label}: all {total} chains were done before", file=sys.stderr)
-            known.report()
-            return
-    write_windows(joined([first], chains), sink, build(), keys, total=total, label=label)
+    with open_output() as sink:
+        total = None
+        if source != PIPE:
+            known = Outputs(prompts.layout, prompts.answer_phrases)
+            done = all(key in sink for chain in read_chains(source, reads=reads, outputs=known) for key in keys(chain))
+            total = sum(1 for _ in read_json_rows(source)) - len(known.no_chain)
+            if done:
+                print(f"{label}: all {total} chains were done before", file=sys.stderr)
+                known.report()
+                return
+        write_windows(joined([first], chains), sink, build(), keys, total=total, label=label)
     outputs.report()
 
 
@@ -193,7 +198,8 @@ def _chosen(section: str, settings: Settings, names: Sequence[str]) -> dict[str,
     return {f"{section}.{name}": values[name] for name in names}
 
 
-def _open(source: str, output: str, record_type: type[R], settings: dict[str, Any]) -> RecordSink[R]:
+@contextmanager
+def _open(source: str, output: str, record_type: type[R], settings: dict[str, Any]) -> Iterator[RecordSink[R]]:
     """The output to begin or to continue. Its settings are beside it, in OUTPUT.settings.json.
 
     Raises:
@@ -203,5 +209,7 @@ def _open(source: str, output: str, record_type: type[R], settings: dict[str, An
         raise InputError("own chains are written by one process; give each process a file of its own")
     stream = open_stream(output)
     if stream is not None:
-        return _Stream(stream)
-    return RecordLog(open_output(source, output, settings), record_type)
+        yield _Stream(stream, output)
+        return
+    with open_output(source, output, settings) as path:
+        yield RecordLog(path, record_type)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenskip_lib.core.inputs import Given, items_of, rows_of
+from tokenskip_lib.core.inputs import Given, items_of, rows_of, text_of
 from tokenskip_lib.core.records import ChainText, InputError, OutputChain, PrunedChain, few_of
 from tokenskip_lib.core.store import PIPE, read_json_rows
 from tokenskip_lib.problems.grading import has_think_tags, split_output
@@ -99,15 +99,8 @@ def check_chains(
                 raise InputError(f"{where}: no '{name}'; a row has id, chain or output, and what the scorer reads")
         if text not in fields:
             raise InputError(f"{where}: no 'chain' and no 'output'; a row has one of the two")
-        for name, value in fields.items():
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise InputError(f"{where}: {name}: a text or a number, not {type(value).__name__}")
-        chain = ChainText(**{"chain" if name == text else name: str(value) for name, value in fields.items()})
-        try:  # JSON can hold half of a surrogate pair, which no tokenizer takes
-            "".join([chain.id, chain.question, chain.answer, chain.chain]).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise InputError(f"{where}: half of a surrogate pair ({half!r}); mend the text") from None
+        texts = {name: text_of(value, f"{where}: {name}") for name, value in fields.items()}
+        chain = ChainText(**{"chain" if name == text else name: value for name, value in texts.items()})
         if text == "chain" and not chain.chain.strip():
             raise InputError(f"{where}: chain '{chain.id}' is empty; leave the row out")
         if chain.id in seen:

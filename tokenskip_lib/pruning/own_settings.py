@@ -10,6 +10,7 @@ from tokenskip_lib.core.settings import (
     ImportanceSettings,
     PromptSettings,
     PruningSettings,
+    Seed,
     Settings,
     TargetSettings,
 )
@@ -18,7 +19,7 @@ from tokenskip_lib.core.settings import (
 class OwnChainSettings(Settings):
     """Every setting that own chains can be scored and pruned with. The defaults keep nothing by force."""
 
-    seed: int = 0
+    seed: Seed = 0
     target: TargetSettings = TargetSettings(model="HuggingFaceTB/SmolLM2-135M-Instruct")
     prompts: PromptSettings = PromptSettings()
     importance: ImportanceSettings = ImportanceSettings()

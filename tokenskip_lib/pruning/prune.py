@@ -41,7 +41,7 @@ def prune(
         around the chain.
 
     Raises:
-        ValueError: ratio outside (0, 1], no span, or a score that is not finite.
+        ValueError: ratio outside (0, 1], or no span.
 
     Example:
         >>> from tokenskip_lib.pruning.spans import segment

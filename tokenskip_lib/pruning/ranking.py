@@ -36,7 +36,7 @@ class RankedLayout(Layout):
         fills: whether less important items may fill what is left of the ratio.
 
     Raises:
-        ValueError: no span, a number of scores that is not S, or a score that is not finite.
+        ValueError: no span.
     """
 
     fills = True
@@ -168,13 +168,9 @@ Ranking = RankedLayout | Together
 
 
 def check_scored(chain: ScoredChain) -> None:
-    """Raise ValueError if a chain has no span, or not one finite score a span."""
+    """Raise ValueError if a chain has no span. That it has one finite score a span, the record sees to."""
     if not chain.spans:
         raise ValueError(f"chain '{chain.id}' is empty: nothing to prune")
-    if len(chain.importance) != len(chain.spans):
-        raise ValueError(f"chain '{chain.id}': {len(chain.spans)} spans, {len(chain.importance)} scores")
-    if not np.isfinite(np.asarray(chain.importance, dtype=float)).all():
-        raise ValueError(f"chain '{chain.id}': an importance score is not finite")
 
 
 def peaks(ranks: np.ndarray, longest: int) -> np.ndarray:

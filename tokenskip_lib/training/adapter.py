@@ -10,10 +10,11 @@ from typing import Any
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.results import table_html
-from tokenskip_lib.core.store import write_json
+from tokenskip_lib.core.store import read_json, write_json
 
 NOTE = "settings.json"
 SUMMARY = "summary.json"
+DAMAGED = "put the file back, or train into another folder"
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,11 +54,13 @@ def open_training(folder: Path, made_with: Mapping[str, Any]) -> Adapter | None:
     Raises:
         InputError: the folder holds an adapter made with other rows or settings, or one whose settings are unknown.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: a file; name a folder for the adapter")
     note, summary = folder / NOTE, folder / SUMMARY
     now = json.loads(json.dumps(made_with))
     trained = summary.exists() or any(folder.glob("checkpoints/checkpoint-*"))
     if trained and note.exists():
-        begun = json.loads(note.read_text(encoding="utf-8"))
+        begun = read_json(note, advice=DAMAGED)
         differs = next((name for name in now if begun.get(name) != now[name]), None)
         if differs is not None:
             raise InputError(f"{folder}: holds a training with another '{differs}'; name another folder, or remove it")
@@ -66,4 +69,4 @@ def open_training(folder: Path, made_with: Mapping[str, Any]) -> Adapter | None:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(note, now)
-    return Adapter(folder, json.loads(summary.read_text(encoding="utf-8"))) if summary.exists() else None
+    return Adapter(folder, read_json(summary, advice=DAMAGED)) if summary.exists() else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError, Problem, SFTRow
 from tokenskip_lib.core.settings import PromptSettings
+from tokenskip_lib.core.store import write_whole
 from tokenskip_lib.models.prompts import user_message
 
 if TYPE_CHECKING:
@@ -39,25 +40,27 @@ def export_rows(
         The files that were written.
 
     Raises:
-        InputError: no such style.
+        InputError: no such style, or a file of another content is there.
     """
     if style not in EXPORT_STYLES:
         raise InputError(f"unknown format '{style}'{nearest(style, list(EXPORT_STYLES))}")
-    folder.mkdir(parents=True, exist_ok=True)
-    written, info = [], {}
+    files: dict[Path, str] = {}
+    info = {}
     for name, held_out in (("train", False), ("held_out", True)):
         chosen = [row for row in rows if row.held_out == held_out]
         if not chosen:
             continue
         lines = [_fields(row, problems[row.id], tokenizer, prompts, style) for row in chosen]
-        written.append(folder / f"{name}.jsonl")
-        text = "".join(json.dumps(fields, ensure_ascii=False) + "\n" for fields in lines)
-        written[-1].write_text(text, encoding="utf-8")
+        files[folder / f"{name}.jsonl"] = "".join(json.dumps(fields, ensure_ascii=False) + "\n" for fields in lines)
         info[f"tokenskip_{name}"] = {"file_name": f"{name}.jsonl", "columns": _ALPACA_COLUMNS}
     if style == "llamafactory":
-        written.append(folder / "dataset_info.json")
-        written[-1].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    return written
+        files[folder / "dataset_info.json"] = json.dumps(info, indent=2) + "\n"
+    for path, text in files.items():
+        if path.exists() and path.read_bytes() != text.encode():
+            raise InputError(f"{path}: there already, with another content; write into another folder")
+    for path, text in files.items():
+        write_whole(path, text.encode())
+    return list(files)
 
 
 def _fields(

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,10 +26,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from tokenskip_lib.core.processes import processes
+from tokenskip_lib.core.processes import only_writers, processes
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
-from tokenskip_lib.core.store import write_json
+from tokenskip_lib.core.store import file_errors, write_json
 from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
 from tokenskip_lib.training.log import LogWriter, mean_loss
 from tokenskip_lib.training.loss import response_loss
@@ -65,10 +66,18 @@ def train_adapter(
         (of killed ones up to the checkpoint that was gone on from), seed and recipe.
 
     Raises:
-        InputError: no row is left to train on, the processes cannot share a batch evenly, or the model's
-            blocks do not all attend to everything before a token.
+        InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
+            all attend to everything before a token, the folder cannot be written, or another process trains there.
     """
     data = _encode(rows, tokenizer, settings, folder)
+    with only_writers(folder), _write_errors(folder):
+        return _train(model, data, settings, folder, base_name=base_name, seed=seed)
+
+
+def _train(
+    model: PreTrainedModel, data: _Data, settings: TrainingSettings, folder: Path, *, base_name: str, seed: int
+) -> dict:
+    """Train, save the adapter and its summary, and return the summary."""
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(model, settings, checkpoints, evaluate=bool(data.held_out), seed=seed)
     adapted = _add_adapter(model, settings, seed)
@@ -98,6 +107,18 @@ def train_adapter(
         shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return summary
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written. torch and safetensors have errors of their own for it."""
+    with file_errors(folder):
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:
+            if "inline_container" in str(error) or "os error" in str(error):
+                raise InputError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from None
+            raise
 
 
 @dataclass(frozen=True)
