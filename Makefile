@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVING := .venv-serving
 
-.PHONY: help demo demo-full figures test test-slow test-serving bench lab lint
+.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +35,14 @@ test: $(READY) ## set up, then the tests
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -n 0 -m slow
 
+test-faults: $(READY) ## 10 minutes: kills, a full disk, a faulty server and 100,000 random inputs; prints its figures
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults tests/inference/test_server.py
+
+audit: $(READY) ## bandit over the code; pip-audit asks pypi.org for known faults of the pinned packages
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[audit]"
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive tokenskip_lib benchmarks
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
 # vLLM pins a torch and a transformers of its own, hence an environment of its own. Where pip finds no torch 2.13.0+cpu,
 # set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What is uninstalled is built for another torch;
 # the link is for `vllm serve`, which looks up the version of a package named vllm.
@@ -52,6 +60,7 @@ bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.memory
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -72,7 +72,7 @@ def place_gpt_vocabulary(folder: Path) -> None:
     packed = (resources.files("bpe_openai") / "data" / "cl100k_base.tiktoken.gz").read_bytes()
     url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / hashlib.sha1(url.encode()).hexdigest()).write_bytes(gzip.decompress(packed))
+    (folder / hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()).write_bytes(gzip.decompress(packed))
 
 
 def _unigram(corpus: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -33,6 +33,16 @@ def test_training_is_compared_with_itself_at_a_revision(root):
     assert re.fullmatch(r"ratio: \d+\.\d\dx identical: 100%", done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
+def test_memory_grows_by_little_more_than_the_key_of_a_row(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", "--quick"], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    added = [int(bytes) for bytes in re.findall(r"the memory, (-?\d+) bytes more a row", done.stdout)]
+    assert len(added) == 2 and max(added) < 4000
+
+
 def test_a_comparison_without_problems_is_refused_in_one_line():
     from benchmarks.training import compare
 

@@ -8,6 +8,7 @@ import yaml
 from tokenskip_lib.core.profiles import load_profile, parse_overrides, profile_names
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.evaluation.methods import method_ratios
+from tokenskip_lib.models.loading import WHEEL_MODELS
 from tokenskip_lib.problems.sets import PROBLEM_SETS
 from tokenskip_lib.pruning.registry import check_scorers
 
@@ -29,6 +30,9 @@ def test_every_shipped_profile_is_valid(name):
     assert pairs[0] == ("original", 1.0) and len(pairs) == len(set(pairs))
     assert {profile.problems.train, profile.problems.test} <= set(PROBLEM_SETS)
     assert set(dict(pairs)) >= {"tokenskip", "truncation", "be_concise", "only_numbers", "abbre_words", "lc_prompt"}
+    # Models of the hub are named with their commit, so that a run years later has the same weights.
+    assert profile.target.model in WHEEL_MODELS or len(profile.target.revision) == 40
+    assert profile.importance.scorer != "llmlingua2" or len(profile.importance.classifier_revision) == 40
 
 
 def test_the_smoke_and_demo_profiles_ship():

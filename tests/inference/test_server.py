@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -572,3 +573,18 @@ def test_an_error_of_our_own_in_a_request_is_not_lost(server, tiny_tokenizer, re
         if thread.name.startswith("server-"):
             thread.join(10)
     assert printed and set(printed) == {KeyError}
+
+
+@pytest.mark.faults
+def test_of_two_thousand_answers_none_is_lost_where_one_request_in_ten_fails(
+    server, tiny_tokenizer, requests, expected, no_pause, record_property
+):
+    kinds, drawn = ("cut", 500, 503, 429, (200, b"<html>")), random.Random(0)
+    server.faults = {number: drawn.choice(kinds) for number in range(4000) if drawn.random() < 0.1}
+    asked = [
+        Request((f"{number}", *request.key), request.prompt, BUDGET) for number in range(400) for request in requests
+    ]
+    answers = _answers(_engine(server, tiny_tokenizer, concurrency=16, retries=8), asked)
+    assert answers == {request.key: expected[request.key[1:]] for request in asked}
+    faulty = f"{len(answers)} of {len(asked)}, in {len(server.bodies)} requests"
+    record_property("figure", ["answers of a server where one request in ten fails", faulty])

@@ -262,10 +262,11 @@ class Asked:
     """In place of transformers' AutoTokenizer: keeps what it is asked for."""
 
     def __init__(self):
-        self.sources = []
+        self.sources, self.options = [], {}
 
-    def from_pretrained(self, source, **_):
+    def from_pretrained(self, source, **options):
         self.sources.append(source)
+        self.options = options
         raise OSError("not there")
 
 
@@ -307,6 +308,26 @@ def test_without_a_network_what_is_cached_is_loaded(hub_at, tiny_target, make_ad
     settings = TargetSettings(model="nobody/tiny", device="cpu", dtype="float32")
     assert load_tokenizer(settings).eos_token == "<|im_end|>"
     assert load_model(settings, adapter="nobody/adapter").config.hidden_size == 32
+
+
+def test_of_a_cached_model_the_commit_that_is_set_is_loaded_and_no_other(hub_at, tiny_target, tmp_path):
+    hub_at("http://127.0.0.1:9")
+    shutil.copytree(tiny_target, tmp_path / "hub" / "models--nobody--tiny" / "snapshots" / ("1" * 40))
+    settings = TargetSettings(model="nobody/tiny", revision="1" * 40, device="cpu", dtype="float32")
+    assert load_tokenizer(settings).eos_token == "<|im_end|>" and load_model(settings).config.hidden_size == 32
+    for other in ("2" * 40, None):
+        with pytest.raises(InputError, match=r"^target\.model 'nobody/tiny': .*its cache has no copy"):
+            load_model(settings.model_copy(update={"revision": other}))
+
+
+def test_a_hub_that_answers_is_asked_for_the_commit_that_is_set(hub_at, monkeypatch):
+    monkeypatch.setattr(hub, "_unreachable", lambda: "")
+    hub_at("http://127.0.0.1:9")
+    auto = Asked()
+    for revision, asked in (("1" * 40, "1" * 40), (None, "main")):
+        with pytest.raises(InputError, match="not there"):
+            from_pretrained(auto, "a/b", setting="target.model", cache_dir="none", revision=revision)
+        assert auto.options.pop("revision") == asked
 
 
 def test_a_hub_that_answers_is_asked_by_name(hub_at, monkeypatch):

@@ -39,6 +39,7 @@ class TargetSettings(Settings):
     """Which model answers, and where it runs."""
 
     model: str
+    revision: str | None = None  # a commit of the hub's repository; None: its newest
     adapter: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -104,6 +105,7 @@ class ImportanceSettings(Settings):
     compare_with: list[str] = ["random"]
     compare_size: PositiveInt | None = None  # how many chains those score, the first; None: all
     classifier: str = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"  # of llmlingua2 and llmlingua mode
+    classifier_revision: str | None = None
     classifier_dtype: Dtype = "auto"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.6  # of mist: the share of necessity; the rest is sufficiency
     whole_latex: bool = False  # a LaTeX command and its arguments are one span

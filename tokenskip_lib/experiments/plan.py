@@ -27,14 +27,15 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         InputError: there is no such card, or a model, tokenizer, classifier or problem set cannot be reached.
     """
     check_names(profile)
-    where = {"cache_dir": profile.target.cache_dir}
-    config = from_pretrained(AutoConfig, profile.target.model, setting="target.model", **where)
+    where, target = {"cache_dir": profile.target.cache_dir}, profile.target
+    config = from_pretrained(AutoConfig, target.model, setting="target.model", revision=target.revision, **where)
     card, dtype = costs.find_card(card_name, profile.target.dtype)
     work = stage_work(profile, checkpointing=card.name != "cpu")
     shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
     shapes = {False: shape}  # by Work.classifier
     if any(part.classifier for part in work):
-        own = from_pretrained(AutoConfig, profile.importance.classifier, setting="importance.classifier", **where)
+        name, revision = profile.importance.classifier, profile.importance.classifier_revision
+        own = from_pretrained(AutoConfig, name, setting="importance.classifier", revision=revision, **where)
         shapes[True] = costs.read_shape(AutoModelForTokenClassification, own)
     scored = sum(part.read for part in work if part.stage in ("score", "prune"))
     records = RECORD_BYTES * (scored + sum(part.written for part in work))

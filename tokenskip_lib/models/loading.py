@@ -108,7 +108,7 @@ def describe_device(settings: TargetSettings) -> str:
     return f"{place}, {str(pick_dtype(settings.dtype, device)).removeprefix('torch.')}"
 
 
-def find_model(name: str, cache_dir: str) -> str:
+def find_model(name: str, cache_dir: str, revision: str | None = None) -> str:
     """Where to load a model from: a local folder, the converted wheel, else the hub's name.
 
     The wheel comes before the hub, so that adapters trained on its (quantised, then expanded)
@@ -128,7 +128,7 @@ def find_model(name: str, cache_dir: str) -> str:
         [gguf] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
         return str(_converted(gguf, Path(cache_dir).expanduser() / name.replace("/", "--")))
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        return str(copy_without_network(name) or name)
+        return str(copy_without_network(name, revision) or name)
     return name
 
 
@@ -164,7 +164,13 @@ def _converted(gguf: Path, folder: Path) -> Path:
 
 def load_tokenizer(settings: TargetSettings) -> PreTrainedTokenizerBase:
     """The target model's tokenizer, padding on the left for generation."""
-    tokenizer = from_pretrained(AutoTokenizer, settings.model, setting="target.model", cache_dir=settings.cache_dir)
+    tokenizer = from_pretrained(
+        AutoTokenizer,
+        settings.model,
+        setting="target.model",
+        cache_dir=settings.cache_dir,
+        revision=settings.revision,
+    )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -191,6 +197,7 @@ def load_model(
         what="language model",
         setting="target.model",
         cache_dir=settings.cache_dir,
+        revision=settings.revision,
         dtype=pick_dtype(settings.dtype, device),
         attn_implementation=settings.attention,
     )
@@ -215,20 +222,23 @@ def load_whole(auto_class: Any, name: str, *, what: str, setting: str, **options
     return model
 
 
-def from_pretrained(auto_class: Any, name: str, *, setting: str, cache_dir: str, **options: Any) -> Any:
+def from_pretrained(
+    auto_class: Any, name: str, *, setting: str, cache_dir: str, revision: str | None = None, **options: Any
+) -> Any:
     """A model or tokenizer by folder, wheel or hub name; code in a checkpoint is never executed.
 
     Args:
         auto_class: transformers' AutoModel... or AutoTokenizer.
         setting: the setting that asks for it, for the error.
+        revision: a commit of the hub's repository; None: its newest.
 
     Raises:
         InputError: there is no such model, its files are damaged, or it needs a package that is not installed.
     """
     source = ""
     try:
-        source = find_model(name, cache_dir)
-        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+        source = find_model(name, cache_dir, revision)
+        return auto_class.from_pretrained(source, trust_remote_code=False, revision=revision or "main", **options)
     except InputError:
         raise
     except ImportError as error:  # a package that a setting asks for

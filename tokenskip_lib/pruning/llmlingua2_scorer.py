@@ -1,6 +1,7 @@
 """LLMLingua-2: a bidirectional token classifier that says which tokens to keep (TokenSkip's eq. 2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -38,13 +39,18 @@ def load_classifier(
         InputError: there is no such model, or it is no trained classifier with a label to keep (`keep_label`).
     """
     device = pick_device(target.device)
-    name, options = settings.classifier, {"setting": "importance.classifier", "cache_dir": target.cache_dir}
+    name, revision = settings.classifier, settings.classifier_revision
+    options: dict[str, Any] = {
+        "setting": "importance.classifier",
+        "cache_dir": target.cache_dir,
+        "revision": revision,
+    }
     tokenizer = from_pretrained(AutoTokenizer, name, **options)
     model = load_whole(
         AutoModelForTokenClassification, name, what="token classifier", dtype=pick_dtype(dtype, device), **options
     )
     # If config.json has `label2id` alone, transformers writes LABEL_0 and LABEL_1 over it.
-    written, _ = PreTrainedConfig.get_config_dict(find_model(name, target.cache_dir))
+    written, _ = PreTrainedConfig.get_config_dict(find_model(name, target.cache_dir, revision), revision=revision)
     model.config.label2id = written.get("label2id") or model.config.label2id
     keep_label(model, name)
     return model.to(device).eval(), tokenizer
