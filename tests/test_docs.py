@@ -383,6 +383,17 @@ def test_every_styled_table_of_a_notebook_escapes_its_texts(path):
     assert len(escaped) == len(styled)
 
 
+def test_the_figures_on_reliability_are_those_of_the_last_run(root):
+    page = texts(root / "docs/reliability.md")[0]
+    figures = pd.read_csv(root / "data/results/faults.csv")
+    rows = [f"| {row.what} | {row.figure} |" for row in figures.itertuples()]
+    assert rows and "\n".join(rows) in page
+    memory = pd.read_csv(root / "data/results/memory.csv")
+    assert all(f"| {row.command} | {row.rows:,} | {row.peak_mib} |" in page for row in memory.itertuples())
+    kills = [row.figure.split(" of ") for row in figures.itertuples() if row.what.startswith("kills")]
+    assert all(same == all_ for same, all_ in kills) and sum(int(all_) for _, all_ in kills) == 20
+
+
 def test_the_citation_names_this_version_and_the_paper(root):
     citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["authors"]
