@@ -1,6 +1,8 @@
 """The command line: `tokenskip --help`, or `python -m tokenskip_lib --help`. Every command calls the library."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from typing import Annotated
@@ -61,6 +63,7 @@ def options(
 
 def main() -> None:
     """Run the command line; bad input, or a file that cannot be read or written, is one line and exit code 2."""
+    atexit.register(gc.freeze)  # or Python would look through all of torch for cycles at the end: a second
     try:
         app()
     except InputError as error:

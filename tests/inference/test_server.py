@@ -433,13 +433,14 @@ def test_a_stand_in_for_a_key_may_be_in_an_answer(server, tiny_tokenizer, reques
 # The end of a command.
 
 STOPPED = """
-import os, signal, sys
+import atexit, gc, sys
 from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.inference.engine import Request
 from tokenskip_lib.inference.server import ServerEngine
 from transformers import AutoTokenizer
 settings = ServerSettings(url=sys.argv[1], model="base", concurrency=4)
 engine = ServerEngine(settings, AutoTokenizer.from_pretrained(sys.argv[2]), adapted=False)
+atexit.register(gc.freeze)  # as the command line does
 for batch in engine.generate([Request((number,), "3 + 4 =", 6) for number in range(9)]):
     print("answered", flush=True)
 """
