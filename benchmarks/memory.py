@@ -55,7 +55,7 @@ def compare(name: str, options: list[str], short: int) -> str:
             peaks.append(peak)
     added = (peaks[1] - peaks[0]) * 2**20 / ((TIMES - 1) * short)
     return (
-        f"{name}: ratio: {peaks[1] / peaks[0]:.2f}x of the memory for {TIMES}x the rows, {added:.0f} bytes a row more"
+        f"{name}: ratio: {peaks[1] / peaks[0]:.2f}x of the memory for {TIMES}x the rows, {added:.0f} bytes more a row"
     )
 
 
