@@ -3,9 +3,10 @@
 import pytest
 
 from tokenskip_lib.core.records import Chain, InputError, SFTRow
-from tokenskip_lib.experiments.questions import ask_at_ratios, untrained_chains
-from tokenskip_lib.experiments.run import Run, find_trained
-from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
+from tokenskip_lib.experiments.questions import ask_at_ratios, followed_chain, followed_scores, untrained_chains
+from tokenskip_lib.experiments.run import Run, find_trained, open_run
+from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, SFT_ROWS
+from tokenskip_lib.problems.sets import load_problems
 
 RATIOS = [1.0, 0.5]
 
@@ -43,3 +44,22 @@ def test_unseen_chains_are_kept_ones_that_no_trained_row_is_of(run, problems, ch
     run.store(SFT_ROWS, SFTRow).append(rows)
     assert [chain.id for chain in untrained_chains(run, 9)] == ["p1", "p2", "p4"]
     assert [chain.id for chain in untrained_chains(run, 2)] == ["p1", "p2"]
+
+
+def test_the_followed_problem_is_answered_and_scored_once_and_is_no_training_problem(run):
+    chain = followed_chain(run)
+    assert chain.id == load_problems(run.profile, "test").problems[0].id
+    assert chain.id not in {problem.id for problem in load_problems(run.profile, "train").problems}
+    scores = followed_scores(run)
+    assert list(scores) == list(dict.fromkeys([run.profile.importance.scorer, *run.profile.importance.compare_with]))
+    assert {scored.text for scored in scores.values()} == {chain.chain}
+    files = [run.folder / name for name in (FOLLOWED, FOLLOWED_SCORES)]
+    before = [file.read_bytes() for file in files]
+    assert followed_chain(run) == chain and followed_scores(run) == scores
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_opening_a_run_says_what_it_is_made_with(run, tmp_path, capsys):
+    opened = open_run("smoke", {"run_dir": str(tmp_path / "smoke")})
+    said = capsys.readouterr().out
+    assert opened.profile.name == "smoke" and "profile smoke, seed 0" in said and "torch" in said and "SmolLM2" in said

@@ -71,7 +71,7 @@ def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, ou
     def chain_within(limit):
         settings = tiny_profile.chains.model_copy(update={"max_chain_tokens": limit})
         profile = tiny_profile.model_copy(update={"chains": settings})
-        return stages._chain(problems[0], generation, lambda text: len(text.split()), profile)
+        return stages.graded_chain(problems[0], generation, lambda text: len(text.split()), profile)
 
     chain = chain_within(20)
     assert chain.dropped == dropped and chain.output == output
@@ -84,7 +84,7 @@ def test_a_chain_that_states_its_answer_in_the_settings_words_is_kept(tiny_profi
     prompts = tiny_profile.prompts.model_copy(update={"answer_phrases": ["Die Antwort ist"]})
     for settings, dropped in ((tiny_profile.prompts, "no_answer"), (prompts, None)):
         profile = tiny_profile.model_copy(update={"prompts": settings})
-        assert stages._chain(problems[0], generation, len, profile).dropped == dropped
+        assert stages.graded_chain(problems[0], generation, len, profile).dropped == dropped
 
 
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):

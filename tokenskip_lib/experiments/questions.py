@@ -1,4 +1,5 @@
-"""A few questions at several ratios, answered by a run's model; and chains that its adapter has not seen."""
+"""A few questions at several ratios, answered by a run's model; chains that its adapter has not seen; and the one
+problem that the notebooks follow from its chain to its answers at every ratio."""
 
 from __future__ import annotations
 
@@ -7,13 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenskip_lib.core.records import Chain, ChainText, Problem, SFTRow
+from tokenskip_lib.core.records import Chain, ChainText, IdKey, InputError, Problem, ScoredChain, ScoredKey, SFTRow
 from tokenskip_lib.evaluation.methods import answer_budget
-from tokenskip_lib.evaluation.predictions import predict_all
-from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.steps import CHAINS, SFT_ROWS
+from tokenskip_lib.evaluation.predictions import build_requests, predict_all
+from tokenskip_lib.experiments.run import Run, writes
+from tokenskip_lib.experiments.stages import graded_chain
+from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, SFT_ROWS
+from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.inference.engine import TransformersEngine
-from tokenskip_lib.models.loading import load_model, load_tokenizer
+from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
+from tokenskip_lib.models.tokens import token_counter
+from tokenskip_lib.problems.sets import load_problems
+from tokenskip_lib.pruning.registry import build_scorer
 
 
 def ask_at_ratios(
@@ -49,3 +55,49 @@ def untrained_chains(run: Run, size: int) -> list[Chain]:
     trained = {row.id for row in run.need(SFT_ROWS, SFTRow, "prune") if not row.held_out}
     kept = run.in_problem_order(chain for chain in run.need(CHAINS, Chain, "generate") if chain.dropped is None)
     return [chain for chain in kept if chain.id not in trained][:size]
+
+
+@writes
+def followed_chain(run: Run) -> Chain:
+    """The target model's own answer to the first test problem, which the notebooks follow.
+
+    No training row comes from a test problem. The answer is kept in 01_followed.jsonl.
+
+    Raises:
+        InputError: a server did not answer, or the answer has no chain of thought.
+    """
+    profile, store = run.profile, run.store(FOLLOWED, Chain)
+    problem = load_problems(profile, "test").problems[0]
+    if IdKey(problem.id) not in store:
+        tokenizer, failed = load_tokenizer(profile.target), {}
+        engine = build_engine(profile, tokenizer, 1, failed=failed)
+        requests = build_requests(
+            [problem],
+            tokenizer,
+            profile.prompts,
+            method="original",
+            ratio=1.0,
+            max_new_tokens=profile.chains.max_new_tokens,
+        )
+        count = token_counter(tokenizer)
+        for batch in engine.generate(requests, is_done=lambda _: False, label="our problem"):
+            store.append(graded_chain(problem, generation, count, profile) for generation in batch)
+        if failed:
+            raise InputError(f"{store.path}: the server did not answer problem '{problem.id}'; run this again")
+    chain = next(chain for chain in store if chain.id == problem.id)
+    if not chain.chain:
+        raise InputError(f"{store.path}: the answer to problem '{problem.id}' has no chain of thought to follow")
+    return chain
+
+
+@writes
+def followed_scores(run: Run) -> dict[str, ScoredChain]:
+    """The followed chain, scored by the run's scorer and by those it is compared with; kept in 02_followed.jsonl."""
+    profile, store, chain = run.profile, run.store(FOLLOWED_SCORES, ScoredChain), followed_chain(run)
+    names = list(dict.fromkeys([profile.importance.scorer, *profile.importance.compare_with]))
+    target = TargetModel(profile.target, profile.prompts)
+    for name in names:
+        if ScoredKey(chain.id, name) not in store:
+            store.append(build_scorer(name, target, profile.importance, seed=profile.seed).score([chain]))
+    scored = {(kept.id, kept.scorer): kept for kept in store}
+    return {name: scored[chain.id, name] for name in names}

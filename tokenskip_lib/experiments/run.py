@@ -6,11 +6,11 @@ Every stage's files begin with its number, so that redoing a stage can remove it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from tokenskip_lib.core.paths import checkout, relative
 from tokenskip_lib.core.processes import only_writers, rank
@@ -250,6 +250,25 @@ class Run:
             self.state["stages"].pop(name, None)
         self._write()
         remove_from(self.folder, step)
+
+
+def open_run(name: str, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Make a profile's run or go on with it, and print what it is made with: the first line of every notebook.
+
+    Args:
+        name: a profile's name or YAML file.
+        overrides: dotted setting -> value.
+
+    Raises:
+        InputError: as `load_profile` and `Run.create`.
+    """
+    from tokenskip_lib.models.loading import describe
+
+    run = Run.create(load_profile(name, overrides))
+    print(f"profile {run.profile.name}, seed {run.profile.seed}, commit {run.state['commit']}")
+    print(describe(run.profile.target))
+    print(", ".join(f"{package} {version}" for package, version in run.state["versions"].items()))
+    return run
 
 
 def writes(function: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:

@@ -92,7 +92,7 @@ def generate(run: Run) -> list[Chain]:
             return IdKey(cast(PredictionKey, key).id) in store
 
         for batch in engine.generate(requests, is_done=is_done, label="chains of thought"):
-            store.append(_chain(problems[cast(PredictionKey, g.key).id], g, count, profile) for g in batch)
+            store.append(graded_chain(problems[cast(PredictionKey, g.key).id], g, count, profile) for g in batch)
     chains = list(store)
     refuse_silence("generate", failed, answered=bool(chains))
     run.note(
@@ -265,7 +265,8 @@ def _scored_chains(run: Run) -> list[ScoredChain]:
     return chains
 
 
-def _chain(problem: Problem, generation: Generation, count: Callable[[str], int], profile: Profile) -> Chain:
+def graded_chain(problem: Problem, generation: Generation, count: Callable[[str], int], profile: Profile) -> Chain:
+    """The record of an answer: its chain of thought, whether it is right, and why it is not used for training."""
     parts = split_output(generation.text, profile.prompts.layout, profile.prompts.answer_phrases)
     max_chain_tokens, chain = profile.chains.max_chain_tokens, parts.chain.rstrip()
     tokens, correct = count(chain), is_correct(parts.prediction, problem.answer)

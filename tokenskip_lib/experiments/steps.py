@@ -13,12 +13,14 @@ STEPS = (*STAGES, "studies", "analyses")  # a notebook each; the last two only i
 
 TRAIN_PROBLEMS, CHAINS = "01_train_problems.jsonl", "01_chains.jsonl"
 SCORED, ORACLE_CURVES = "02_scored.jsonl", "02_oracle.jsonl"
+FOLLOWED, FOLLOWED_SCORES = "01_followed.jsonl", "02_followed.jsonl"  # of the problem that the notebooks follow
 PRUNED, SFT_ROWS = "03_pruned.jsonl", "03_sft_rows.jsonl"
 ADAPTER = "04_adapter"
 TEST_PROBLEMS, PREDICTIONS = "05_test_problems.jsonl", "05_predictions.jsonl"
 FIRST_CALLS = "05_first_calls.jsonl"  # of methods that call twice; no such file without them
 RECORDS = (
-    TRAIN_PROBLEMS, CHAINS, SCORED, ORACLE_CURVES, PRUNED, SFT_ROWS, ADAPTER, TEST_PROBLEMS, PREDICTIONS, FIRST_CALLS,
+    TRAIN_PROBLEMS, CHAINS, FOLLOWED, SCORED, ORACLE_CURVES, FOLLOWED_SCORES, PRUNED, SFT_ROWS, ADAPTER,
+    TEST_PROBLEMS, PREDICTIONS, FIRST_CALLS,
 )  # fmt: skip
 
 # Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
