@@ -3,7 +3,14 @@
 import pytest
 
 from tokenskip_lib.core.records import Chain, InputError, SFTRow
-from tokenskip_lib.experiments.questions import ask_at_ratios, followed_chain, followed_scores, untrained_chains
+from tokenskip_lib.experiments.questions import (
+    ask_at_ratios,
+    followed_chain,
+    followed_pruned,
+    followed_rows,
+    followed_scores,
+    untrained_chains,
+)
 from tokenskip_lib.experiments.run import Run, find_trained, open_run
 from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, SFT_ROWS
 from tokenskip_lib.problems.sets import load_problems
@@ -57,6 +64,10 @@ def test_the_followed_problem_is_answered_and_scored_once_and_is_no_training_pro
     before = [file.read_bytes() for file in files]
     assert followed_chain(run) == chain and followed_scores(run) == scores
     assert [file.read_bytes() for file in files] == before
+    pruned, rows = followed_pruned(run), followed_rows(run)
+    assert [chain.ratio for chain in pruned] == [row.ratio for row in rows] == sorted(run.profile.pruning.ratios)
+    assert pruned[-1].text == chain.chain and all(row.id == chain.id and not row.held_out for row in rows)
+    assert all(row.completion.startswith(chain.text) for row, chain in zip(rows, pruned, strict=True))
 
 
 def test_opening_a_run_says_what_it_is_made_with(run, tmp_path, capsys):

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from tokenskip_lib.core.records import Chain, ChainText, IdKey, InputError, Problem, ScoredChain, ScoredKey, SFTRow
+from tokenskip_lib.core.records import (
+    Chain,
+    ChainText,
+    IdKey,
+    InputError,
+    Problem,
+    PrunedChain,
+    ScoredChain,
+    ScoredKey,
+    SFTRow,
+)
 from tokenskip_lib.evaluation.methods import answer_budget
 from tokenskip_lib.evaluation.predictions import build_requests, predict_all
 from tokenskip_lib.experiments.run import Run, writes
@@ -19,7 +29,8 @@ from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.sets import load_problems
-from tokenskip_lib.pruning.registry import build_scorer
+from tokenskip_lib.pruning.registry import build_pruner, build_scorer
+from tokenskip_lib.training.rows import build_sft_rows, own_tails
 
 
 def ask_at_ratios(
@@ -101,3 +112,25 @@ def followed_scores(run: Run) -> dict[str, ScoredChain]:
             store.append(build_scorer(name, target, profile.importance, seed=profile.seed).score([chain]))
     scored = {(kept.id, kept.scorer): kept for kept in store}
     return {name: scored[chain.id, name] for name in names}
+
+
+def followed_pruned(run: Run) -> list[PrunedChain]:
+    """The followed chain at every ratio of the profile, pruned as stage 3 prunes; ratios ascending."""
+    profile = run.profile
+    chain = followed_chain(run) if profile.pruning.mode == "llmlingua" else followed_scores(run)[profile.pruned_by]
+    prune_window = build_pruner(TargetModel(profile.target, profile.prompts), profile.pruning, profile.importance)
+    return sorted(prune_window([chain]), key=lambda pruned: pruned.ratio)
+
+
+def followed_rows(run: Run) -> list[SFTRow]:
+    """The followed chain as training rows, one for each ratio, ratios ascending. No training has these rows."""
+    profile, chain = run.profile, followed_chain(run)
+    return build_sft_rows(
+        followed_pruned(run),
+        {chain.id: Problem(id=chain.id, question=chain.question, answer=chain.answer)},
+        load_tokenizer(profile.target),
+        profile.prompts,
+        held_out=0,
+        seed=profile.training_seed,
+        tails=own_tails([chain]) if profile.prompts.layout == "think" else None,
+    )
