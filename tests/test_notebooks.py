@@ -1,6 +1,7 @@
 """The notebooks, end to end through papermill on the smoke profile: real model, real problems."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -109,3 +110,19 @@ def test_without_a_run_the_notebook_of_the_results_shows_the_published_table(tmp
     published = pd.read_csv(root / "data" / "results" / "demo_metrics.csv")
     assert "this run has not begun" in shown and f"{len(published)} rows (method x ratio)" in shown
     assert not list((tmp_path / "run").glob("0*_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS.values())
+def test_the_solutions_of_the_exercises_run(smoke, places, root, tmp_path, name):
+    notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
+    solutions = re.findall(r"</summary>.*?```python\n(.*?)```", notebook.cells[-1].source, flags=re.DOTALL)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions]
+    source = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook, source)
+    # 06 and 07 read the run's own tables here.
+    parameters = {"PROFILE": "smoke", "OVERRIDES": places}
+    executed = papermill.execute_notebook(
+        source, tmp_path / "executed.ipynb", parameters, cwd=root / "notebooks", progress_bar=False
+    )
+    assert len(solutions) >= 2 and all(cell.execution_count for cell in executed.cells[-len(solutions) :])

@@ -72,8 +72,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
             start = time.perf_counter()
             _execute(run, NOTEBOOKS[stage], name, overrides)
             seconds = time.perf_counter() - start
-            # A notebook without a run shows published tables and notes nothing; one drawn again did no work again.
-            if run.has_noted(stage) and stage not in run.timings():
+            # A notebook without a run shows published tables; one drawn again did no work again.
+            if run.has_begun() and stage not in run.timings():
                 run.note(stage, notebook_seconds=round(seconds, 1), finished_at=now())
             print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
@@ -117,9 +117,10 @@ def _refuse_beyond(profile: Profile, *numbers: int | None) -> None:
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
     papermill = need("papermill", "notebooks")
     source = need_checkout("the notebooks are") / "notebooks" / f"{notebook}.ipynb"
-    unknown = {"PROFILE", "OVERRIDES"} - set(papermill.inspect_notebook(str(source)))
-    if unknown:
+    known = set(papermill.inspect_notebook(str(source)))
+    if unknown := {"PROFILE", "OVERRIDES"} - known:
         raise InputError(f"{source}: no {', '.join(sorted(unknown))} in its parameters cell")
+    parameters = {"PROFILE": profile_name, "OVERRIDES": overrides, "RERUN": True}
     target = run.folder / "notebooks" / f"{notebook}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -127,7 +128,7 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
             papermill.execute_notebook(
                 str(source),
                 str(target),
-                parameters={"PROFILE": profile_name, "OVERRIDES": overrides},
+                parameters={name: value for name, value in parameters.items() if name in known},
                 cwd=str(source.parent),
                 progress_bar=False,
                 stderr_file=sys.stderr,  # the stages' own progress bars, live

@@ -80,7 +80,8 @@ def followed_chain(run: Run) -> Chain:
     profile, store = run.profile, run.store(FOLLOWED, Chain)
     problem = load_problems(profile, "test").problems[0]
     if IdKey(problem.id) not in store:
-        tokenizer, failed = load_tokenizer(profile.target), {}
+        tokenizer = load_tokenizer(profile.target)
+        failed: dict[tuple, str] = {}
         engine = build_engine(profile, tokenizer, 1, failed=failed)
         requests = build_requests(
             [problem],

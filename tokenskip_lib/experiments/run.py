@@ -6,7 +6,7 @@ Every stage's files begin with its number, so that redoing a stage can remove it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -155,11 +155,6 @@ class Run:
             self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
             self._write()
 
-    def has_noted(self, stage: str) -> bool:
-        """Whether a stage has written its counts, in this process or in another (a notebook's kernel)."""
-        state = read_state(self.folder)
-        return state is not None and stage in state["stages"]
-
     def has_begun(self) -> bool:
         """Whether any stage has written records here. If none has, notebooks show the published tables."""
         return bool(written(self.folder, RECORDS))
@@ -252,7 +247,7 @@ class Run:
         remove_from(self.folder, step)
 
 
-def open_run(name: str, overrides: Mapping[str, Any] | None = None) -> Run:
+def open_run(name: str, overrides: dict[str, Any] | None = None) -> Run:
     """Make a profile's run or go on with it, and print what it is made with: the first line of every notebook.
 
     Args:

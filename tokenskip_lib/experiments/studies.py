@@ -89,16 +89,16 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
     return pd.read_csv(results, keep_default_na=False, na_values=[""])
 
 
-def study_table(run: Run, study: str) -> pd.DataFrame:
-    """A study's table: what `run_study` gives, or the published table if this run has not begun.
+def study_table(run: Run, study: str, *, rerun: bool) -> pd.DataFrame:
+    """A study's table: what `run_study` gives, or without `rerun` the run's table or the published one.
 
-    A reader without a run sees the published results at once; the trainings would take hours.
+    A reader sees the published results at once; the trainings would take hours.
     """
-    if run.has_begun():
+    if rerun:
         return run_study(run, study)
-    published = run.find_result(f"{study}.csv")
-    print(f"this run has not begun: read from {relative(published)}")
-    return pd.read_csv(published, keep_default_na=False, na_values=[""])
+    table = run.find_result(f"{study}.csv")
+    print(f"read from {relative(table)}")
+    return pd.read_csv(table, keep_default_na=False, na_values=[""])
 
 
 def _open_variant(run: Run, profile: Profile, first: int) -> Run:
