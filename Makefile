@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVING := .venv-serving
 
-.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench lab lint
+.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench book lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -61,6 +61,11 @@ bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.memory
+
+book: $(READY) ## notebooks, pages and API as a site in docs/_build; once set up, it needs no network
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[book]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs . docs/_build
+	@echo "open docs/_build/index.html"
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
