@@ -5,6 +5,7 @@ Text of models is never read as mathematics.
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +20,14 @@ from matplotlib.font_manager import FontProperties
 
 from tokenskip_lib.core.records import ScoredChain
 from tokenskip_lib.evaluation.exact_importance import TOP
-from tokenskip_lib.figures.style import PALETTE, STYLE
+from tokenskip_lib.figures.style import (
+    KIND_COLOURS,
+    OUTCOME_COLOURS,
+    PALETTE,
+    SCORER_COLOURS,
+    STYLE,
+    colours_of,
+)
 from tokenskip_lib.pruning.display import DARKEST, importance_ranks, rank_colours
 
 STRIP_COLUMNS = 92  # characters a line
@@ -109,7 +117,7 @@ def kind_figure(table: pd.DataFrame) -> Figure:
             order=order,
             errorbar=("ci", 95),
             seed=0,
-            palette=PALETTE[: table["scorer"].nunique()],
+            palette=colours_of(table["scorer"], SCORER_COLOURS),
             err_kws={"linewidth": 1},
             ax=axes,
         )
@@ -151,7 +159,7 @@ def kept_kinds_figure(table: pd.DataFrame) -> Figure:
             rows, columns, figsize=(0.6 + 2.9 * columns, 0.7 + 2.5 * rows), sharex=True, sharey=True, squeeze=False
         )
         for axes, scorer in zip(panels.flat, scorers, strict=False):
-            for kind, colour in zip(kinds, PALETTE, strict=False):
+            for kind, colour in colours_of(kinds, KIND_COLOURS).items():
                 line = shares[(shares["scorer"] == scorer) & (shares["kind"] == kind)].sort_values("ratio")
                 axes.plot(line["ratio"], line["kept"], marker="o", markersize=3, color=colour, label=kind)
             axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
@@ -191,7 +199,7 @@ def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
                 x="importance",
                 hue="state",
                 hue_order=["kept", "skipped"],
-                palette=[PALETTE[0], PALETTE[1]],
+                palette=[OUTCOME_COLOURS["kept"], OUTCOME_COLOURS["skipped"]],
                 bins=40,
                 log_scale=logarithmic,
                 element="step",
@@ -220,11 +228,17 @@ def disagreement_figure(table: pd.DataFrame, number: int = 14) -> Figure:
     means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")
     means = means.loc[(means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]][::-1]
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.5, 1 + 0.28 * len(means)))
+        figure, axes = plt.subplots(figsize=(7.5, 1 + 0.4 * len(means)))
         places = range(len(means))
         axes.hlines(places, means.min(axis=1), means.max(axis=1), color="0.8", linewidth=2, zorder=1)
-        for scorer, colour, marker in zip(scorers, [*PALETTE, "0.3"], "osD^vPX*", strict=False):
-            axes.scatter(means[scorer], places, color=colour, marker=marker, s=34, label=scorer, zorder=2)
+        # Markers are a little above or below their line, so that none hides another.
+        heights = np.linspace(0.26, -0.26, len(scorers))
+        for height, (scorer, colour), marker in zip(
+            heights, colours_of(scorers, SCORER_COLOURS).items(), cycle("osD^vPX*"), strict=False
+        ):
+            axes.scatter(
+                means[scorer], np.array(places) + height, color=colour, marker=marker, s=22, label=scorer, zorder=2
+            )
         labels = [f"{span}  ({counts[span]:.0f}x)" for span in means.index]
         axes.set_yticks(places, labels, family="DejaVu Sans Mono", parse_math=False)
         axes.axvline(0.5, color="0.5", linestyle="--", linewidth=1)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tokenskip_lib.evaluation.methods import METHODS
-from tokenskip_lib.figures.style import PALETTE, STYLE, method_styles, name_curves
+from tokenskip_lib.figures.style import OUTCOME_COLOURS, PALETTE, STYLE, colours_of, method_styles, name_curves
 
 Styles = dict[str, tuple[Any, str]]  # what `method_styles` returns
 
@@ -36,7 +36,7 @@ def chain_length_figure(chains: pd.DataFrame) -> Figure:
             hue_order=order,
             multiple="stack",
             binwidth=max(1, round((lengths.max() - lengths.min()) / 15)),
-            palette=PALETTE[: len(order)],
+            palette=colours_of(order, OUTCOME_COLOURS),
             edgecolor="white",
             ax=axes,
         )
@@ -89,8 +89,8 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
             axes.plot(points["step"], points["eval_loss"], "o-", color="0.6", markersize=4, linewidth=1.2)
             end = points.iloc[-1]
             label = f"longer training,\nheld out {end['eval_loss']:.3f}"
-            axes.annotate(label, (end["step"], end["eval_loss"]), color="0.4", ha="right", va="bottom",
-                          xytext=(0, 8), textcoords="offset points")  # fmt: skip
+            axes.annotate(label, (end["step"], end["eval_loss"]), color="0.4", ha="right", va="top",
+                          xytext=(0, -8), textcoords="offset points")  # fmt: skip
         curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
         curves = {column: curve for column, curve in curves.items() if column in log}
         ends = {column: log[column].dropna().iloc[-1] for column in curves}

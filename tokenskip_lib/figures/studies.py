@@ -1,6 +1,7 @@
 """Figures of studies: several trainings, or several ways to ask one, side by side."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tokenskip_lib.evaluation.token_complexity import ONE_RATIO, ORACLE, SHUFFLED
-from tokenskip_lib.figures.style import PALETTE, STYLE, name_curves
+from tokenskip_lib.figures.style import PALETTE, SCORER_COLOURS, STYLE, name_curves
 
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
@@ -112,9 +113,9 @@ def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str,
             axes.plot(
                 [ratios.min(), ratios.max()], [ratios.min(), ratios.max()], color="0.4", linestyle="--", linewidth=1
             )
-        names = []
+        names, free = [], dict(zip(curves, cycle(PALETTE), strict=False))
         for number, (name, curve) in enumerate(curves.items()):
-            curve, colour = curve.dropna(subset="value").sort_values("ratio"), PALETTE[number % len(PALETTE)]
+            curve, colour = curve.dropna(subset="value").sort_values("ratio"), SCORER_COLOURS.get(name, free[name])
             if curve.empty:
                 continue
             axes.plot(curve["ratio"], curve["value"], marker="osD^vP"[number % 6], color=colour, linewidth=1.4)

@@ -1,7 +1,7 @@
 """Colours, markers and labels that all figures share, and how a figure is written."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from io import BytesIO
 from itertools import cycle
@@ -21,6 +21,17 @@ PALETTE = sns.color_palette("colorblind")
 # For methods that state no style of their own, such as "random pruning" in notebook 06.
 FREE_COLOURS = [PALETTE[number] for number in (7, 9, 6, 8)]
 FREE_MARKERS = "v<>8H"
+# A scorer, a kind of span and what became of a chain or span have the same colour in every figure.
+SCORER_COLOURS = {
+    "selective_context": "#0173b2", "llmlingua2": "#029e73", "cts": "#cc78bc", "gogi": "#d55e00", "mist": "#ca9161",
+    "leave_one_out": "#56b4e9", "leave_one_out_rest": "#332288", "entropy": "#999933", "gogi_skip": "#661100",
+    "random": "0.35", "position": "0.65",
+}  # fmt: skip
+KIND_COLOURS = {
+    "number": "#882255", "operator": "#332288", "name": "#44aa99", "word": "#117733", "connective": "#ddcc77",
+    "punctuation": "0.6",
+}  # fmt: skip
+OUTCOME_COLOURS = {"kept": "#44aa99", "skipped": "0.6", "wrong": "#cc3311"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # the characters that XML lacks
 STYLE = str(resources.files("tokenskip_lib.figures") / "style.mplstyle")
 
@@ -42,6 +53,17 @@ def method_styles(names: Iterable[str]) -> dict[str, tuple[Any, str]]:
         marker = method.marker if method is not None else ""
         styles[name] = (colour or next(colours), marker or next(markers))
     return styles
+
+
+def colours_of(names: Iterable[str], known: Mapping[str, str]) -> dict[str, Any]:
+    """The colour of each name: the known one, or else the next free colour.
+
+    Example:
+        >>> colours_of(["random"], SCORER_COLOURS)
+        {'random': '0.35'}
+    """
+    free = cycle(FREE_COLOURS)
+    return {name: known.get(name) or next(free) for name in dict.fromkeys(names)}
 
 
 def write_figure(figure: Figure, path: Path, origin: dict[str, Any]) -> None:
