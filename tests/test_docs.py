@@ -222,7 +222,7 @@ def test_the_ray_snippet_writes_a_prediction_for_every_problem_and_ratio(root, t
     for name, module in [("ray", ray), ("ray.data", ray.data), ("ray.data.llm", llm)]:
         monkeypatch.setitem(sys.modules, name, module)
 
-    block = blocks(texts(root / "docs/scale-out.md")[0], "python")[1]
+    block = blocks(texts(root / "docs/scale-out.md")[0], "python")[0]
     for _ in range(2):  # the second time nothing is left to ask
         exec(compile(block, "scale-out", "exec"), {})
     written = list(RecordStore(profile.path(PREDICTIONS), Prediction))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tokenskip_lib.core.inputs import Given, changed, check_ratios, rows_of
 from tokenskip_lib.core.paths import local_folder
 from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
-from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, Problem, ScoredChain
+from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
     PromptSettings,
@@ -189,23 +189,15 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
 
     Source: TokenSkip (arXiv:2502.12067), section 3.3.
     """
-    from tokenskip_lib.models.loading import load_model
+    from tokenskip_lib.models.loading import load_model, weights_note
+    from tokenskip_lib.training.card import model_card
     from tokenskip_lib.training.lora import train_adapter
-    from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
+    from tokenskip_lib.training.rows import own_rows
 
     settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
     chains = [_trainable(pruned, chain_id) for chain_id in dict.fromkeys(chain.id for chain in pruned)]
-    ratios = sorted({chain.ratio for chain in pruned})
-    rows = build_sft_rows(
-        choose_chains(pruned, [chain.id for chain in chains], ratios, settings, seed=seed),
-        {chain.id: Problem(id=chain.id, question=chain.question, answer=chain.answer) for chain in chains},
-        model.tokenizer,
-        model.prompts,
-        held_out=settings.held_out,
-        seed=seed,
-        tails=own_tails(chains) if model.prompts.layout == "think" else None,
-    )
+    rows = own_rows(chains, pruned, model.tokenizer, model.prompts, settings, seed=seed)
     made_with = {
         "model": model.settings.model,
         "adapter": model.settings.adapter,
@@ -216,6 +208,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     done = open_training(folder, made_with)
     if done is not None:
         return done
+    pruned_by = ", ".join(f"`{name}`" for name in sorted({chain.scorer for chain in pruned}))
     summary = train_adapter(
         load_model(model.settings),
         model.tokenizer,
@@ -224,6 +217,16 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
         folder,
         base_name=model.settings.model,
         seed=seed,
+        target=model.settings.adapter,
+        card=partial(
+            model_card,
+            model.settings.model,
+            model.tokenizer,
+            model.prompts,
+            data=f"The rows are {len(chains):,} chains of thought, pruned by the scores of {pruned_by}.",
+            ratios=sorted({chain.ratio for chain in pruned}),
+            weights=weights_note(model.settings.model),
+        ),
     )
     return Adapter(folder, summary)
 

@@ -162,6 +162,40 @@ def test_what_is_wrong_with_own_chains_is_one_line(tokenskip, tmp_path, argument
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(("style", "field"), [("trl", "completion"), ("llamafactory", "output")])
+def test_own_chains_become_training_rows_for_another_trainer(
+    tokenskip, tmp_path, problems, tiny_target, tiny_tokenizer, style, field
+):
+    own, folder = tmp_path / "own.jsonl", tmp_path / "rows"
+    rows = [{"id": p.id, "question": p.question, "answer": p.answer, "chain": p.solution} for p in problems]
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["export", own, "--scorer", "position", "--ratios", "0.5,1.0", "--model", tiny_target, "--format", style]
+    every = ["--set", "training.ratios_a_problem=all", "--set", "training.held_out=0.2"]
+    done = tokenskip(*command, *every, "-o", folder)
+    assert done.returncode == 0, done.stderr
+    made = {name: (folder / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
+    assert {name: len(lines) for name, lines in made.items()} == {"train": 8, "held_out": 2}
+    asked = json.dumps([json.loads(line) for lines in made.values() for line in lines])
+    assert asked.count("<|im_end|>0.5<|im_end|>") == 5 and field in json.loads(made["train"][0])
+    answers = asked.count("The final answer is")
+    assert answers == 10 and all(asked.count(json.dumps(p.question)[1:-1]) == 2 for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "alpaca"], "unknown format 'alpaca' (one of: trl, llamafactory, peft, merged)"),
+        (["--format", "peft"], "takes no CHAINS"),
+        (["--scorer", "position"], "own.jsonl:1: no 'question'"),
+    ],
+)
+def test_what_is_wrong_with_an_export_is_one_line(tokenskip, tmp_path, arguments, says):
+    (tmp_path / "own.jsonl").write_text('{"id": "a", "chain": "x"}\n')
+    done = tokenskip("export", tmp_path / "own.jsonl", *arguments, "-o", tmp_path / "out")
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_for_own_chains_need_a_file_of_them(command, tmp_path):
     _assert_refused(command("score", "--scorer", "random"), tmp_path, "--scorer goes with a file of CHAINS")
     _assert_refused(command("prune", "--layout", "think"), tmp_path, "--layout goes with a file of CHAINS")

@@ -13,7 +13,7 @@ from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.inference import build, engine
 from tokenskip_lib.models import loading
-from tokenskip_lib.models.loading import load_model, load_tokenizer
+from tokenskip_lib.models.loading import load_attached, load_model, load_tokenizer
 from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.training.rows import draw_ratios
@@ -289,7 +289,8 @@ def test_an_attached_adapter_answers_as_a_merged_one_in_one_pass_over_the_proble
     methods = {"original": [], "tokenskip": [0.5, 1.0], "truncation": [0.5]}
     shared = {"adapter": str(make_adapter(0)), "methods": methods}
     loaded, answers = [], {}
-    monkeypatch.setattr(build, "load_model", lambda *a, **kw: loaded.append(kw) or load_model(*a, **kw))
+    for name, load in (("load_model", load_model), ("load_attached", load_attached)):
+        monkeypatch.setattr(build, name, lambda *a, _load=load, **kw: loaded.append(kw) or _load(*a, **kw))
     for attach in (False, True):
         settings = tiny_profile.evaluation.model_copy(update={**shared, "attach": attach})
         folder = str(tmp_path / f"run_{attach}")

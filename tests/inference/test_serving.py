@@ -24,6 +24,7 @@ from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.notebooks import run_notebooks
 from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.models.adapters import find_adapter
 from tokenskip_lib.models.loading import load_model, load_tokenizer
 
 pytestmark = pytest.mark.serving
@@ -70,11 +71,11 @@ def here(vllm, overrides) -> Run:
 @pytest.fixture(scope="module")
 def serving(vllm, here, tmp_path_factory):
     """A function of a log file: while its block runs, vLLM, whose process it gives, serves `target` and `tokenskip`."""
-    model = tmp_path_factory.mktemp("target_model")
-    merged = load_model(here.profile.target)
+    model = tmp_path_factory.mktemp("base_model")
+    base = load_model(here.profile.target.model_copy(update={"adapter": None}))
     # As Qwen's published settings have it. Ours is plain greedy decoding, so the engine has to ask for that.
-    merged.generation_config.repetition_penalty = 1.5
-    merged.save_pretrained(model)
+    base.generation_config.repetition_penalty = 1.5
+    base.save_pretrained(model)
     load_tokenizer(here.profile.target).save_pretrained(model)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -82,8 +83,9 @@ def serving(vllm, here, tmp_path_factory):
     @contextmanager
     def serve(log: Path):
         command = [
-            vllm, "serve", str(model), "--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port),
-            "--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tokenskip={here.folder / steps.ADAPTER}",
+            vllm, "serve", str(model), "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port),
+            "--enable-lora", "--max-loras", "2", "--max-lora-rank", "32", "--lora-modules",
+            f"target={find_adapter(here.profile.target.adapter)}", f"tokenskip={here.folder / steps.ADAPTER}",
             "--enforce-eager", "--max-num-seqs", "128",
         ]  # fmt: skip
         with log.open("w") as file:

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from tokenskip_lib.core.processes import LOCK
 from tokenskip_lib.core.records import InputError, PrunedChain
-from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings, TrainingSettings
+from tokenskip_lib.models.loading import load_model
 from tokenskip_lib.models.packing import IGNORED
 from tokenskip_lib.training import lora
-from tokenskip_lib.training.lora import train_adapter, training_arguments
+from tokenskip_lib.training.arguments import training_arguments
+from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows
 
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -93,6 +95,65 @@ def test_training_learns_the_response_and_saves_an_adapter_for_the_base(
     adapted = PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()
     train = [row for row in rows if not row.held_out]
     assert _loss(adapted, train, tiny_tokenizer) < _loss(tiny_model, train, tiny_tokenizer) - 0.5
+
+
+def test_an_adapter_that_was_trained_on_a_target_model_stands_alone_on_the_base(
+    tiny_target, tiny_tokenizer, rows, make_adapter, tmp_path
+):
+    from peft import PeftModel
+
+    settings = TargetSettings(model=str(tiny_target), adapter=str(make_adapter(1)), device="cpu", dtype="float32")
+    recipe = TrainingSettings(learning_rate=0.02, epochs=4, batch_size=1, accumulation=1, rank=2, alpha=6)
+    made = [
+        train_adapter(
+            load_model(settings), tiny_tokenizer, rows, recipe, tmp_path / name, base_name=str(tiny_target), seed=0,
+            target=target,
+        )
+        for name, target in (("alone", settings.adapter), ("on_top", None))
+    ]  # fmt: skip
+    assert {**made[0], "seconds": 0} == {**made[1], "seconds": 0}  # the training itself is the same
+
+    ids = torch.tensor([[5, 6, 7, 8]])
+    base = AutoModelForCausalLM.from_pretrained(tiny_target)
+    alone = PeftModel.from_pretrained(base, str(tmp_path / "alone"))
+    merged = PeftModel.from_pretrained(load_model(settings), str(tmp_path / "on_top"))
+    with torch.no_grad():
+        logits = [model(input_ids=ids).logits for model in (alone, merged, load_model(settings))]
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
+    assert not torch.allclose(logits[0], logits[2], atol=1e-2)  # the training has changed something
+
+
+def test_the_folder_of_an_adapter_has_generation_settings_and_a_card(fresh_model, tiny_tokenizer, rows, tmp_path):
+    settings = TrainingSettings(epochs=1, batch_size=2, accumulation=1)
+    train_adapter(
+        fresh_model, tiny_tokenizer, rows, settings, tmp_path, base_name="tiny", seed=0,
+        card=lambda summary: f"{summary['steps']} steps\n",
+    )  # fmt: skip
+    assert (tmp_path / "README.md").read_text() == "2 steps\n"
+    generation = GenerationConfig.from_pretrained(tmp_path)
+    assert not generation.do_sample and generation.eos_token_id == tiny_tokenizer.eos_token_id
+    assert (generation.pad_token_id, generation.max_new_tokens) == (tiny_tokenizer.pad_token_id, 512)
+
+
+def test_losses_go_to_the_trackers_that_the_settings_name(fresh_model, tiny_tokenizer, rows, tmp_path, monkeypatch):
+    assert training_arguments(fresh_model, TrainingSettings(), tmp_path, evaluate=False, seed=0).report_to == []
+    named = TrainingSettings(report_to=["trackio", "wandb"])
+    arguments = training_arguments(fresh_model, named, tmp_path / "run" / "adapter" / "c", evaluate=False, seed=0)
+    assert (arguments.report_to, arguments.run_name) == (["trackio", "wandb"], "run/adapter")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"training.report_to: wandb is not installed; pip install wandb"):
+        train_adapter(
+            fresh_model, tiny_tokenizer, rows, TrainingSettings(report_to=["wandb"]), tmp_path / "new",
+            base_name="tiny", seed=0,
+        )  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
+def test_tensorboard_has_the_losses_after_the_checkpoints_are_gone(fresh_model, tiny_tokenizer, rows, tmp_path):
+    pytest.importorskip("tensorboard")
+    settings = TrainingSettings(epochs=1, batch_size=2, accumulation=1, log_every=1, report_to=["tensorboard"])
+    train_adapter(fresh_model, tiny_tokenizer, rows, settings, tmp_path, base_name="tiny", seed=0)
+    assert not (tmp_path / "checkpoints").exists() and list((tmp_path / "tensorboard").glob("events*"))
 
 
 def test_a_killed_training_goes_on_at_its_checkpoint_to_the_same_adapter(

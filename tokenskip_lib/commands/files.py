@@ -1,12 +1,12 @@
-"""Commands for files: your own chains, anyone's predictions, and training rows for another trainer."""
+"""Commands for files: your own chains, anyone's predictions, and what other trainers and programs read."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from tokenskip_lib.commands.options import Assignments, ProfileName, load, run_stage
-from tokenskip_lib.core.profiles import parse_overrides
+from tokenskip_lib.commands.options import Assignments, load, run_stage
+from tokenskip_lib.core.profiles import nearest, parse_overrides
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.pruning.registry import describe_scorers
 
@@ -35,6 +35,9 @@ ScorerName = Annotated[
 ]
 TargetName = Annotated[
     str | None, typer.Option(help="With CHAINS: the target model, whose tokens are counted; folder or hub name.")
+]
+Ratios = Annotated[
+    str | None, typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5")
 ]
 Layout = Annotated[
     str | None, typer.Option(help="With CHAINS that are whole outputs: answer, or think (the chain ends at </think>).")
@@ -78,10 +81,7 @@ def prune(
     output: Output = "-",
     scorer: ScorerName = None,
     model: TargetName = None,
-    ratios: Annotated[
-        str | None,
-        typer.Option(metavar="R,R,...", help="With CHAINS: fractions of tokens kept, e.g. 0.9,0.5"),
-    ] = None,
+    ratios: Ratios = None,
     layout: Layout = None,
     profile: OptionalProfile = None,
     assignments: Assignments = None,
@@ -131,18 +131,54 @@ def place(
 
 def export(
     output: Annotated[str, typer.Option("--output", "-o", help="The folder to write into.")],
-    style: Annotated[str, typer.Option("--format", help="trl or llamafactory.")] = "trl",
-    profile: ProfileName = "demo",
+    chains: OwnChains = None,
+    style: Annotated[str, typer.Option("--format", help="trl or llamafactory: rows; peft or merged: a model.")] = "trl",
+    scorer: ScorerName = None,
+    model: TargetName = None,
+    ratios: Ratios = None,
+    layout: Layout = None,
+    profile: OptionalProfile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Write the training rows of stage 3 for another trainer."""
+    """Write rows for another trainer, of stage 3 or of your own CHAINS; or the adapter for peft and the hub."""
     from pathlib import Path
 
     from tokenskip_lib.core.paths import relative
-    from tokenskip_lib.experiments import stages
+    from tokenskip_lib.experiments import release, stages
     from tokenskip_lib.experiments.run import Run
+    from tokenskip_lib.models.loading import TargetModel
+    from tokenskip_lib.pruning.own_chains import prune_rows
+    from tokenskip_lib.pruning.own_settings import own_settings
+    from tokenskip_lib.training.export import EXPORT_STYLES, export_rows
+    from tokenskip_lib.training.rows import own_rows, problems_of
 
-    for path in stages.export(Run.open(load(profile, assignments)), style, Path(output)):
+    if style not in (known := [*EXPORT_STYLES, *release.MODEL_STYLES]):
+        raise InputError(f"unknown format '{style}'{nearest(style, known)}")
+    folder = Path(output).expanduser()
+    if chains is not None:
+        if style in release.MODEL_STYLES:
+            raise InputError(f"--format {style} writes the adapter of a profile's run, and takes no CHAINS")
+        overrides = parse_overrides(assignments or [])
+        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
+        target, drawn = TargetModel(chosen.target, chosen.prompts), chosen.training.seed
+        found, pruned = prune_rows(chains, target, chosen.importance, chosen.pruning, seed=chosen.seed)
+        rows = own_rows(
+            found,
+            pruned,
+            target.tokenizer,
+            chosen.prompts,
+            chosen.training,
+            seed=chosen.seed if drawn is None else drawn,
+        )
+        written = export_rows(rows, problems_of(found), target.tokenizer, chosen.prompts, style, folder)
+    else:
+        _refuse_without_chains("-", scorer=scorer, model=model, ratios=ratios, layout=layout)
+        loaded = load(profile or "demo", assignments)
+        if style in release.MODEL_STYLES:
+            written = release.export_model(loaded, style, folder)
+        else:
+            written = stages.export(Run.open(loaded), style, folder)
+    for path in written:
         print(relative(path))
 
 

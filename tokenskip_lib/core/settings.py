@@ -189,6 +189,7 @@ class TrainingSettings(Settings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     log_every: PositiveInt = 10  # optimiser steps
     save_every: Annotated[PositiveInt, HOW] = 100  # optimiser steps between resumable checkpoints
+    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb"]], HOW] = []  # who gets the losses as well
 
 
 class EvaluationSettings(Settings):

@@ -20,6 +20,7 @@ from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_rati
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.evaluation.predictions import call_first, predict_all
 from tokenskip_lib.experiments.failures import note_failures, refuse_silence, without_answer
+from tokenskip_lib.experiments.release import add_figures
 from tokenskip_lib.experiments.run import Run, find_trained, writes
 from tokenskip_lib.experiments.steps import FIRST_CALLS, METRICS, PREDICTIONS, TEST_PROBLEMS, TRAIN_PROBLEMS
 from tokenskip_lib.inference.build import build_engine
@@ -66,6 +67,7 @@ def evaluate(run: Run) -> pd.DataFrame:
     note_failures(run, "evaluate", failed)
     metrics = compute_metrics(compared(run), scorer=profile.pruned_by, seed=profile.training_seed)
     run.write_result(metrics, METRICS)
+    add_figures(run, load_tokenizer(profile.target), metrics)
     run.note("evaluate", predictions=len(store), problems=len(test.problems), dropped_problems=dict(test.dropped))
     if calls := list(run.store(FIRST_CALLS, FirstCall)):
         silent = sum(call.budget is None for call in calls)

@@ -33,6 +33,7 @@ from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.evaluate import asked_levels, evaluate
 from tokenskip_lib.experiments.failures import PROBLEMS_WITHOUT_ANSWER, note_failures, refuse_silence, without_answer
+from tokenskip_lib.experiments.release import adapter_card
 from tokenskip_lib.experiments.run import Run, writes
 from tokenskip_lib.experiments.steps import (
     ADAPTER,
@@ -190,14 +191,17 @@ def train(run: Run) -> dict:
     rows = run.need(SFT_ROWS, SFTRow, "prune")
     folder = run.folder / ADAPTER
     if not (folder / "summary.json").exists():
+        tokenizer = load_tokenizer(profile.target)
         train_adapter(
             load_model(profile.target),
-            load_tokenizer(profile.target),
+            tokenizer,
             rows,
             profile.training,
             folder,
             base_name=profile.target.model,
             seed=profile.training_seed,
+            target=profile.target.adapter,
+            card=partial(adapter_card, profile, tokenizer),
         )
     summary = read_json(folder / "summary.json", advice="put it back, or `run --from 04` redoes it")
     run.note("train", **summary)

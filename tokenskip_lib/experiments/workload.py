@@ -25,7 +25,7 @@ from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import batch_token_counter
 from tokenskip_lib.problems.sets import load_problems
 from tokenskip_lib.pruning.registry import find_scorer
-from tokenskip_lib.training.lora import EVALUATION_SHARE
+from tokenskip_lib.training.arguments import EVALUATION_SHARE
 from tokenskip_lib.training.rows import draw_ratios, encode_rows
 
 EVALUATIONS = round(1 / EVALUATION_SHARE) + 1  # of the held-out rows in one training: also at its end

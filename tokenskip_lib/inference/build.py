@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.inference.engine import Engine, TransformersEngine
 from tokenskip_lib.inference.server import ServerEngine
-from tokenskip_lib.models.adapters import attach_adapters
-from tokenskip_lib.models.loading import load_model
+from tokenskip_lib.models.loading import load_attached, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +27,7 @@ def build_engine(
     """The engine of a profile: its server if it names one, otherwise the model in this process.
 
     Args:
-        adapter: a LoRA adapter on top of the target model, or None.
+        adapter: the TokenSkip adapter, or None for the target model.
         strength: of the adapter, as in `load_model`. A server has the adapter as it was trained.
         attached: whether the adapter stays beside the weights, as trained; else it is merged into them.
         failed: gets the key of every request that a server did not answer, and why; None: the first raises InputError.
@@ -36,7 +35,7 @@ def build_engine(
     if profile.server is not None:
         return ServerEngine(profile.server, tokenizer, adapted=adapter is not None, failed=failed)
     if adapter is not None and attached:
-        model = attach_adapters(load_model(profile.target), {"tokenskip": adapter})
+        model = load_attached(profile.target, adapter)
     else:
         model = load_model(profile.target, adapter=adapter, strength=strength)
     settings = profile.target

