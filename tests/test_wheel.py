@@ -82,7 +82,8 @@ def call(installed, tmp_path):
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"tokenskip_lib"}
-    for part in ("py.typed", "profiles/demo.yaml", "figures/style.mplstyle", "evaluation/published_results.csv"):
+    parts = ["py.typed", "profiles/demo.yaml", "figures/style.mplstyle", "evaluation/published_results.csv"]
+    for part in [*parts, "analyses/page.html", "analyses/page.css", "analyses/page.js"]:
         assert f"tokenskip_lib/{part}" in names
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]

@@ -41,6 +41,7 @@ for command in (
     files.export,
     runs.study,
     runs.timing,
+    runs.page,
     runs.publish,
 ):
     app.command()(command)

@@ -107,6 +107,21 @@ def timing(
     print(time_run(Run.create(loaded), problems, [int(size) for size in batches.split(",")]).to_string(index=False))
 
 
+def page(
+    output: Annotated[str, typer.Option("--output", "-o", help="The page to write, NAME.html.")],
+    problems: Annotated[int, typer.Option(min=1, help="How many test problems are on the page, the first ones.")] = 60,
+    profile: ProfileName = "demo",
+    assignments: Assignments = None,
+) -> None:
+    """Write a page to explore an evaluated run in a browser: the curve, every answer, what pruning would keep."""
+    loaded = load(profile, assignments)
+    from tokenskip_lib.analyses.page import make_page
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.experiments.run import Run
+
+    print(relative(make_page(Run.open(loaded), output, problems=problems)))
+
+
 def publish(
     profile: ProfileName = "demo",
     only: Annotated[str | None, typer.Option("--only", metavar="NN", help="This notebook alone.")] = None,
