@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SERVING := .venv-serving
 
-.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench book lab lint
+.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench check-gpu book lab lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -66,6 +66,9 @@ book: $(READY) ## notebooks, pages and API as a site in docs/_build; once set up
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[book]"
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs . docs/_build
 	@echo "open docs/_build/index.html"
+
+check-gpu: $(READY) ## is a card right, and how fast: 8 minutes, no network; writes data/results/gpu_check.json
+	$(BIN)/python -m benchmarks.gpu --minutes 8
 
 lab: $(READY) ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

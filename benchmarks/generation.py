@@ -37,7 +37,7 @@ SERVER_CONCURRENCY = 128  # what vLLM is told to hold at most (max_num_seqs): th
 
 @torch.inference_mode()
 def reference(target: TargetModel, requests: list[Request]) -> dict:
-    """id -> text and number of new tokens, by `generate` in input order."""
+    """id -> text and number of new tokens, by `generate` in input order; all requests have one budget."""
     tokenizer, answers = target.tokenizer, {}
     for start in range(0, len(requests), REFERENCE_BATCH):
         batch = requests[start : start + REFERENCE_BATCH]
@@ -45,7 +45,7 @@ def reference(target: TargetModel, requests: list[Request]) -> dict:
             [request.prompt for request in batch], padding=True, add_special_tokens=False, return_tensors="pt"
         ).to(target.model.device)
         output = target.model.generate(
-            **inputs, do_sample=False, max_new_tokens=BUDGET, pad_token_id=tokenizer.pad_token_id
+            **inputs, do_sample=False, max_new_tokens=batch[0].max_new_tokens, pad_token_id=tokenizer.pad_token_id
         )
         for request, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             new = ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids

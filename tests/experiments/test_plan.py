@@ -1,7 +1,9 @@
 """The plan: counts against published models and real tensors, tokens against what a run really took."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,13 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Con
 
 from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, SFTRow
-from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.experiments import costs, stages, steps
 from tokenskip_lib.experiments.costs import CARDS, find_card, kv_cache_bytes, read_shape
 from tokenskip_lib.experiments.plan import ADAPTER_BYTES, _time, report
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.workload import EVALUATIONS, stage_work
+from tokenskip_lib.experiments.workload import EVALUATIONS, Work, stage_work
 from tokenskip_lib.inference import build
 from tokenskip_lib.inference.engine import TransformersEngine
 from tokenskip_lib.inference.kv_cache import new_cache
@@ -24,6 +26,7 @@ from tokenskip_lib.models.prompts import build_prompt, encode_prompt
 from tokenskip_lib.training.lora import train_adapter
 
 STATE_NUMBERS = ("word_limit", "tale_ep")
+STAGES = ("generate", "score", "train", "evaluate")
 PUBLISHED = {
     494_032_768: Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
@@ -223,34 +226,72 @@ def test_rows_and_compared_chains_are_counted_up_to_their_limits(tiny_profile):
     assert len(work["score", "cts"].reads) == 1 and len(work["score", "selective_context"].reads) == 3
 
 
-def test_an_unknown_card_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match="unknown card 'H10' \\(did you mean 'H100'"):
-        find_card("H10", "auto")
-    with pytest.raises(InputError, match="did you mean 'A100-80GB'"):  # and not H100, which differs in one letter
-        find_card("A100", "auto")
-    with pytest.raises(InputError, match="did you mean 'RTX-4090'"):
-        find_card("4090", "auto")
-    assert find_card("rtx 4090", "auto") == (CARDS["RTX-4090"], torch.bfloat16)
-    assert find_card("T4", "auto") == (CARDS["T4"], torch.float16)
+def test_a_card_is_found_by_its_exact_name_alone():
+    target = TargetSettings(model="m", dtype="auto")
+    assert find_card("rtx 4090", target) == (CARDS["RTX-4090"], torch.bfloat16)
+    for name in ("T4", "V100-16GB"):  # these have no bfloat16
+        assert find_card(name, target) == (CARDS[name], torch.float16)
+    assert find_card("T4", TargetSettings(model="m", dtype="float32"))[1] == torch.float32
 
 
 @pytest.mark.parametrize(
-    ("device", "card"),
+    ("name", "says"),
     [
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA H200", "H200"),
-        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
-        ("NVIDIA L40S", "L40S"),
-        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
-        ("Tesla T4", "T4"),
-        ("NVIDIA A100-PCIE-40GB", "A100-80GB"),
+        ("H10", "did you mean H100"),
+        ("A100", "did you mean A100-40GB or A100-80GB"),
+        ("4090", "did you mean RTX-4090"),
+        ("RTX 3060", "--card RTX 3060: not one of H100, .*, cpu; on a machine that has the card, leave --card out$"),
+        ("A10G", "not one of H100, .*, cpu; on"),
+        ("V100", "did you mean V100-16GB or V100-32GB"),
     ],
 )
-def test_the_card_that_is_here_is_found_by_its_name(device, card, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: device)
-    found, _ = find_card(None, "auto")
-    assert found.name == card and device in found.source
+def test_another_name_is_refused_and_no_other_card_is_taken_for_it(name, says):
+    with pytest.raises(InputError, match=says):
+        find_card(name, TargetSettings(model="m"))
+
+
+def test_the_card_of_this_machine_is_read_and_measured(monkeypatch):
+    # The device is made up, so its products run on the CPU; what is read from it is its name and its memory.
+    device = torch.device("cuda", 1)
+    properties = SimpleNamespace(name="NVIDIA GeForce RTX 3060", total_memory=12_000_000_000)
+    asked = []
+    monkeypatch.setattr(costs, "pick_device", lambda name: asked.append(name) or device)
+    monkeypatch.setattr(costs, "pick_dtype", lambda dtype, device: torch.float16)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda asked: properties if asked == device else None)
+    monkeypatch.setattr(torch, "ones", lambda *shape, dtype, device: torch.zeros(64, 64, dtype=dtype))
+    found, dtype = find_card(None, TargetSettings(model="m", device="cuda:1"))
+    assert (found.name, found.memory, dtype) == ("NVIDIA GeForce RTX 3060", 12e9, torch.float16)
+    assert asked == ["cuda:1"] and found.flops > 0 and found.bandwidth > 0 and "measured here" in found.source
+
+
+def test_a_cluster_takes_a_share_of_the_rows_each_and_the_bottleneck_is_named(tiny_profile):
+    def stages_on(workers: int) -> dict:
+        lines = report(tiny_profile, "H100", workers=workers, problems=1000).splitlines()
+        rows = [line.split() for line in lines if line]
+        start = next(number for number, row in enumerate(rows) if row[:2] == ["stage", "busy"])
+        return {row[0]: row[1:] for row in rows[start + 1 :] if row[0] in STAGES}
+
+    one, many = stages_on(1), stages_on(64)
+    assert [row[0] for row in one.values()] == ["1"] * len(STAGES)
+    assert many["generate"][0] == "64" and many["train"][0] == str(tiny_profile.training.accumulation)
+    assert many["evaluate"][0] == "2"  # no more workers than problems
+    text = report(tiny_profile, "H100", workers=64, problems=1000)
+    assert re.search(r"The bottleneck is (train|evaluate), \d+% of the time: .* can be shared by \d+ at most\.", text)
+
+
+def test_as_many_problems_as_asked_for_are_planned(tiny_profile):
+    once = _work(tiny_profile)
+    many = {(part.stage, part.part): part for part in stage_work(tiny_profile, checkpointing=False, number=3000)}
+    assert len(many["generate", "original"].reads) == 3000
+    assert many["generate", "original"].read == 1000 * once["generate", "original"].read
+    assert many["train", "epochs: 1"].read > 500 * once["train", "epochs: 1"].read
+    assert many["evaluate", "original 1"] == once["evaluate", "original 1"]
+
+
+def test_the_busiest_worker_has_the_rows_that_cannot_be_dealt_evenly():
+    work = Work("score", "own", [5.0] * 10, predicted=20)
+    assert len(work.share(4).reads) == 3 and work.share(4).predicted == 6
+    assert work.share(1) == work and Work("score", "own", [], 0).share(4).read == 0
 
 
 def test_the_report_says_what_it_assumes_and_where_it_does_not_fit(tiny_profile, monkeypatch):
@@ -300,7 +341,7 @@ def test_the_command_prints_the_plan_and_makes_no_folder(tokenskip, tmp_path, re
     ("arguments", "says"),
     [
         (["--set", "target.model=nobody/nothing"], "target.model 'nobody/nothing'"),
-        (["--card", "H1000"], "did you mean 'H100'"),
+        (["--card", "H1000"], "--card H1000: not one of H100"),
         (["--set", "importance.scorer=positon"], "did you mean 'position'"),
     ],
 )

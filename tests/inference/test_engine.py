@@ -12,8 +12,10 @@ from transformers.cache_utils import DynamicLayer
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
-from tokenskip_lib.inference.engine import Request, TransformersEngine, shared_phases
+from tokenskip_lib.inference import engine as engine_module
+from tokenskip_lib.inference.engine import Request, TransformersEngine
 from tokenskip_lib.inference.kv_cache import GrowingLayer
+from tokenskip_lib.inference.sharing import shared_phases
 from tokenskip_lib.models.adapters import attach_adapters
 from tokenskip_lib.models.loading import load_model
 from tokenskip_lib.models.prompts import build_prompt
@@ -316,3 +318,34 @@ def test_a_step_reads_the_chosen_tokens_and_waits_for_nothing_else(tiny_model, t
             _answers(engine, [replace(request, max_new_tokens=budget) for request in requests])
         counts.append(len(waits.names))
     assert counts[1] - counts[0] <= 10 - 4  # one a step: transformers asks whether the mask hides anything
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5])
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_looking_every_few_steps_changes_no_answer_and_waits_once_a_look(
+    batch_size, ends_early, tiny_model, tiny_tokenizer, requests, alone, ends_with, monkeypatch
+):
+    # On CUDA the host looks every few steps, and hands over masks that nobody has to read.
+    if ends_early:
+        name, position = next((n, p) for n, i in alone.items() for p in range(2, BUDGET) if _first_new(i, p))
+        tiny_tokenizer = ends_with(alone[name][position])
+    engine = TransformersEngine(tiny_model, tiny_tokenizer, batch_size)
+    each_step = _answers(engine, requests)
+    engine.look_every, looks, masks, read = 5, [], [], engine_module._read
+    monkeypatch.setattr(engine_module, "_read", lambda columns: looks.append(len(columns)) or read(columns))
+    hook = tiny_model.register_forward_pre_hook(
+        lambda model, args, inputs: masks.append((inputs["input_ids"].shape[1], inputs["attention_mask"])),
+        with_kwargs=True,
+    )
+    try:
+        together = _answers(engine, requests)
+    finally:
+        hook.remove()
+    assert {k: (g.text, g.tokens, g.cut_off) for k, g in together.items()} == {
+        k: (g.text, g.tokens, g.cut_off) for k, g in each_step.items()
+    }
+    assert looks and set(looks) <= {5, BUDGET % 5}
+    assert all(mask is None or mask.dim() == 4 for width, mask in masks if width == 1)
+    assert any(mask is None for width, mask in masks if width == 1) == (
+        batch_size == 1 or len(requests) % batch_size == 1
+    )

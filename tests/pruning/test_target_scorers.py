@@ -288,3 +288,15 @@ def test_a_models_blocks_are_found_or_asked_for(tiny_model, deep_model):
     model.model.layers = torch.nn.Sequential(*model.model.layers)
     with pytest.raises(InputError, match="2 blocks"):
         decoder_layers(model)
+
+
+def test_small_gradients_are_not_lost_in_float16(deep_model, tiny_tokenizer, chains):
+    faint = copy.deepcopy(deep_model)
+    faint.model.norm.weight.data *= 1e-4  # gradients below what float16 can hold
+    scores = {}
+    for dtype in (torch.float32, torch.float16):
+        scorer = GoGIScorer(copy.deepcopy(faint).to(dtype), tiny_tokenizer, PromptSettings())
+        scored = scorer.score(chains)
+        scores[dtype] = np.array([value for chain in scored for value in chain.importance])
+    assert np.abs(scores[torch.float32]).max() < 1e-3
+    assert scores[torch.float16] == pytest.approx(scores[torch.float32], rel=0.2)

@@ -4,9 +4,6 @@ On a GPU the clock is CUDA's, read when all queued work has finished; on a CPU i
 into the records, because seconds belong to a machine and not to a run.
 """
 
-import resource
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from tokenskip_lib.evaluation.tables import row_table
 from tokenskip_lib.experiments.run import Run, find_trained, writes
 from tokenskip_lib.experiments.steps import TIMINGS
 from tokenskip_lib.inference.engine import Generation, Request, TransformersEngine
+from tokenskip_lib.models.clock import Clock, peak_memory
 from tokenskip_lib.models.loading import describe_device, load_model, load_tokenizer
 from tokenskip_lib.problems.sets import load_problems
 
@@ -67,29 +65,6 @@ class ComparedTiming(TimingRow):
     speedup_low: float
     speedup_high: float
     device: str
-
-
-class Clock:
-    """Seconds between `start` and `stop` on a model's device."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        self.device = device
-
-    def start(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            self.events[0].record()
-        else:
-            self.began = time.perf_counter()
-
-    def stop(self) -> float:
-        if not self.cuda:
-            return time.perf_counter() - self.began
-        self.events[1].record()
-        torch.cuda.synchronize(self.device)
-        return self.events[0].elapsed_time(self.events[1]) / 1000
 
 
 @writes
@@ -185,14 +160,6 @@ def time_answers(
                 peak_memory_mb=peak_memory(model.device),
             )
             yield row, each * seconds / each.sum()
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in MB: of a GPU's tensors since the last reset; on a CPU, of the process since it began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, kilobytes elsewhere
 
 
 def _answers(engine: TransformersEngine, requests: Sequence[Request], label: str) -> list[Generation]:

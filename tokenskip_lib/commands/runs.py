@@ -43,14 +43,21 @@ def plan(
     profile: ProfileName = "demo",
     card: Annotated[
         str | None,
-        typer.Option(help="H100, H200, A100-80GB, L40S, RTX-4090, T4 or cpu; without it this machine."),
+        typer.Option(
+            help="H100, H200, A100-40GB, A100-80GB, L40S, RTX-4090, T4, V100-16GB, V100-32GB or cpu; without it this "
+            "machine's device."
+        ),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Also time and cost of each stage on so many workers, a card each.")
+    ] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="As if there were so many training problems.")] = None,
     assignments: Assignments = None,
 ) -> None:
     """Tell what a run needs before it starts: memory, disk, tokens and time on a card."""
     from tokenskip_lib.experiments.plan import report
 
-    print(report(load(profile, assignments), card))
+    print(report(load(profile, assignments), card, workers=workers, problems=problems))
 
 
 def prepare_target(profile: ProfileName = "demo-full", assignments: Assignments = None) -> None:

@@ -4,20 +4,17 @@ All numbers come from formulas and data sheets. A model's shape comes from its c
 Launches, kernels and padding take more time, which is not counted here.
 """
 
-import re
-import time
 import warnings
-from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from tokenskip_lib.core.profiles import nearest
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TrainingSettings
-from tokenskip_lib.models.loading import pick_dtype
+from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
+from tokenskip_lib.models.clock import Clock
+from tokenskip_lib.models.loading import pick_device, pick_dtype
 from tokenskip_lib.training.lora import lora_config
 
 COMPUTE_SHARE = 0.4  # assumed share of the peak FLOP/s that matrix products reach
@@ -26,26 +23,30 @@ BANDWIDTH_SHARE = 0.6  # assumed share of the memory bandwidth that a decoding s
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU, or this CPU: dense 16-bit FLOP/s, memory bandwidth in bytes/s, memory in bytes."""
+    """A GPU, or this CPU: dense 16-bit FLOP/s, memory bandwidth in bytes/s, memory in bytes, the 16-bit dtype."""
 
     name: str
     flops: float
     bandwidth: float
     memory: float
+    dtype: torch.dtype = torch.bfloat16
     source: str = "data sheet"
 
 
-# From NVIDIA's data sheets: bfloat16 (float16 for the T4) without sparsity; with sparsity some print twice as much.
-# H100, H200 and A100 are the SXM boards. The RTX 4090's FLOP/s are those with float32 accumulation (Ada whitepaper).
+# From NVIDIA's data sheets, without sparsity; with sparsity some print twice as much. T4 and V100 have no bfloat16.
+# H100, H200, A100 and V100 are the SXM boards. The RTX 4090's FLOP/s are those with float32 accumulation (whitepaper).
 CARDS = {
     card.name: card
     for card in (
         Card("H100", 989e12, 3.35e12, 80e9),
         Card("H200", 989e12, 4.8e12, 141e9),
+        Card("A100-40GB", 312e12, 1.555e12, 40e9),
         Card("A100-80GB", 312e12, 2.039e12, 80e9),
         Card("L40S", 362e12, 0.864e12, 48e9),
         Card("RTX-4090", 165e12, 1.008e12, 24e9),
-        Card("T4", 65e12, 0.32e12, 16e9),
+        Card("T4", 65e12, 0.32e12, 16e9, torch.float16),
+        Card("V100-16GB", 125e12, 0.9e12, 16e9, torch.float16),
+        Card("V100-32GB", 125e12, 0.9e12, 32e9, torch.float16),
     )
 }
 
@@ -143,25 +144,22 @@ def decoding_seconds(shape: Shape, card: Card, *, steps: float, rows: float, con
     return steps * max(moved / (card.bandwidth * BANDWIDTH_SHARE), arithmetic)
 
 
-def find_card(name: str | None, dtype: str) -> tuple[Card, torch.dtype]:
-    """A card by its name, and the dtype that a setting means on it.
+def find_card(name: str | None, target: TargetSettings) -> tuple[Card, torch.dtype]:
+    """A card by its exact name, or this machine's own; and the dtype that the target model gets on it.
 
     Args:
-        name: in CARDS, or "cpu", in any case and with spaces for hyphens; None: this machine's GPU, or its CPU
-            without one.
-        dtype: of the profile's setting `target.dtype`.
+        name: in CARDS, or "cpu", in any case and with spaces for hyphens; None: the device that `target.device` means
+            here. Its memory is read, and its speed is measured.
+        target: its device and dtype are read.
 
     Raises:
         InputError: there is no such card.
     """
-    card = _card_named("cpu" if name is None else name)
-    if name is None and torch.cuda.is_available():
-        card = _card_here()
-    if card is None:
-        weights = pick_dtype(dtype, torch.device("cpu"))
-        return _measured_cpu(weights), weights
-    own = torch.float16 if card.name == "T4" else torch.bfloat16
-    return card, own if dtype == "auto" else getattr(torch, dtype)
+    if name is not None and (card := _card_named(name)) is not None:
+        return card, card.dtype if target.dtype == "auto" else getattr(torch, target.dtype)
+    device = torch.device("cpu") if name is not None else pick_device(target.device)
+    dtype = pick_dtype(target.dtype, device)
+    return _measured(device, dtype), dtype
 
 
 def _card_named(name: str) -> Card | None:
@@ -170,54 +168,50 @@ def _card_named(name: str) -> Card | None:
     asked = name.strip().lower().replace(" ", "-")
     if asked in known:
         return CARDS.get(known[asked])
-    # First the names that begin with the word, then those that hold it: A100 is A100-80GB, and 4090 is RTX-4090.
+    # First the names that begin with the word, then those that hold it: A100 is A100-40GB or -80GB, and 4090 RTX-4090.
     near = [card for lower, card in known.items() if asked and lower.startswith(asked)]
     near = near or [card for lower, card in known.items() if asked and asked in lower]
-    meant = " or ".join(f"'{card}'" for card in near)
-    hint = f" (did you mean {meant}?)" if near else nearest(name.upper(), list(known.values()))
-    raise InputError(f"unknown card '{name}'{hint}")
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise InputError(
+        f"--card {name}: not one of {', '.join(known.values())}{meant}; on a machine that has the card, leave --card "
+        "out"
+    )
 
 
-def _card_here() -> Card:
-    """The card of the table that is nearest to this machine's GPU by name.
-
-    A model name that is a word of the GPU's name comes first ("L40S"), else the one with the longest common part.
-    """
-    device = torch.cuda.get_device_name()
-    words = re.split(r"\W+", device)
-
-    def likeness(card: str) -> tuple[bool, float]:
-        model = card.removeprefix("RTX-").split("-")[0]
-        return model in words, SequenceMatcher(None, model, device).find_longest_match().size / len(model)
-
-    card = CARDS[max(CARDS, key=likeness)]
-    return replace(card, source=f"{card.source}, as the nearest to {device}")
-
-
-def matrix_product_flops(dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product on this machine's CPU; the best of three."""
-    square = torch.ones(2048, 2048, dtype=dtype)
-    return 2 * 2048**3 / _best_seconds(square, square)
+def matrix_product_flops(dtype: torch.dtype, device: torch.device | str = "cpu") -> float:
+    """FLOP/s of a square matrix product on a device; the best of three."""
+    side = 2048 if torch.device(device).type == "cpu" else 8192
+    square = torch.ones(side, side, dtype=dtype, device=device)
+    return 2 * side**3 / _best_seconds(square, square)
 
 
 def _best_seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
     taken = []
     for _ in range(3):
-        start = time.perf_counter()
+        clock = Clock(weight.device)
+        clock.start()
         torch.nn.functional.linear(rows, weight)
-        taken.append(time.perf_counter() - start)
+        taken.append(clock.stop())
     return min(taken)
 
 
-def _measured_cpu(dtype: torch.dtype) -> Card:
-    """This machine: FLOP/s of a square matrix product, bytes/s of one row times a large matrix; the best of three."""
+def _measured(device: torch.device, dtype: torch.dtype) -> Card:
+    """A device of this machine: FLOP/s of a square matrix product, bytes/s of one row times a large matrix."""
     import psutil  # type: ignore[import-untyped]
 
-    large = torch.ones(8192, 8192, dtype=dtype)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        name, memory = properties.name, properties.total_memory
+    else:
+        name, memory = "cpu", psutil.virtual_memory().total
+    side = 8192 if device.type == "cpu" else 16384  # beyond a GPU's caches too
+    large = torch.ones(side, side, dtype=dtype, device=device)
     return Card(
-        name="cpu",
-        flops=matrix_product_flops(dtype),
+        name=name,
+        flops=matrix_product_flops(dtype, device),
         bandwidth=large.nbytes / _best_seconds(large[:1], large),
-        memory=psutil.virtual_memory().total,
-        source=f"measured here and now by matrix products, threads: {torch.get_num_threads()}",
+        memory=memory,
+        dtype=dtype,
+        source="speed measured here and now by matrix products"
+        + (f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""),
     )

@@ -1,6 +1,8 @@
 """What a run needs, in a report for people before it starts: memory, disk, and each stage's tokens and time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -17,11 +19,15 @@ ADAPTER_STATE = 16  # for each trained parameter in float32: itself, its gradien
 CHECKPOINT_STATE = 12  # of these 16, on disk during training: all but the gradient
 
 
-def report(profile: Profile, card_name: str | None = None) -> str:
+def report(
+    profile: Profile, card_name: str | None = None, *, workers: int | None = None, problems: int | None = None
+) -> str:
     """The report for people. It states its own assumptions.
 
     Args:
         card_name: a name in costs.CARDS or "cpu"; None: this machine's GPU, or its CPU without one.
+        workers: also time and cost of each stage on so many workers, each with one such card.
+        problems: as if there were so many training problems; None: those of the profile.
 
     Raises:
         InputError: there is no such card, or a model, tokenizer, classifier or problem set cannot be reached.
@@ -29,8 +35,8 @@ def report(profile: Profile, card_name: str | None = None) -> str:
     check_names(profile)
     where, target = {"cache_dir": profile.target.cache_dir}, profile.target
     config = from_pretrained(AutoConfig, target.model, setting="target.model", revision=target.revision, **where)
-    card, dtype = costs.find_card(card_name, profile.target.dtype)
-    work = stage_work(profile, checkpointing=card.name != "cpu")
+    card, dtype = costs.find_card(card_name, target)
+    work = stage_work(profile, checkpointing=card.name != "cpu", number=problems)
     shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
     shapes = {False: shape}  # by Work.classifier
     if any(part.classifier for part in work):
@@ -51,6 +57,7 @@ def report(profile: Profile, card_name: str | None = None) -> str:
         f"{_bytes(checkpoint)} its checkpoint while it trains; about {_bytes(records)} records",
         "",
         *_stage_lines(profile, work, shapes, card, dtype.itemsize),
+        *(_cluster_lines(profile, work, shapes, card, dtype.itemsize, workers) if workers else []),
         "",
         f"Time assumes {costs.COMPUTE_SHARE:.0%} of the FLOP/s in reading and training and "
         f"{costs.BANDWIDTH_SHARE:.0%} of the bandwidth in decoding.",
@@ -113,6 +120,46 @@ def _stage_lines(
     sums = [f"{sum(numbers):,}" for numbers in zip(*((p.read, p.written, p.most_written) for p in work), strict=True)]
     lines.append(row.format("all", "", "", sums[0], "", sums[1], sums[2], _time(total), ""))
     return [line.rstrip() for line in lines]
+
+
+def _cluster_lines(
+    profile: Profile, work: Sequence[Work], shapes: Mapping[bool, Shape], card: Card, itemsize: int, workers: int
+) -> list[str]:
+    """Time and cost of each stage on several workers, and which stage holds the others up, with the reason.
+
+    Rows are dealt out evenly. Training shares the rows of an optimiser step, so few processes can take part.
+    """
+    row = "{:9} {:>6} {:>9} {:>11}"
+    lines = ["", f"On {workers:,} workers, each with {card.name}:", row.format("stage", "busy", "time", "card-hours")]
+    taken: dict[str, float] = {}
+    reasons = {}
+    for stage in dict.fromkeys(part.stage for part in work):
+        parts = [part for part in work if part.stage == stage]
+        accumulation = profile.training.accumulation
+        sharing = max(n for n in range(1, accumulation + 1) if accumulation % n == 0 and n <= workers)
+        busy = sharing if stage == "train" else min(workers, max(len(part.reads) for part in parts))
+
+        def seconds(card: Card, stage: str = stage, parts: Sequence[Work] = parts, busy: int = busy) -> float:
+            size = _batch_size(profile, stage)
+            shares = ((part.share(busy), shapes[part.classifier]) for part in parts)
+            return sum(part.seconds(shape, card, batch_size=size, itemsize=itemsize) for part, shape in shares)
+
+        taken[stage] = seconds(card)
+        by_memory = seconds(replace(card, bandwidth=inf)) < taken[stage] / 2
+        reasons[stage] = "memory bandwidth limits decoding" if by_memory else "arithmetic limits it"
+        if busy < workers:
+            what = f"an accumulation of {accumulation} batches" if stage == "train" else f"its {busy:,} rows"
+            reasons[stage] = f"{what} can be shared by {busy:,} at most"
+        lines.append(row.format(stage, f"{busy:,}", _time(taken[stage]), f"{workers * taken[stage] / 3600:,.2f}"))
+    total, slowest = sum(taken.values()), max(taken, key=lambda stage: taken[stage])
+    lines.append(row.format("all", "", _time(total), f"{workers * total / 3600:,.2f}"))
+    share = taken[slowest] / total if total else 0
+    return [
+        *lines,
+        f"The bottleneck is {slowest}, {share:.0%} of the time: {reasons[slowest]}.",
+        "All cards are paid for from beginning to end. Not counted: loading a model on each worker, traffic between",
+        "gradients of training processes, and what passes through the driver.",
+    ]
 
 
 def _batch_size(profile: Profile, stage: str) -> int:

@@ -6,8 +6,9 @@ that are already there, the problems' worked solutions, the budget. The source i
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -81,6 +82,12 @@ class Work:
     def most_written(self) -> int:
         return len(self.reads) * self.answers.budget if self.answers else 0
 
+    def share(self, workers: int) -> "Work":
+        """The rows of the busiest of several workers among whom the rows are dealt out evenly."""
+        rows = -(-len(self.reads) // workers)
+        share = rows / len(self.reads) if rows else 0.0
+        return replace(self, reads=self.reads[:rows], predicted=share * self.predicted)
+
     def seconds(self, shape: Shape, card: Card, *, batch_size: int, itemsize: int) -> float:
         """Seconds on a card.
 
@@ -124,11 +131,12 @@ def expected_lengths(
     )
 
 
-def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
+def stage_work(profile: Profile, *, checkpointing: bool, number: int | None = None) -> list[Work]:
     """The tokens of every stage, done or not; only those of evaluation if its adapter comes from a hub.
 
     Args:
         checkpointing: whether training computes activations twice, as it does on a GPU.
+        number: as if there were so many training problems, and no rows yet; None: those of the profile.
     """
     tokenizer = load_tokenizer(profile.target)
     chains = _recorded(profile, CHAINS, Chain)
@@ -136,11 +144,12 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
     if profile.evaluation.adapter is not None and not resolve_path(profile.evaluation.adapter).is_dir():
         return evaluated
     problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
-    asked = _prompt_lengths(profile, tokenizer, problems, METHODS["original"], [1.0] * len(problems))
+    lengths = _prompt_lengths(profile, tokenizer, problems, METHODS["original"], [1.0] * len(problems))
+    asked = list(islice(cycle(lengths), number or len(lengths)))
     recorded = {CHAINS: [chain.output_tokens for chain in chains]}
     answers = expected_lengths(problems, count, profile.chains.max_new_tokens, recorded)
     kept = [chain.chain_tokens for chain in chains if chain.dropped is None]
-    rows = round(len(problems) * len(kept) / len(chains)) if chains else len(problems)
+    rows = round(len(asked) * len(kept) / len(chains)) if chains else len(asked)
     prompt, tail = _mean(asked), _mean(count([answer_tail(problem.answer) for problem in problems]))
     chain = _mean(kept) if kept else max(0.0, answers.mean - tail)
     work = [Work("generate", "original", asked, len(asked), answers=answers)]
@@ -156,7 +165,8 @@ def stage_work(profile: Profile, *, checkpointing: bool) -> list[Work]:
             work.append(Work("score", name, [prompt + chain] * scored, chain * scored, spec.passes))
     if profile.pruning.mode == "llmlingua":
         work.append(Work("prune", "llmlingua", [chain] * rows, 0, classifier=True))
-    trained = _train_work(profile, tokenizer, problems, rows, chain, tail, checkpointing=checkpointing)
+    sft_rows = _recorded(profile, SFT_ROWS, SFTRow) if number is None else []
+    trained = _train_work(profile, tokenizer, problems, sft_rows, rows, chain, tail, checkpointing=checkpointing)
     return [*work, *trained, *evaluated]
 
 
@@ -164,6 +174,7 @@ def _train_work(
     profile: Profile,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
+    sft_rows: Sequence[SFTRow],
     rows: int,
     chain: float,
     tail: float,
@@ -173,12 +184,13 @@ def _train_work(
     """The work of training: from its rows if they are there, else from the chains to expect, pruned at drawn ratios.
 
     Args:
+        sft_rows: the rows, if they are there.
         rows: how many chains to expect.
         chain: their tokens.
         tail: tokens of the closing phrase with the answer.
     """
     training = profile.training
-    if sft_rows := _recorded(profile, SFT_ROWS, SFTRow):
+    if sft_rows:
         parts = [[row for row in sft_rows if row.held_out is out] for out in (False, True)]
         encoded = [encode_rows(part, tokenizer, training.max_tokens)[0] for part in parts]
         reads: list[list[float]] = [[len(row) for row in part] for part in encoded]

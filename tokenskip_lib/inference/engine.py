@@ -16,13 +16,12 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import StaticLayer
 
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.inference.kv_cache import fixed_size, new_cache
-from tokenskip_lib.models.batching import shared_length
+from tokenskip_lib.inference.kv_cache import GrowingLayer, fixed_size, new_cache
+from tokenskip_lib.inference.sharing import common_beginning, shared_phases, siblings
 from tokenskip_lib.models.prompts import encode_prompt
 
 LIVE_SHARE = 0.9  # if the share of unfinished rows falls to this, the finished rows leave the batch
-MIN_SHARED = 16  # a beginning that all prompts of a batch share is computed once if it has this many tokens
-SIBLING_SHARE = 0.6  # neighbours that share this much of what follows have the same question at different ratios
+LOOK_EVERY = 8  # steps on CUDA between two looks at the tokens: each look waits for all work that is queued there
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens or float("inf")
         self.step = torch.compile(model, dynamic=False) if compiled else None
+        self.look_every = LOOK_EVERY if model.device.type == "cuda" else 1
         # Chat models may end with more than one token; their generation settings list them.
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
@@ -152,37 +152,43 @@ class TransformersEngine:
     @torch.inference_mode()
     def _decode(self, batch: list[Request], prompts: list[list[int]]) -> list[Generation]:
         clock = time.perf_counter()
-        # The host keeps the books: to read the chosen tokens is all that a step here waits for the device.
+        # The host keeps the books: to read the chosen tokens is all that it waits for the device here. Until it looks,
+        # rows that have ended go on, and what they add is dropped.
         budgets = [request.max_new_tokens for request in batch]
         answers: list[list[int]] = [[] for _ in batch]
         ended, seconds = [False] * len(batch), [0.0] * len(batch)
         rows = list(range(len(batch)))  # the requests that the cache's rows belong to
         live = set(rows)
-        cache, mask, logits = self._prefill(prompts)
+        cache, mask, logits, padded = self._prefill(prompts)
         if self.step is not None:
             cache = fixed_size(cache, max(budgets))
-        for _ in range(max(budgets)):
+        unread: list[torch.Tensor] = []
+        for step in range(1, max(budgets) + 1):
             chosen = logits.argmax(-1)
-            for row, token in zip(rows, chosen.tolist(), strict=True):
-                if row not in live:
-                    continue
-                if token in self.end_ids:
-                    ended[row] = True
-                else:
-                    answers[row].append(token)
-                if ended[row] or len(answers[row]) >= budgets[row]:
-                    live.remove(row)
-            # Each step's time is shared by the rows that were in it.
-            clock, before = time.perf_counter(), clock
-            for row in rows:
-                seconds[row] += (clock - before) / len(rows)
-            if not live:
-                break
-            if self.step is None and len(live) <= LIVE_SHARE * len(rows):
-                keep = torch.tensor([place for place, row in enumerate(rows) if row in live], device=mask.device)
-                cache.batch_select_indices(keep)
-                rows, mask, chosen = [row for row in rows if row in live], mask[keep], chosen[keep]
-            mask, logits = self._feed(chosen[:, None], mask.new_ones(len(rows), 1), mask, cache)
+            unread.append(chosen)
+            if step % self.look_every == 0 or step == max(budgets):
+                for tokens in _read(unread):
+                    for row, token in zip(rows, tokens, strict=True):
+                        if row not in live:
+                            continue
+                        if token in self.end_ids:
+                            ended[row] = True
+                        else:
+                            answers[row].append(token)
+                        if ended[row] or len(answers[row]) >= budgets[row]:
+                            live.remove(row)
+                # The time of the steps is shared by the rows that were in them.
+                clock, before = time.perf_counter(), clock
+                for row in rows:
+                    seconds[row] += (clock - before) / len(rows)
+                if not live:
+                    break
+                unread = []
+                if self.step is None and len(live) <= LIVE_SHARE * len(rows):
+                    keep = torch.tensor([place for place, row in enumerate(rows) if row in live], device=mask.device)
+                    cache.batch_select_indices(keep)
+                    rows, mask, chosen = [row for row in rows if row in live], mask[keep], chosen[keep]
+            mask, logits = self._feed(chosen[:, None], mask.new_ones(len(rows), 1), mask, cache, padded)
         return [
             Generation(
                 key=request.key,
@@ -194,62 +200,59 @@ class TransformersEngine:
             for request, answer, done, spent in zip(batch, answers, ended, seconds, strict=True)
         ]
 
-    def _prefill(self, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor]:
-        """Keys and values of every prompt, its mask (B, T) and the logits after it (B, V); shared beginnings once."""
-        cache = new_cache(self.model)
+    def _prefill(self, prompts: list[list[int]]) -> tuple[Cache, torch.Tensor, torch.Tensor, bool]:
+        """Keys and values of every prompt, its mask (B, T), the logits after it (B, V), and whether any row is padded.
+
+        Beginnings that prompts share are computed once.
+        """
+        cache, padded = new_cache(self.model), False
         mask = torch.ones(1, 0, dtype=torch.long, device=self.model.device)
         for rows, parents in shared_phases(prompts):
             chosen = torch.tensor(parents, device=mask.device)
             mask = mask[chosen]
             if mask.shape[1]:
                 cache.batch_select_indices(chosen)
-            padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(mask.device)
-            mask, logits = self._feed(padded["input_ids"], padded["attention_mask"], mask, cache)
-        return cache, mask, logits
+            padded = padded or len({len(row) for row in rows}) > 1
+            new = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(mask.device)
+            mask, logits = self._feed(new["input_ids"], new["attention_mask"], mask, cache, padded)
+        return cache, mask, logits, padded
 
     def _feed(
-        self, ids: torch.Tensor, new: torch.Tensor, mask: torch.Tensor, cache: Cache
+        self, ids: torch.Tensor, new: torch.Tensor, mask: torch.Tensor, cache: Cache, padded: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One forward pass of (B, N) new tokens after the cached ones: the mask of all, the last column's logits."""
+        """One forward pass of (B, N) new tokens after the cached ones: the mask of all, the last column's logits.
+
+        `padded`: whether the mask hides anything.
+        """
         mask = torch.cat([mask, new], dim=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         # A column by index, not by slice: a sliced (strided) input makes the output layer copy its
         # whole weight once a row, a third of the prefill's time on a CPU.
         last = torch.full((1,), ids.shape[1] - 1, device=ids.device)  # filled there: a copy would wait for the device
         model: Callable = self.model
-        seen = mask
+        seen: torch.Tensor | None = mask
         if self.step is not None and isinstance(cache.layers[0], StaticLayer):
             model, room = self.step, cache.layers[0].max_cache_len - mask.shape[1]
             # One shape and one stride for every step, or each would be compiled anew.
             seen = torch.nn.functional.pad(mask, (0, room))[:, None, None].bool()
             positions = positions.clone(memory_format=torch.contiguous_format)
+        elif self.look_every > 1 and ids.shape[1] == 1:
+            # transformers reads a mask of two dimensions, to see if it hides anything: a wait for the device each step.
+            if not padded:
+                seen = None
+            elif self.model.config._attn_implementation == "sdpa" and all(
+                isinstance(layer, GrowingLayer) for layer in cache.layers
+            ):
+                seen = mask[:, None, None].bool()
         logits = model(
             input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, logits_to_keep=last
         ).logits[:, -1]  # fmt: skip
         return mask, logits
 
 
-def shared_phases(prompts: Sequence[list[int]]) -> list[tuple[list[list[int]], list[int]]]:
-    """The passes that bring every prompt into the cache, with shared beginnings once.
-
-    The first pass has the beginning of all prompts (a template). The second has what neighbours share (a question
-    that is asked at several ratios). The last has the rest of each prompt, at least one token.
-
-    Args:
-        prompts: token ids; prompts that share much are neighbours.
-
-    Returns:
-        Phases: rows of token ids, and for each row its row in the phase before (0 in the first).
-    """
-    common = _common(prompts)
-    groups = _siblings(prompts, common)
-    phases = [([prompts[0][:common]], [0])] if common else []
-    if len(groups) == len(prompts):
-        return [*phases, ([prompt[common:] for prompt in prompts], [0] * len(prompts))]
-    lengths = [shared_length(group) for group in groups]
-    middles = [group[0][common:length] for group, length in zip(groups, lengths, strict=True)]
-    ends = [(index, prompt[lengths[index] :]) for index, group in enumerate(groups) for prompt in group]
-    return [*phases, (middles, [0] * len(groups)), ([end for _, end in ends], [index for index, _ in ends])]
+def _read(columns: list[torch.Tensor]) -> list[list[int]]:
+    """The tokens of each step, read from the device at once."""
+    return torch.stack(columns).tolist()
 
 
 def _batches(
@@ -271,7 +274,7 @@ def _alike(
         alike = sorted((r for r in requests if r.max_new_tokens == budget), key=lambda r: (encoded[r.key], r.key))
         prompts = [encoded[request.key] for request in alike]
         remaining = iter(alike)
-        groups = [[next(remaining) for _ in group] for group in _siblings(prompts, _common(prompts))]
+        groups = [[next(remaining) for _ in group] for group in siblings(prompts, common_beginning(prompts))]
         for group in sorted(groups, key=lambda members: (max(len(encoded[m.key]) for m in members), members[0].key)):
             longest = max(len(encoded[member.key]) for member in [*batch, *group]) + budget
             most = min(size, tokens // longest)
@@ -285,22 +288,3 @@ def _alike(
                 batch.append(request)
     if batch:
         yield batch
-
-
-def _common(prompts: Sequence[list[int]]) -> int:
-    """The number of tokens that all prompts begin with; 0 if they are too few for a pass of their own."""
-    shared = shared_length(prompts) if len(prompts) > 1 else 0
-    return shared if shared >= MIN_SHARED else 0
-
-
-def _siblings(prompts: Sequence[list[int]], common: int) -> list[list[list[int]]]:
-    """Runs of neighbours that share most of what follows the common beginning."""
-    groups: list[list[list[int]]] = []
-    for prompt in prompts:
-        first = groups[-1][0] if groups else None
-        longest = max(len(first or []), len(prompt)) - common
-        if first is not None and shared_length([first, prompt]) - common >= SIBLING_SHARE * longest:
-            groups[-1].append(prompt)
-        else:
-            groups.append([prompt])
-    return groups

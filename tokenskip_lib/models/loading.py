@@ -52,6 +52,8 @@ def pick_device(device: str) -> torch.device:
         raise InputError(f"target.device is '{device}', but models run on a CPU or on CUDA here")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"target.device is '{device}', but this machine has no CUDA device")
+    if (chosen.index or 0) >= torch.cuda.device_count() and chosen.type == "cuda":
+        raise InputError(f"target.device is '{device}', but this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
 
 
@@ -63,7 +65,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        with torch.cuda.device(device):  # the question is about the current device
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if _cpu_is_faster_in_bfloat16() else torch.float32
 
 

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 from tokenskip_lib.core.records import ChainText, InputError
 from tokenskip_lib.pruning.target_scorers import Row, TokenScorer, token_log_probs
 
+FLOAT16_SCALE = 1024.0
+
 
 class GoGIScorer(TokenScorer):
     """How much the answer depends on a token: || d log p(answer | question, chain) / d h_i ||_1.
@@ -63,8 +65,15 @@ class GoGIScorer(TokenScorer):
                 first, last = row.answer
                 predicting = logits[index, first - 1 - begin : last - 1 - begin]
                 likelihood = likelihood + token_log_probs(predicting, row.ids[first:last]).sum()
-            gradients = torch.autograd.grad(likelihood, hidden[1:2] if only_first else hidden[1:])
-        return hidden, gradients
+            wanted = hidden[1:2] if only_first else hidden[1:]
+            if logits.dtype != torch.float16:
+                return hidden, torch.autograd.grad(likelihood, wanted)
+            # float16 has no number below 6e-8, so small gradients are computed scaled; without, if that is too much.
+            for scale in (FLOAT16_SCALE, 1.0):
+                scaled = torch.autograd.grad(scale * likelihood, wanted, retain_graph=True)
+                if all(gradient.isfinite().all() for gradient in scaled):
+                    break
+        return hidden, [gradient.float() / scale for gradient in scaled]
 
 
 @dataclass(frozen=True, kw_only=True)
