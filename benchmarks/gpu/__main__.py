@@ -47,6 +47,8 @@ def main() -> None:
             device = torch.device("cuda", pick_device(given.device).index or 0)
     except InputError as error:
         parser.error(f"{error}; --cpu checks the check itself")
+    if given.cpu:
+        torch.set_num_threads(1)  # threads that wait for each other would be most of the time in sizes so small
     output = given.output or (None if given.cpu else OUTPUT)
     with tempfile.TemporaryDirectory() as folder:
         report = check(Setting(device, Path(folder)), output, given.minutes)
