@@ -343,9 +343,5 @@ def test_a_number_that_is_no_card_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1") == torch.device("cuda", 1)
-<<<<<<< ours
-    with pytest.raises(InputError, match=r"target.device is 'cuda:2', but this machine has 2 CUDA devices"):
-=======
     with pytest.raises(InputError, match=r"target\.device is 'cuda:2', but this machine has 2 CUDA devices"):
->>>>>>> theirs
         pick_device("cuda:2")
