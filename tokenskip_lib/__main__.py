@@ -22,7 +22,6 @@ _REFUSALS = {
 app = typer.Typer(
     help=(tokenskip_lib.__doc__ or "").splitlines()[0],
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 # In the order of --help.
@@ -66,7 +65,7 @@ def main() -> None:
     """Run the command line; bad input, or a file that cannot be read or written, is one line and exit code 2."""
     atexit.register(gc.freeze)  # or Python would look through all of torch for cycles at the end: a second
     try:
-        app()
+        app(prog_name="tokenskip")  # what `--install-completion` teaches the shell
     except InputError as error:
         _end(str(error))
     except OSError as error:

@@ -10,9 +10,13 @@ import pytest
 
 import tokenskip_lib
 from tokenskip_lib import __main__ as program
-from tokenskip_lib.core.profiles import profile_names
-from tokenskip_lib.core.records import Chain, Problem
+from tokenskip_lib.core import paths
+from tokenskip_lib.core.profiles import load_profile, profile_names
+from tokenskip_lib.core.records import Chain, InputError, Problem
 from tokenskip_lib.core.store import RecordStore
+from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.plan import report
+from tokenskip_lib.experiments.run import Run
 
 
 @pytest.fixture
@@ -110,13 +114,43 @@ def test_scoring_a_run_whose_every_chain_was_dropped_is_refused(command, tmp_pat
     RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
     RecordStore(folder / "01_chains.jsonl", Chain).append([chain_of(p, "", dropped="empty") for p in problems[:2]])
     done = command("score")
-    assert done.returncode == 2 and "every chain was dropped" in done.stderr
+    assert done.returncode == 2 and "every chain was dropped (2 empty)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in folder.iterdir()) == [
         "01_chains.jsonl",
         "01_train_problems.jsonl",
         "profile.json",
     ]
+
+
+def test_problems_that_the_model_cannot_solve_end_with_one_line_and_an_answer(command, tmp_path, problems, chain_of):
+    folder = tmp_path / "run_dir"
+    assert command("score").returncode == 2  # the folder is a run now
+    RecordStore(folder / "01_train_problems.jsonl", Problem).append(problems[:2])
+    dropped = [chain_of(problems[0], "", dropped="no_answer"), chain_of(problems[1], dropped="wrong")]
+    RecordStore(folder / "01_chains.jsonl", Chain).append(dropped)
+    run = Run.open(load_profile("smoke", {"run_dir": str(folder)}))
+    with pytest.raises(InputError) as caught:
+        stages.kept_chains(run)
+    said = str(caught.value)
+    assert "dropped (1 no_answer, 1 wrong); problem 'p1' has the answer 60, and the model wrote: " in said
+    assert "the demo's model knows gsm_symbolic alone" in said and said.endswith("and target.adapter=null")
+
+
+def test_generating_without_a_chain_to_keep_is_no_success(tiny_profile, tmp_path):
+    with pytest.raises(InputError, match="every chain was dropped"):  # a random model's
+        stages.run_stage(tiny_profile, "generate")
+    noted = json.loads((tmp_path / "run" / "profile.json").read_text())["stages"]["generate"]
+    assert noted["chains"] == 3 and noted["kept"] == 0
+
+
+def test_outside_a_checkout_the_demo_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for work in (lambda: stages.run_stage(load_profile("demo"), "generate"), lambda: report(load_profile("demo"))):
+        with pytest.raises(InputError, match="the adapter data/target_adapter is only in a checkout"):
+            work()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stage_runs_and_reports_what_it_noted(command, tmp_path, problems, chain_of):

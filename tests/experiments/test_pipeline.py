@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,14 +14,15 @@ import papermill
 import pytest
 
 from tokenskip_lib.core import paths
+from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.experiments import notebooks, steps
+from tokenskip_lib.experiments.closing import closing_lines
 from tokenskip_lib.experiments.notebooks import (
     NOTEBOOKS,
     README_TABLE,
     _for_readers,
-    closing_lines,
     publish,
     run_notebooks,
 )
@@ -58,6 +60,17 @@ def test_there_is_a_notebook_for_every_stage(root):
 def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
     with pytest.raises(InputError, match="no studies"):
         run_notebooks("demo", {}, **step)
+
+
+def test_one_notebook_runs_although_a_study_could_not(tmp_path, monkeypatch):
+    executed = []
+    monkeypatch.setattr(notebooks, "_execute", lambda run, notebook, *rest: executed.append(notebook))
+    server = {"server": {"url": "http://127.0.0.1:1/v1", "model": "m"}, "run_dir": str(tmp_path / "run")}
+    run_notebooks("smoke", server, only=5)
+    assert executed == [NOTEBOOKS["evaluate"]]
+    for only in (None, 6):
+        with pytest.raises(InputError, match="trains its own adapters, which the server does not have"):
+            run_notebooks("smoke", server, only=only)
 
 
 def test_outside_a_checkout_a_run_is_refused_before_its_folder_is_made(tmp_path, monkeypatch):
@@ -179,6 +192,21 @@ def test_a_run_ends_with_what_came_out_where_it_is_and_what_to_open(finished):
     assert after == "open next: data/runs/demo/notebooks/05_accuracy_vs_tokens.ipynb (`make lab` starts JupyterLab)"
     (run.folder / "results" / "metrics.csv").unlink()
     assert closing_lines(run) == [where, after]
+
+
+def test_a_run_ends_with_its_figures_beside_the_published_ones(checkout, finished, root):
+    (checkout / "data/results").mkdir(parents=True)
+    shutil.copy(root / "data/results/demo_metrics.csv", checkout / "data/results")
+    run = finished("demo")
+    metrics = pd.read_csv(root / "data/results/demo_metrics.csv", keep_default_na=False)
+    metrics.loc[0, "accuracy"] -= 0.1
+    run.write_result(metrics, steps.METRICS)
+    assert len(closing_lines(run)) == 3  # the settings of `finished` are not the published ones
+    as_published = load_profile("demo", {"run_dir": str(run.folder)})
+    first, heading, original, *rest = closing_lines(Run(as_published, run.state))
+    assert first == "This run beside the published one (data/results/demo_metrics.csv):" and "published" in heading
+    assert original.split() == ["original", "77.3", "87.3", "-10.0", "1.000", "1.000", "+0.000", "no"]
+    assert any("1 of 15 rows differ by more" in line for line in rest)
 
 
 def test_publishing_copies_figures_tables_notebooks_and_the_readmes_table(checkout, finished):

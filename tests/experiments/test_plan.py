@@ -14,7 +14,7 @@ from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, S
 from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.experiments import costs, stages, steps
-from tokenskip_lib.experiments.costs import CARDS, find_card, kv_cache_bytes, read_shape
+from tokenskip_lib.experiments.costs import CARDS, find_card, kv_cache_bytes, read_shape, shape_of_size
 from tokenskip_lib.experiments.plan import ADAPTER_BYTES, _time, report
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.workload import EVALUATIONS, Work, stage_work
@@ -301,6 +301,36 @@ def test_the_report_says_what_it_assumes_and_where_it_does_not_fit(tiny_profile,
     assert "DOES NOT FIT" not in text
     monkeypatch.setitem(CARDS, "T4", replace(CARDS["T4"], memory=1e4))
     assert "DOES NOT FIT" in report(tiny_profile, "T4")
+
+
+def test_a_card_is_checked_before_a_model_is_looked_up(tiny_profile):
+    target = tiny_profile.target.model_copy(update={"model": "nobody/nothing"})
+    with pytest.raises(InputError, match="unknown card 'H10'"):
+        report(tiny_profile.model_copy(update={"target": target}), "H10")
+
+
+def test_a_model_out_of_reach_is_planned_from_its_parameters(tiny_profile, real_tokenizer):
+    target = tiny_profile.target.model_copy(update={"model": "nobody/nothing"})
+    importance = tiny_profile.importance.model_copy(update={"scorer": "llmlingua2"})
+    profile = tiny_profile.model_copy(update={"target": target, "importance": importance})
+    text = report(profile, "H100", 7.6e9)
+    assert "parameters  7,600,000,000" in text and "30.40 GB weights" in text and "llmlingua2" in text
+    assert "The shape is assumed from --parameters: 34 blocks of width 4316." in text
+
+
+@pytest.mark.parametrize("parameters", [7_615_616_512, 8_030_261_248])
+def test_an_assumed_shape_is_near_that_of_a_published_model(parameters):
+    recipe = TrainingSettings(rank=8)
+    published = read_shape(AutoModelForCausalLM, PUBLISHED[parameters], recipe)
+    shape = shape_of_size(parameters, recipe)
+    for name in ("layers", "hidden", "trainable"):
+        assert getattr(shape, name) == pytest.approx(getattr(published, name), rel=0.25), name
+
+
+def test_a_plan_of_evaluation_alone_says_so(tiny_profile):
+    evaluation = tiny_profile.evaluation.model_copy(update={"adapter": "somebody/adapter"})
+    text = report(tiny_profile.model_copy(update={"evaluation": evaluation}), "H100")
+    assert "Evaluation alone is planned: somebody/adapter comes from the hub." in text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from tokenskip_lib.core.progress import Bar
 from tokenskip_lib.core.records import Chain, DeletionCurve, IdKey, PrunedKey, ScoredChain
 from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.evaluation.tables import row_table
@@ -91,10 +92,8 @@ def regret_table(run: Run, size: int) -> pd.DataFrame:
 
 def _curves(run: Run, measure: LeaveOneOutScorer, chains: Sequence[Chain]) -> dict[str, DeletionCurve]:
     """The oracle's curve of each chain, made where it is not there yet."""
-    from tqdm import tqdm
-
     store = run.store(ORACLE_CURVES, DeletionCurve)
-    for chain in tqdm(chains, desc="greedy deletion", unit="chain"):
+    for chain in Bar(chains, desc="greedy deletion", unit="chain"):
         if IdKey(chain.id) not in store:
             store.append([greedy_deletion(measure, chain)])
     return {curve.id: curve for curve in store}

@@ -4,10 +4,27 @@ from typing import Annotated
 
 import typer
 
-from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides
+from tokenskip_lib.core.profiles import Profile, load_profile, parse_overrides, profile_names
+
+
+def complete_profile(begun: str) -> list[str]:
+    """The names of profiles that a shell may complete a word to.
+
+    Example:
+        >>> complete_profile("dem")
+        ['demo', 'demo-full']
+    """
+    return [name for name in profile_names() if name.startswith(begun)]
+
 
 ProfileName = Annotated[
-    str, typer.Option("--profile", "-p", help="Name of a profile (see `profiles`), or the path of a YAML file.")
+    str,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="Name of a profile (see `profiles`), or the path of a YAML file.",
+        autocompletion=complete_profile,
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -20,7 +20,8 @@ def run(
     assignments: Assignments = None,
 ) -> None:
     """Run the notebooks of a profile, in order; finished ones are skipped."""
-    from tokenskip_lib.experiments.notebooks import closing_lines, run_notebooks
+    from tokenskip_lib.experiments.closing import closing_lines
+    from tokenskip_lib.experiments.notebooks import run_notebooks
     from tokenskip_lib.experiments.steps import stage_number
 
     made = run_notebooks(
@@ -52,12 +53,16 @@ def plan(
         int | None, typer.Option(min=1, help="Also time and cost of each stage on so many workers, a card each.")
     ] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="As if there were so many training problems.")] = None,
+    parameters: Annotated[
+        float | None,
+        typer.Option(min=1e6, help="Of the target model, e.g. 7.6e9, if the model itself is out of reach."),
+    ] = None,
     assignments: Assignments = None,
 ) -> None:
     """Tell what a run needs before it starts: memory, disk, tokens and time on a card."""
     from tokenskip_lib.experiments.plan import report
 
-    print(report(load(profile, assignments), card, workers=workers, problems=problems))
+    print(report(load(profile, assignments), card, parameters, workers=workers, problems=problems))
 
 
 def prepare_target(profile: ProfileName = "demo-full", assignments: Assignments = None) -> None:

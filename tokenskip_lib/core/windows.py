@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from tokenskip_lib.core.processes import processes, rank
+from tokenskip_lib.core.progress import Bar
 from tokenskip_lib.core.records import Record
 from tokenskip_lib.core.store import R, RecordSink
 
@@ -47,7 +46,7 @@ def write_windows(
         How many chains there were.
     """
     count = 0
-    with tqdm(total=total, unit="chain", desc=label) as bar:
+    with Bar(total=total, unit="chain", desc=label) as bar:
         for number, window in enumerate(windows(chains)):
             mine = number % processes() == rank()
             if mine and not all(key in sink for chain in window for key in keys(chain)):

@@ -112,6 +112,37 @@ def read_shape(auto_class: Any, config: PreTrainedConfig, training: TrainingSett
     )
 
 
+def shape_of_size(parameters: float, training: TrainingSettings) -> Shape:
+    """The shape of a decoder of which only the number of parameters is known.
+
+    A block of width h has about 12 h^2 parameters. The assumptions: 128 times as wide as it has blocks, four heads of
+    queries for a head of keys, a feed-forward part 8/3 as wide, 16-bit weights, and an output layer that is counted
+    among the blocks. For Qwen2.5-7B they give 34 blocks of width 4320; it has 28 of width 3584.
+
+    Example:
+        >>> shape = shape_of_size(7.6e9, TrainingSettings(rank=8))
+        >>> shape.layers, shape.hidden, round(shape.trainable / 1e6)
+        (34, 4316, 21)
+
+    Source of 12 h^2: Kaplan et al. (arXiv:2001.08361), table 1.
+    """
+    layers = max(1, round((parameters / (12 * 128**2)) ** (1 / 3)))
+    hidden = round((parameters / (12 * layers)) ** 0.5)
+    # Inputs and outputs of the seven matrices of a block: queries, keys, values and output; three of the feed-forward.
+    ends = 2 + 2 * 1.25 + 2 + 3 * (1 + 8 / 3)
+    return Shape(
+        parameters=round(parameters),
+        body=round(parameters),
+        output=0,
+        layers=layers,
+        hidden=hidden,
+        query=hidden,
+        cache=hidden // 4,
+        trainable=round(training.rank * layers * hidden * ends),
+        stored=2,
+    )
+
+
 def kv_cache_bytes(shape: Shape, rows: float, length: float, itemsize: int) -> float:
     """Bytes of the keys and values of every block. A model with window attention needs less."""
     return 2 * shape.layers * shape.cache * rows * length * itemsize

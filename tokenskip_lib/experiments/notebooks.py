@@ -55,7 +55,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     """
     profile = load_profile(name, overrides)
     check_names(profile)
-    check_studies(profile)
+    if only is None or only > len(STAGES):  # the notebooks of the stages need no study
+        check_studies(profile)
     _refuse_beyond(profile, only, redo_from)
     need_checkout("the notebooks are")
     need("papermill", "notebooks")
@@ -77,31 +78,6 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
                 run.note(stage, notebook_seconds=round(seconds, 1), finished_at=now())
             print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run
-
-
-def closing_lines(run: Run) -> list[str]:
-    """What a person wants to know when a run has ended: what came out, where it is, and what to open next."""
-    lines = [f"records, tables (results/), figures (figures/) and notebooks: {relative(run.folder)}"]
-    if (run.folder / RESULTS / METRICS).exists():
-        lines.insert(0, _outcome(run))
-    if executed := sorted((run.folder / "notebooks").glob("*.ipynb")):
-        shown = next((path for path in executed if path.stem == NOTEBOOKS["evaluate"]), executed[-1])
-        lines.append(f"open next: {relative(shown)} (`make lab` starts JupyterLab)")
-    return lines
-
-
-def _outcome(run: Run) -> str:
-    """Accuracy and chain tokens without TokenSkip, and with it at the highest and the lowest ratio."""
-    import pandas as pd
-
-    metrics = pd.read_csv(run.folder / RESULTS / METRICS, keep_default_na=False)
-    said = []
-    for method, name in (("original", "without TokenSkip"), ("tokenskip", "TokenSkip")):
-        rows = metrics.loc[metrics["method"] == method, ["ratio", "accuracy", "chain_tokens"]].to_numpy().tolist()
-        for ratio, accuracy, tokens in [max(rows), min(rows)][: len(rows)] if rows else []:
-            at = f" at {ratio:g}" if method == "tokenskip" else ""
-            said.append(f"{name}{at} {100 * accuracy:.1f}% with {tokens:.1f} tokens")
-    return f"{metrics['n'].max()} problems: {'; '.join(said)}"
 
 
 def steps(profile: Profile) -> tuple[str, ...]:

@@ -7,12 +7,15 @@ from math import inf
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
 from tokenskip_lib.core.profiles import Profile
+from tokenskip_lib.core.settings import TargetSettings
 from tokenskip_lib.experiments import costs
 from tokenskip_lib.experiments.costs import Card, Shape
 from tokenskip_lib.experiments.stages import check_names
-from tokenskip_lib.experiments.workload import Work, stage_work
-from tokenskip_lib.models.loading import from_pretrained
+from tokenskip_lib.experiments.workload import Work, evaluates_alone, stage_work
+from tokenskip_lib.models.loading import from_pretrained, load_tokenizer
 
+COUNTER = "HuggingFaceTB/SmolLM2-135M-Instruct"  # counts tokens in place of a tokenizer that is out of reach
+CLASSIFIER_SIZE = 3.03e8  # parameters in the blocks of LLMLingua-2's XLM-RoBERTa large
 RECORD_BYTES = 12  # for each token in a record, with the fields around it: measured on the demo's run
 ADAPTER_BYTES = 2  # for each trained parameter, when it is saved
 ADAPTER_STATE = 16  # for each trained parameter in float32: itself, its gradient, AdamW's two moments
@@ -20,29 +23,44 @@ CHECKPOINT_STATE = 12  # of these 16, on disk during training: all but the gradi
 
 
 def report(
-    profile: Profile, card_name: str | None = None, *, workers: int | None = None, problems: int | None = None
+    profile: Profile,
+    card_name: str | None = None,
+    parameters: float | None = None,
+    *,
+    workers: int | None = None,
+    problems: int | None = None,
 ) -> str:
     """The report for people. It states its own assumptions.
 
     Args:
         card_name: a name in costs.CARDS or "cpu"; None: this machine's GPU, or its CPU without one.
+        parameters: of the target model, if the model itself is out of reach. Its shape is then assumed, and tokens
+            are counted by the demo's tokenizer.
         workers: also time and cost of each stage on so many workers, each with one such card.
         problems: as if there were so many training problems; None: those of the profile.
 
     Raises:
         InputError: there is no such card, or a model, tokenizer, classifier or problem set cannot be reached.
     """
-    check_names(profile)
     where, target = {"cache_dir": profile.target.cache_dir}, profile.target
-    config = from_pretrained(AutoConfig, target.model, setting="target.model", revision=target.revision, **where)
     card, dtype = costs.find_card(card_name, target)
-    work = stage_work(profile, checkpointing=card.name != "cpu", number=problems)
-    shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
+    check_names(profile)
+    if parameters is None:
+        config = from_pretrained(AutoConfig, target.model, setting="target.model", revision=target.revision, **where)
+        work = stage_work(profile, checkpointing=card.name != "cpu", number=problems)
+        shape = costs.read_shape(AutoModelForCausalLM, config, profile.training)
+    else:
+        counter = load_tokenizer(TargetSettings(model=COUNTER, cache_dir=target.cache_dir))
+        work = stage_work(profile, checkpointing=card.name != "cpu", number=problems, tokenizer=counter)
+        shape = costs.shape_of_size(parameters, profile.training)
     shapes = {False: shape}  # by Work.classifier
     if any(part.classifier for part in work):
         name, revision = profile.importance.classifier, profile.importance.classifier_revision
-        own = from_pretrained(AutoConfig, name, setting="importance.classifier", revision=revision, **where)
-        shapes[True] = costs.read_shape(AutoModelForTokenClassification, own)
+        if parameters is None:
+            own = from_pretrained(AutoConfig, name, setting="importance.classifier", revision=revision, **where)
+            shapes[True] = costs.read_shape(AutoModelForTokenClassification, own)
+        else:
+            shapes[True] = costs.shape_of_size(CLASSIFIER_SIZE, profile.training)
     scored = sum(part.read for part in work if part.stage in ("score", "prune"))
     records = RECORD_BYTES * (scored + sum(part.written for part in work))
     adapter, checkpoint = shape.trainable * ADAPTER_BYTES, shape.trainable * CHECKPOINT_STATE
@@ -64,6 +82,13 @@ def report(
         "Not counted: launches and Python, which take most of a small model's time on a fast card; padding; and the",
         "savings when the prompts of a batch begin alike. Without records, every chain counts as right and used.",
     ]
+    if parameters is not None:
+        lines.append(
+            f"The shape is assumed from --parameters: {shape.layers} blocks of width {shape.hidden}. "
+            f"Tokens are those of {COUNTER}."
+        )
+    if evaluates_alone(profile):
+        lines.append(f"Evaluation alone is planned: {profile.evaluation.adapter} comes from the hub.")
     if profile.studies or profile.target_training:
         lines.append("Nor counted: `prepare-target`, and studies, where each variant is a training or an evaluation.")
     if profile.server is not None:

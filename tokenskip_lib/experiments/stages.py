@@ -26,6 +26,7 @@ from tokenskip_lib.core.records import (
     ScoredChain,
     ScoredKey,
     SFTRow,
+    few_of,
     pruned_keys,
 )
 from tokenskip_lib.core.store import read_json
@@ -46,6 +47,7 @@ from tokenskip_lib.experiments.steps import (
 )
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.inference.engine import Generation
+from tokenskip_lib.models.adapters import is_local
 from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.grading import is_correct, split_output
@@ -55,9 +57,14 @@ from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
 
+DEMO_ADAPTER = "data/target_adapter"  # the demo's target model has it
+
 
 def check_names(profile: Profile) -> None:
-    """Raise InputError for a method or scorer that does not exist or cannot be used, before any stage runs."""
+    """Raise InputError for a method, scorer or adapter that is not there or cannot be used, before any stage runs."""
+    for adapter in (profile.target.adapter, profile.evaluation.adapter):
+        if adapter is not None:
+            is_local(adapter)
     asked_levels(profile)
     check_scorers([profile.importance.scorer, *profile.importance.compare_with])
 
@@ -111,7 +118,7 @@ def generate(run: Run) -> list[Chain]:
 def score(run: Run) -> list[ScoredChain]:
     """Stage 2: importance of every kept chain by the profile's scorer and those it is compared with."""
     profile = run.profile
-    chains = _kept_chains(run)
+    chains = kept_chains(run)
     compared = dict.fromkeys(profile.importance.compare_with, chains[: profile.importance.compare_size])
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
@@ -133,7 +140,7 @@ def score(run: Run) -> list[ScoredChain]:
 def prune(run: Run) -> list[SFTRow]:
     """Stage 3: every scored chain at every ratio, and the training rows: one a problem at a drawn ratio, or all."""
     profile = run.profile
-    chains = _kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
+    chains = kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     target = TargetModel(profile.target, profile.prompts)
     _prune_chains(run, target, chains)
     pruned = run.store(PRUNED, PrunedChain)
@@ -225,6 +232,8 @@ def run_stage(profile: Profile, name: str) -> str:
     check_names(profile)
     run = Run.create(profile)
     STAGE_FUNCTIONS[name](run)
+    if name == "generate":
+        kept_chains(run)  # without any there is no next stage
     if rank() != 0:
         return ""
     details = ("finished_by", PROBLEMS_WITHOUT_ANSWER)
@@ -232,7 +241,12 @@ def run_stage(profile: Profile, name: str) -> str:
     return f"{relative(run.folder)}: {json.dumps(counts, ensure_ascii=False)}"
 
 
-def _kept_chains(run: Run) -> list[Chain]:
+def kept_chains(run: Run) -> list[Chain]:
+    """The chains of stage 1 that may be used, in the order of the problems.
+
+    Raises:
+        InputError: problems wait for their answers; or every chain was dropped, and then one of them is shown.
+    """
     answered = run.need(CHAINS, Chain, "generate")
     waiting = {problem.id for problem in run.store(TRAIN_PROBLEMS, Problem)} - {chain.id for chain in answered}
     if waiting := waiting - without_answer(run, "generate"):
@@ -242,11 +256,26 @@ def _kept_chains(run: Run) -> list[Chain]:
         )
     chains = run.in_problem_order(chain for chain in answered if chain.dropped is None)
     if not chains:
-        raise InputError(f"{run.folder / CHAINS}: every chain was dropped; see its 'dropped' field for why")
+        raise InputError(_nothing_kept(run, answered))
     for chain in chains:
         if not chain.chain.strip():
             raise InputError(f"{run.folder / CHAINS}: chain '{chain.id}' is empty; mark it as dropped")
     return chains
+
+
+def _nothing_kept(run: Run, answered: Sequence[Chain]) -> str:
+    """Why no chain can be used: how many were dropped for what, one of them, and what to do."""
+    reasons = few_of([f"{n} {why}" for why, n in Counter(chain.dropped for chain in answered).items()])
+    chain = next((chain for chain in answered if chain.dropped == "wrong"), answered[0])
+    output = " ".join(chain.output.split())
+    output = output if len(output) <= 120 else f"{output[:120]}..."
+    advice = "take a model that solves them (target.model)"
+    if run.profile.target.adapter == DEMO_ADAPTER:
+        advice = f"with {DEMO_ADAPTER} the demo's model knows gsm_symbolic alone, so {advice}, and target.adapter=null"
+    return (
+        f"{run.folder / CHAINS}: every chain was dropped ({reasons}); "
+        f"problem '{chain.id}' has the answer {chain.answer}, and the model wrote: {output} - {advice}"
+    )
 
 
 def _scored_keys(scorer: str, chain: Record) -> list[ScoredKey]:
@@ -258,7 +287,7 @@ def _scored_chains(run: Run) -> list[ScoredChain]:
     profile, scorer = run.profile, run.profile.importance.scorer
     scored = run.need(SCORED, ScoredChain, "score")
     chains = run.in_problem_order(chain for chain in scored if chain.scorer == scorer)
-    kept, rows = len(_kept_chains(run)), profile.training.rows
+    kept, rows = len(kept_chains(run)), profile.training.rows
     rows_a_chain = len(profile.pruning.ratios) if profile.training.ratios_a_problem == "all" else 1
     if len(chains) < kept and (rows is None or len(chains) * rows_a_chain < rows):
         raise InputError(

@@ -12,7 +12,6 @@ from itertools import cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
-from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import Chain, FirstCall, Prediction, Problem, SFTRow
 from tokenskip_lib.core.store import R, parse_record, read_json_rows
@@ -21,6 +20,7 @@ from tokenskip_lib.evaluation.methods import METHODS, answer_budget, method_rati
 from tokenskip_lib.experiments.costs import Card, Shape, decoding_seconds, forward_flops, reading_seconds
 from tokenskip_lib.experiments.state import read_state
 from tokenskip_lib.experiments.steps import CHAINS, FIRST_CALLS, PREDICTIONS, SFT_ROWS
+from tokenskip_lib.models.adapters import is_local
 from tokenskip_lib.models.loading import load_tokenizer
 from tokenskip_lib.models.prompts import answer_tail
 from tokenskip_lib.models.tokens import batch_token_counter
@@ -131,17 +131,24 @@ def expected_lengths(
     )
 
 
-def stage_work(profile: Profile, *, checkpointing: bool, number: int | None = None) -> list[Work]:
+def stage_work(
+    profile: Profile,
+    *,
+    checkpointing: bool,
+    number: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[Work]:
     """The tokens of every stage, done or not; only those of evaluation if its adapter comes from a hub.
 
     Args:
         checkpointing: whether training computes activations twice, as it does on a GPU.
         number: as if there were so many training problems, and no rows yet; None: those of the profile.
+        tokenizer: counts the tokens; None: the target model's.
     """
-    tokenizer = load_tokenizer(profile.target)
+    tokenizer = load_tokenizer(profile.target) if tokenizer is None else tokenizer
     chains = _recorded(profile, CHAINS, Chain)
     evaluated = _evaluate_work(profile, tokenizer, chains)
-    if profile.evaluation.adapter is not None and not resolve_path(profile.evaluation.adapter).is_dir():
+    if evaluates_alone(profile):
         return evaluated
     problems, count = load_problems(profile, "train").problems, batch_token_counter(tokenizer)
     lengths = _prompt_lengths(profile, tokenizer, problems, METHODS["original"], [1.0] * len(problems))
@@ -168,6 +175,11 @@ def stage_work(profile: Profile, *, checkpointing: bool, number: int | None = No
     sft_rows = _recorded(profile, SFT_ROWS, SFTRow) if number is None else []
     trained = _train_work(profile, tokenizer, problems, sft_rows, rows, chain, tail, checkpointing=checkpointing)
     return [*work, *trained, *evaluated]
+
+
+def evaluates_alone(profile: Profile) -> bool:
+    """Whether the adapter that is evaluated comes from the hub; then the stages before have no part in the figures."""
+    return profile.evaluation.adapter is not None and not is_local(profile.evaluation.adapter)
 
 
 def _train_work(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from tqdm import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import StaticLayer
 
+from tokenskip_lib.core.progress import Bar, advance
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.inference.kv_cache import GrowingLayer, fixed_size, new_cache
 from tokenskip_lib.inference.sharing import common_beginning, shared_phases, siblings
@@ -112,11 +112,12 @@ class TransformersEngine:
             One list of generations a batch, at most `batch_size` long.
         """
         encoded = {request.key: encode_prompt(self.tokenizer, request.prompt) for request in requests}
-        with tqdm(total=len(requests), desc=label, unit="answer") as bar:
+        with Bar(total=len(requests), desc=label, unit="answer") as bar:
             for batch in _batches(requests, encoded, self.batch_size, self.batch_tokens):
+                after = bar.n + len(batch)
                 if not all(is_done(request.key) for request in batch):
                     yield from self._decode_or_halve(batch, encoded)
-                bar.update(len(batch))
+                bar.update(after - bar.n)  # those that were done before, and none twice after a lack of memory
 
     def _decode_or_halve(self, batch: list[Request], encoded: dict) -> Iterator[list[Generation]]:
         """Decode a batch, or its halves if it does not fit the device's memory."""
@@ -167,6 +168,7 @@ class TransformersEngine:
             chosen = logits.argmax(-1)
             unread.append(chosen)
             if step % self.look_every == 0 or step == max(budgets):
+                unfinished = len(live)
                 for tokens in _read(unread):
                     for row, token in zip(rows, tokens, strict=True):
                         if row not in live:
@@ -177,6 +179,7 @@ class TransformersEngine:
                             answers[row].append(token)
                         if ended[row] or len(answers[row]) >= budgets[row]:
                             live.remove(row)
+                advance(unfinished - len(live))
                 # The time of the steps is shared by the rows that were in them.
                 clock, before = time.perf_counter(), clock
                 for row in rows:

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import nearest
+from tokenskip_lib.core.progress import Bar
 from tokenskip_lib.core.records import InputError, first_error
 from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.inference.engine import Generation, Request
@@ -133,7 +133,7 @@ class ServerEngine:
             Thread(target=work, name=f"server-{number}", daemon=True).start()
         last, silent, ending = time.perf_counter(), 0, None
         try:
-            with tqdm(total=len(requests), initial=len(requests) - len(waiting), desc=label, unit="answer") as bar:
+            with Bar(total=len(requests), initial=len(requests) - len(waiting), desc=label, unit="answer") as bar:
                 for _ in waiting:
                     if ending is not None and outcomes.empty():
                         break

@@ -29,9 +29,7 @@ def find_adapter(name: str) -> Path:
         InputError: there is no such adapter, or it has no safetensors.
     """
     folder = resolve_path(name)
-    if not folder.exists() and name.startswith("data/"):  # where the repository has the demo's adapters
-        need_checkout(f"the adapter {name} is")
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not is_local(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import snapshot_download
 
         try:
@@ -42,6 +40,19 @@ def find_adapter(name: str) -> Path:
         if not (folder / file).is_file():
             raise InputError(f"{folder}: no adapter here ({file} is missing)")
     return folder
+
+
+def is_local(name: str) -> bool:
+    """Whether an adapter's name is a folder that is here; otherwise the hub may have it.
+
+    Raises:
+        InputError: it is one of the adapters that only a checkout has, and there is no checkout.
+    """
+    if resolve_path(name).exists():
+        return True
+    if name.startswith("data/") and not name.startswith("data/runs/"):  # where the repository has the demo's adapters
+        need_checkout(f"the adapter {name} is")
+    return False
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 
+from tokenskip_lib.core.progress import tell
 from tokenskip_lib.core.records import InputError
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class TokenBatches:
                 continue
             results.update(zip(batch, made, strict=True))
             waiting = waiting[len(batch) :]
+            tell(len(results), len(lengths), "rows")
         return [results[index] for index in range(len(lengths))]
 
 

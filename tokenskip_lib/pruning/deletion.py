@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from tokenskip_lib.core.progress import tell
 from tokenskip_lib.core.records import ChainText, DeletionCurve, InputError
 from tokenskip_lib.models.batching import common_length
 from tokenskip_lib.models.packing import EncodedRow, attending_in_rows, pack_rows
@@ -31,7 +32,11 @@ class LeaveOneOutScorer(TargetScorer):
     name = "leave_one_out"
 
     def span_scores(self, window: Sequence[ChainText], spans: Sequence[Spans]) -> list[np.ndarray]:
-        return [self._losses(chain, own) if own else np.zeros(0) for chain, own in zip(window, spans, strict=True)]
+        losses = []
+        for chain, own in zip(window, spans, strict=True):
+            losses.append(self._losses(chain, own) if own else np.zeros(0))
+            tell(len(losses), len(window), "chains")
+        return losses
 
     def answer_log_probs(self, chain: ChainText, texts: Sequence[str]) -> np.ndarray:
         """The answer's log-probability after each of several texts in place of the chain, in nats.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 from transformers import TrainerCallback
 
+from tokenskip_lib.core.progress import Bar
 from tokenskip_lib.core.store import write_json
 
 
@@ -37,7 +37,7 @@ class LogWriter(TrainerCallback):
     def __init__(self, path: Path, epochs: float):
         self.path = path
         self.epochs = epochs
-        self.bar: tqdm | None = None
+        self.bar: Bar | None = None
         self.before = 0.0  # seconds up to the checkpoint that the training went on from
         self.began = 0.0
 
@@ -53,7 +53,7 @@ class LogWriter(TrainerCallback):
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
             self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
-        self.bar = tqdm(
+        self.bar = Bar(
             total=state.max_steps,
             initial=state.global_step,
             desc="fine-tuning",
