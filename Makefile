@@ -13,7 +13,7 @@ CPU_TORCH := if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null
 		&& $(PIP) --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch \
 		|| echo "It cannot be reached: torch comes from the package registry"; fi
 
-.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench check-gpu book lab lint
+.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench check-gpu book lab nbdime lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -81,8 +81,17 @@ book: $(READY) ## notebooks, pages and API as a site in docs/_build; once set up
 check-gpu: $(READY) ## is a card right, and how fast: 8 minutes, no network; writes data/results/gpu_check.json
 	$(BIN)/python -m benchmarks.gpu --minutes 8
 
-lab: $(READY) ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+# A copy of each notebook to run and change: git ignores my/. A copy that is there stays as it is.
+my/%.ipynb: | notebooks/%.ipynb
+	@mkdir -p my && cp notebooks/$*.ipynb $@
+
+lab: $(READY) $(patsubst notebooks/%,my/%,$(wildcard notebooks/*.ipynb)) ## your copies of the notebooks, my/*.ipynb, in JupyterLab
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my/01_chains_of_thought.ipynb
+
+nbdime: $(READY) ## in this clone, git compares and merges notebooks cell by cell
+	git config diff.jupyternotebook.command '"$(abspath $(BIN))/git-nbdiffdriver" diff'
+	git config merge.jupyternotebook.driver '"$(abspath $(BIN))/git-nbmergedriver" merge %O %A %B %L %P'
+	git config merge.jupyternotebook.name "nbdime: notebooks, cell by cell"
 
 lint: $(READY) ## ruff (notebooks too) and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,21 +1,13 @@
 """The explorer: its widgets prune again, its HTML shows what `prune` returns, and a browser agrees."""
 
 import html
-import os
 import re
-import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
+from tests.lab import WAIT_S, open_lab
 from tokenskip_lib.analyses.explorer import explore
 from tokenskip_lib.core.records import Chain, InputError, ScoredChain
 from tokenskip_lib.experiments.run import Run
@@ -26,7 +18,6 @@ from tokenskip_lib.pruning.controls import FunctionScorer, RandomScorer, keep_fi
 from tokenskip_lib.pruning.prune import prune
 
 TEXT = 'Each pen costs $18 & "two" cost $36, if a < b.\nA <b>bold</b> claim:  it\'s 18 + 18 = 36, so $36 it is.'
-WAIT_S = 60
 
 
 def shown(page: str) -> str:
@@ -54,7 +45,7 @@ def run(tiny_profile, problems, chain_of) -> Run:
 @pytest.fixture
 def panel(run):
     """(description -> control, a function that returns the view's HTML)."""
-    root = explore(run)
+    root = explore(run).widget
     *rows, view = root.children
     return {control.description: control for row in rows for control in row.children}, lambda: view.value
 
@@ -78,6 +69,18 @@ def test_what_is_shown_is_what_prune_returns(run, panel):
         )
 
 
+def test_without_a_kernel_a_picture_shows_what_the_widgets_showed_at_first(run, problems):
+    shown_live = explore(run)
+    *_, view = shown_live.widget.children
+    bundle = shown_live._repr_mimebundle_()
+    assert bundle["text/html"].endswith(view.value) and "<script" not in bundle["text/html"]
+    chosen = shown(bundle["text/html"].removesuffix(view.value))
+    assert chosen == (
+        f"example: 1. {problems[0].question}scorer: position"
+        "ratio: 0.70 · ☐ keep digits · ☐ keep operators · ☐ skip spaces☐ drop consecutive"
+    )
+
+
 def test_every_step_of_the_slider_is_a_ratio(panel):
     controls, page = panel
     slider = controls["ratio"]
@@ -90,7 +93,7 @@ def test_every_step_of_the_slider_is_a_ratio(panel):
 
 def test_examples_show_their_question_where_there_is_one(panel, problems):
     controls, page = panel
-    assert dict(controls["example"].options) == {f"p0: {problems[0].question}": "p0", "p1": "p1"}
+    assert dict(controls["example"].options) == {f"1. {problems[0].question}": "p0", "2. p1": "p1"}
     controls["example"].value = "p1"
     assert block(page(), "chain") == problems[1].solution
 
@@ -106,7 +109,7 @@ def test_another_scorer_keeps_other_spans(panel):
 
 def test_a_chain_that_a_scorer_has_not_reached_is_said_to_be_so(run, problems, chain_of):
     run.store(SCORED, ScoredChain).append(RandomScorer(0).score([chain_of(problems[2])]))
-    *rows, view = explore(run).children
+    *rows, view = explore(run).widget.children
     [example], [scorer] = rows[0].children, rows[1].children
     example.value, scorer.value = "p2", "position"
     assert block(view.value, "counts") == "position has not scored this chain; finish the score stage"
@@ -132,7 +135,7 @@ def test_drop_consecutive_leaves_one_of_equal_neighbours(run, problems, chain_of
     text = "so one so two so three so four"
     chains = [chain_of(problems[0], text)]
     run.store(SCORED, ScoredChain).append(FunctionScorer("flat", lambda w: [[0.0] * 8 for _ in w]).score(chains))
-    *rows, view = explore(run).children
+    *rows, view = explore(run).widget.children
     controls = {control.description: control for row in rows for control in row.children}
     controls["scorer"].value, controls["ratio"].value, controls["keep tokens"].value = "flat", 0.1, "so"
     assert block(view.value, "pruned") == "so so so so"
@@ -143,7 +146,7 @@ def test_drop_consecutive_leaves_one_of_equal_neighbours(run, problems, chain_of
 def test_switches_start_as_the_profile_has_them(run):
     pruning = run.profile.pruning.model_copy(update={"keep_operators": True, "keep_tokens": ["so", "="]})
     run.profile = run.profile.model_copy(update={"pruning": pruning})
-    *rows, _ = explore(run).children
+    *rows, _ = explore(run).widget.children
     controls = {control.description: control for row in rows for control in row.children}
     values = {name: controls[name].value for name in ("keep digits", "keep operators", "keep tokens")}
     assert values == {"keep digits": False, "keep operators": True, "keep tokens": "so, ="}
@@ -162,10 +165,7 @@ def lab(run, tmp_path):
     """The address of a JupyterLab of its own, with one notebook that explores the run."""
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (extra `notebooks`)")
     folder = tmp_path / "lab"
-    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    (folder / "root").mkdir()
+    (folder / "root").mkdir(parents=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(run.profile.model_dump()))
     code = f"""
 from ipywidgets import HTMLMath, VBox
@@ -173,7 +173,7 @@ from tokenskip_lib.analyses.explorer import explore
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.experiments.run import Run
 profile = load_profile({str(folder / "tiny.yaml")!r})
-explorer = explore(Run.open(profile))
+explorer = explore(Run.open(profile)).widget
 typeset = HTMLMath("<p>$x^2$</p>" + explorer.children[-1].value)  # what typesets its content, unlike HTML
 typeset.add_class("typeset")
 VBox([explorer, typeset])
@@ -181,50 +181,8 @@ VBox([explorer, typeset])
     cells = [nbformat.v4.new_markdown_cell("# Explorer"), nbformat.v4.new_code_cell(code.strip())]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "root" / "explorer.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex()
-    own = {
-        "HOME": folder,
-        "JUPYTER_CONFIG_DIR": folder / "config",
-        "JUPYTER_DATA_DIR": folder / "data",
-        "JUPYTER_RUNTIME_DIR": folder / "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
-        "IPYTHONDIR": folder / "ipython",
-        "JUPYTER_TOKEN": token,
-    }
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", "--allow-root"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", *options, f"--ServerApp.root_dir={folder / 'root'}"],
-            env={**os.environ, **{name: str(value) for name, value in own.items()}},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_for(server, f"http://127.0.0.1:{port}/api", folder / "log")
-        yield f"http://127.0.0.1:{port}/lab/tree/explorer.ipynb?token={token}"
-    finally:
-        server.terminate()  # it shuts its kernel down too
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def wait_for(server: subprocess.Popen, address: str, log: Path) -> None:
-    for _ in range(10 * WAIT_S):
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=WAIT_S).close()
-            return
-        except urllib.error.URLError:
-            time.sleep(0.1)
-    pytest.fail(f"JupyterLab did not answer: {log.read_text()}")
+    with open_lab(folder / "root", folder) as address:
+        yield address("explorer.ipynb")
 
 
 def test_in_jupyterlab_the_slider_prunes_again_and_text_stays_text(page, lab):

@@ -6,14 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+import yaml
 
 from tokenskip_lib.core import paths
+from tokenskip_lib.core.live import WIDGET
 from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.metrics import compute_metrics
@@ -23,6 +26,7 @@ from tokenskip_lib.experiments.notebooks import (
     NOTEBOOKS,
     README_TABLE,
     _for_readers,
+    _with_pictures,
     publish,
     run_notebooks,
 )
@@ -108,6 +112,7 @@ def test_own_modules_are_found_by_a_notebooks_kernel_where_the_run_was_started(t
         code = "import my_scorers, other; print(my_scorers.__file__, other.__file__)"
         done = subprocess.run([sys.executable, "-c", code], cwd=options["cwd"], capture_output=True, text=True)
         seen.append(done.stdout.split())
+        shutil.copyfile(source, target)
 
     monkeypatch.setattr(papermill, "execute_notebook", look)
     mine, others = tmp_path / "my_scorers.py", tmp_path / "others" / "other.py"
@@ -151,13 +156,16 @@ def test_a_kernel_warns_of_nothing(checkout, tiny_profile, monkeypatch, capfd):
 def finished(checkout, tiny_profile):
     """A function name -> the finished run of a profile, with a record, a table and two figures; below the checkout."""
 
-    def make(name: str) -> Run:
+    def make(name: str, overrides: dict | None = None) -> Run:
+        file = checkout / f"{name}.yaml"
         update = {"name": name, "studies": {}, "run_dir": f"data/runs/{name}"}
-        run = Run.create(tiny_profile.model_copy(update=update))
+        file.write_text(yaml.safe_dump(tiny_profile.model_dump() | update))
+        run = Run.create(load_profile(str(file), overrides))
+        file.unlink()
         metrics = compute_metrics([PREDICTION], scorer="random", seed=0)
         (run.folder / steps.CHAINS).write_text("{}\n")
-        run.save_figure(plt.figure(), "accuracy", run.write_result(metrics, steps.METRICS))
-        run.save_figure(plt.figure(), "lengths", run.folder / steps.CHAINS)
+        run.save_figure(plt.figure(), "accuracy", run.write_result(metrics, steps.METRICS), n=1)
+        run.save_figure(plt.figure(), "lengths", run.folder / steps.CHAINS, n=1)
         (run.folder / "notebooks").mkdir()
         for stage in STAGES:
             _write_notebook(run.folder / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb", "new")
@@ -248,6 +256,25 @@ def test_of_a_profile_that_no_notebook_opens_with_figures_and_tables_are_publish
     assert "data/results/mine_metrics.csv" in after and "figures/mine_lengths.svg" in after
 
 
+def test_a_run_with_other_settings_is_published_by_its_own_name_and_replaces_nothing(checkout, finished):
+    run, before = finished("demo", {"training.epochs": 7, "run_dir": "data/runs/longer"}), _files(checkout)
+    publish(run.profile)
+    after = _files(checkout)
+    assert {name: after[name] for name in before} == before
+    assert {path.split("/")[-1].partition("_")[0] for path in set(after) - set(before)} == {"longer"}
+    origin = json.loads(after["figures/longer_accuracy.json"])
+    assert (origin["profile"], origin["overrides"], origin["n"]) == ("demo", {"training.epochs": 7}, 1)
+    assert origin["source"] == "data/results/longer_metrics.csv"
+
+
+@pytest.mark.parametrize("folder", ["demo", "smoke"])
+def test_a_run_with_other_settings_in_a_profiles_folder_is_not_published(checkout, finished, folder):
+    run, before = finished("demo", {"training.epochs": 7, "run_dir": f"data/runs/{folder}"}), _files(checkout)
+    with pytest.raises(InputError, match=f"other settings than profile '{folder}' .*training.epochs.*run_dir="):
+        publish(run.profile)
+    assert _files(checkout) == before
+
+
 def test_publishing_writes_nothing_into_the_run(checkout, finished):
     run = finished("demo")
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
@@ -275,6 +302,29 @@ def test_only_the_marked_table_of_the_readme_is_replaced():
     assert README_TABLE.sub(r"\g<1>new\n\g<2>", readme) == (
         "# Title\n<!-- metrics -->\nnew\n<!-- /metrics -->\nafter\n"
     )
+
+
+def test_of_a_widget_its_picture_stays_and_a_bar_leaves_nothing():
+    v4 = nbformat.v4
+    view = {"version_major": 2, "version_minor": 0, "model_id": "a"}
+    shown = v4.new_output("execute_result", {WIDGET: view, "text/html": "<p>x</p>", "text/plain": "x"})
+    bar = v4.new_output("display_data", {WIDGET: view, "text/plain": "HBox()"})
+    cells = [v4.new_code_cell("explore(run)", outputs=[bar, shown])]
+    notebook = _with_pictures(v4.new_notebook(cells=cells, metadata={"widgets": {"state": {}}}))
+    [output] = notebook.cells[0].outputs
+    assert output.data == {"text/html": "<p>x</p>", "text/plain": "x"} and "widgets" not in notebook.metadata
+
+
+def test_an_executed_notebooks_links_lead_to_the_checkout(checkout, tiny_profile, monkeypatch):
+    monkeypatch.setattr(notebooks, "need_checkout", lambda what: checkout)
+    source = checkout / "notebooks" / f"{NOTEBOOKS['score']}.ipynb"
+    _write_notebook(source, f"[readme](../README.md) and [next]({NOTEBOOKS['prune']}.ipynb)")
+    run = Run.create(tiny_profile)
+    notebooks._execute(run, NOTEBOOKS["score"], "smoke", {})
+    executed = nbformat.read(run.folder / "notebooks" / source.name, as_version=4)
+    [text] = [cell.source for cell in executed.cells if cell.cell_type == "markdown"]
+    way = Path(os.path.relpath(checkout / "README.md", run.folder / "notebooks")).as_posix()
+    assert text == f"[readme]({way}) and [next]({NOTEBOOKS['prune']}.ipynb)"
 
 
 def test_a_notebook_for_readers_keeps_outputs_and_loses_what_the_run_added():

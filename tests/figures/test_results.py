@@ -24,12 +24,13 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     source = run.folder / "metrics.csv"
     source.write_text("a,b\n1,2\n")
     figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
-    path = run.save_figure(figure, "loss", source)
+    path = run.save_figure(figure, "loss", source, n=2)
     assert path == run.folder / "figures" / "loss.png" and path.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
     assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])
-    assert origin["source"].endswith("metrics.csv")
+    assert origin["source"].endswith("metrics.csv") and origin["n"] == 2
+    assert origin["overrides"]["target.dtype"] == "float32" and "run_dir" not in origin["overrides"]
 
 
 def test_every_point_of_the_metrics_is_drawn():

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tokenskip_lib.core.live import Live
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.records import Chain, ScoredChain, ScoredKey
 from tokenskip_lib.core.settings import KeepSettings
@@ -21,10 +22,6 @@ from tokenskip_lib.models.tokens import CountTokens, batch_token_counter
 from tokenskip_lib.pruning.display import CHAIN_STYLE, chain_html, text_block
 from tokenskip_lib.pruning.prune import prune
 
-if TYPE_CHECKING:
-    import ipywidgets
-
-
 LABEL_CHARACTERS = 70  # of a question, in the list of examples
 _LABELLED = {"style": {"description_width": "90px"}}
 _SWITCH = {"indent": False, "layout": {"width": "auto", "margin": "2px 8px 2px 16px"}}
@@ -32,11 +29,12 @@ _WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 _PRUNED_STYLE = f"{CHAIN_STYLE}; border-left: 3px solid #cc4c02; padding-left: 8px"
 
 
-def explore(run: Run) -> ipywidgets.Widget:
+def explore(run: Run) -> Live:
     """Widgets that show a run's chains: choose an example, a scorer, a ratio, and what is always kept.
 
     The switches start as the profile has them. A keep token with a comma in it cannot be typed and is left
-    out. Chains are pruned by spans, also if the profile's mode is `llmlingua`.
+    out. Chains are pruned by spans, also if the profile's mode is `llmlingua`. Without a kernel a notebook shows a
+    picture of what the widgets showed at first.
 
     Raises:
         InputError: the run has no scored chains yet.
@@ -59,7 +57,10 @@ def explore(run: Run) -> ipywidgets.Widget:
     for control in controls.all():
         control.observe(show, names="value")
     show()
-    return widgets.VBox([*(widgets.HBox(row, layout=_WRAP) for row in controls.rows()), view])
+    panel = widgets.VBox([*(widgets.HBox(row, layout=_WRAP) for row in controls.rows()), view])
+    chosen = controls.in_words()
+    picture = "".join(text_block("chosen", escape(line)) for line in chosen) + view.value
+    return Live(panel, picture, "\n".join(chosen))
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class _Controls:
             [self.keep_tokens, self.drop_consecutive],
         ]
 
+    def in_words(self) -> list[str]:
+        """What is chosen: one line a row."""
+        return [" · ".join(filter(None, map(_said, row))) for row in self.rows()]
+
     def chosen_ratio(self) -> float:
         return round(self.ratio.value, 2)  # a slider's value is a sum of steps, for instance 0.7000000000000001
 
@@ -110,7 +115,7 @@ def _controls(scored: Collection[ScoredChain], questions: Mapping[str, str], kee
 
     return _Controls(
         example=widgets.Dropdown(
-            options=[(_label(name, questions.get(name, "")), name) for name in ids],
+            options=[(_label(number, name, questions.get(name, "")), name) for number, name in enumerate(ids, 1)],
             description="example",
             layout={"width": "760px", "max_width": "100%"},
             **_LABELLED,
@@ -155,9 +160,17 @@ def _view_html(chain: ScoredChain, ratio: float, count_tokens: CountTokens, keep
     )
 
 
-def _label(name: str, question: str) -> str:
-    """An entry of the list of examples: the id and the beginning of the question."""
+def _label(number: int, name: str, question: str) -> str:
+    """An entry of the list of examples: its number and the beginning of the question, or else the chain's id."""
     beginning = " ".join(question.split())
     if len(beginning) > LABEL_CHARACTERS:
         beginning = f"{beginning[:LABEL_CHARACTERS]}…"
-    return f"{name}: {beginning}" if beginning else name
+    return f"{number}. {beginning or name}"
+
+
+def _said(control: Any) -> str:
+    """What a control is set to; nothing of an empty field."""
+    if isinstance(control.value, bool):
+        return f"{'☑' if control.value else '☐'} {control.description}"
+    value = f"{control.value:.2f}" if isinstance(control.value, float) else getattr(control, "label", control.value)
+    return f"{control.description}: {value}" if value else ""

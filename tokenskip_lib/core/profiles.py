@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.records import InputError, first_error
@@ -54,6 +54,12 @@ class Profile(Settings):
     target_training: TargetTrainingSettings | None = None
     server: ServerSettings | None = None
     studies: dict[FileName, StudySettings] = Field(default_factory=dict)
+    _overrides: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Dotted key -> value of the overrides that change results: all but `run_dir` and the settings marked HOW."""
+        return {key: value for key, value in self._overrides.items() if key != "run_dir" and not is_how(key)}
 
     @property
     def training_seed(self) -> int:
@@ -100,12 +106,16 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
         raise InputError(f"{name}: a profile is a mapping of settings")
     stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     values = {"name": stem, "run_dir": f"data/runs/{stem}", **values}
-    return apply_overrides(Profile, values, overrides or {}, where=name)
+    profile = apply_overrides(Profile, values, overrides or {}, where=name)
+    profile._overrides = dict(overrides or {})
+    return profile
 
 
 def with_overrides(profile: Profile, overrides: dict[str, Any], *, where: str) -> Profile:
     """The profile with some settings changed; `where` says whose overrides they are, should they be wrong."""
-    return apply_overrides(Profile, profile.model_dump(), overrides, where=where)
+    changed = apply_overrides(Profile, profile.model_dump(), overrides, where=where)
+    changed._overrides = profile._overrides | overrides
+    return changed
 
 
 def setting_values(profile: Profile) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The records that pass between stages, and the keys that identify them.
 
 A stage reads records and appends records; a killed stage continues where it stopped. This file
-knows nothing about models, prompts or notebooks.
+knows nothing about models or prompts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tokenskip_lib.core.advice import for_notebook
 from tokenskip_lib.core.settings import Level, Ratio
 
 LONGEST_MESSAGE = 1000  # characters of an error
@@ -26,6 +27,10 @@ class InputError(ValueError):
         said = printable(message)
         half = LONGEST_MESSAGE // 2
         super().__init__(said if len(said) <= LONGEST_MESSAGE else f"{said[:half]} ... {said[-half:]}")
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the line alone, without a traceback."""
+        return [f"InputError: {for_notebook(str(self))}"]
 
 
 class IdKey(NamedTuple):

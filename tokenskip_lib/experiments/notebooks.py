@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tokenskip_lib.core.live import WIDGET
 from tokenskip_lib.core.paths import need_checkout, relative
 from tokenskip_lib.core.plugins import need
-from tokenskip_lib.core.profiles import Profile, load_profile
+from tokenskip_lib.core.profiles import Profile, load_profile, profile_names
 from tokenskip_lib.core.provenance import now
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.store import write_json
 from tokenskip_lib.evaluation.metrics import markdown_table
+from tokenskip_lib.experiments.links import move_links
 from tokenskip_lib.experiments.run import PUBLISHED_FIGURES, PUBLISHED_RESULTS, Run
 from tokenskip_lib.experiments.stages import check_names
 from tokenskip_lib.experiments.steps import FIGURES, METRICS, RESULTS, STAGES, STEPS
@@ -37,7 +39,6 @@ NOTEBOOKS = dict(
         strict=True,
     )
 )
-WIDGET = "application/vnd.jupyter.widget-view+json"
 README_TABLE = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
 
 
@@ -117,6 +118,10 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
             target.unlink()  # it stops in the middle of a cell
             raise InputError(error.evalue) from None
         raise
+    nbformat = need("nbformat", "notebooks")
+    executed = nbformat.read(target, as_version=4)
+    move_links(executed, source.parent, target.parent, together=_together(run.profile))
+    nbformat.write(_with_pictures(executed), target)
 
 
 @contextmanager
@@ -136,9 +141,10 @@ def _importable_from_here() -> Iterator[None]:
 def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     """Copy what a finished run made to where readers of the repository see it.
 
-    Its figures go to figures/ and its tables to data/results/, each with the profile's name in front. Its notebooks
-    go to notebooks/, if they open with this profile (PROFILE in their parameters): then a reader who runs them gets
-    what is shown. With notebook 05, its table goes into the README.
+    Its figures go to figures/ and its tables to data/results/, each with a name in front: the profile's, or with other
+    settings than the profile's, that of the run's folder. Its notebooks go to notebooks/, if they open with this
+    profile (PROFILE in their parameters) and its settings: then a reader who runs them gets what is shown. With
+    notebook 05, its table goes into the README.
 
     Args:
         only: of the notebooks this one alone.
@@ -147,38 +153,52 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
         The files written.
 
     Raises:
-        InputError: the run is not finished, or there is no checkout.
+        InputError: the run is not finished, its folder has the name of a profile whose settings it has not, or there
+            is no checkout.
     """
     _refuse_beyond(profile, only)
-    root, run = need_checkout("published results are kept"), Run.open(profile)
+    root, run, name = need_checkout("published results are kept"), Run.open(profile), _published_name(profile)
     wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
     missing = [NOTEBOOKS[step] for step in wanted if step not in run.timings()]
     if missing:
         raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
-    written = [*_publish_results(run, root), *_publish_figures(run, root)]
-    published = [step for step in wanted if _opens_with(NOTEBOOKS[step]) == profile.name]
+    written = [*_publish_results(run, root, name), *_publish_figures(run, root, name)]
+    published = [step for step in wanted if not profile.overrides and _opens_with(NOTEBOOKS[step]) == profile.name]
     written += [_publish_notebook(run, root, NOTEBOOKS[step]) for step in published]
     if "evaluate" in published:
         written.append(_publish_table(run, root))
     return written
 
 
-def _publish_results(run: Run, root: Path) -> list[Path]:
-    """Copy the run's tables, as data/results/<profile>_<name>.csv."""
+def _published_name(profile: Profile) -> str:
+    """What a run's published files begin with."""
+    if not profile.overrides:
+        return profile.name
+    name = profile.path("").name
+    if name in {profile.name, *profile_names()}:
+        raise InputError(
+            f"{relative(profile.path(''))}: has other settings than profile '{name}' ({', '.join(profile.overrides)}), "
+            "whose figures it would replace; give the run a folder of its own with --set run_dir=..."
+        )
+    return name
+
+
+def _publish_results(run: Run, root: Path, name: str) -> list[Path]:
+    """Copy the run's tables, as data/results/<name>_<table>.csv."""
     (root / PUBLISHED_RESULTS).mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted((run.folder / RESULTS).glob("*.csv")):
-        written.append(root / PUBLISHED_RESULTS / f"{run.profile.name}_{path.name}")
+        written.append(root / PUBLISHED_RESULTS / f"{name}_{path.name}")
         shutil.copyfile(path, written[-1])
     return written
 
 
-def _publish_figures(run: Run, root: Path) -> list[Path]:
-    """Copy the run's figures, as figures/<profile>_<name>; one drawn from a table names the published table."""
+def _publish_figures(run: Run, root: Path, name: str) -> list[Path]:
+    """Copy the run's figures, as figures/<name>_<figure>; one drawn from a table names the published table."""
     (root / PUBLISHED_FIGURES).mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted((run.folder / FIGURES).glob("*.*")):
-        target = root / PUBLISHED_FIGURES / f"{run.profile.name}_{path.name}"
+        target = root / PUBLISHED_FIGURES / f"{name}_{path.name}"
         written.append(target)
         if path.suffix != ".json":
             shutil.copyfile(path, target)
@@ -186,7 +206,7 @@ def _publish_figures(run: Run, root: Path) -> list[Path]:
         origin = json.loads(path.read_text(encoding="utf-8"))
         table = Path(origin["source"])
         if table == Path(relative(run.folder / RESULTS)) / table.name:
-            origin["source"] = f"{PUBLISHED_RESULTS}/{run.profile.name}_{table.name}"
+            origin["source"] = f"{PUBLISHED_RESULTS}/{name}_{table.name}"
         write_json(target, origin)
     return written
 
@@ -194,10 +214,16 @@ def _publish_figures(run: Run, root: Path) -> list[Path]:
 def _publish_notebook(run: Run, root: Path, notebook: str) -> Path:
     """Copy an executed notebook, without what only the run needs."""
     nbformat = need("nbformat", "notebooks")
-    content = nbformat.read(run.folder / "notebooks" / f"{notebook}.ipynb", as_version=4)
-    target = root / "notebooks" / f"{notebook}.ipynb"
+    source, target = (folder / "notebooks" / f"{notebook}.ipynb" for folder in (run.folder, root))
+    content = nbformat.read(source, as_version=4)
+    move_links(content, source.parent, target.parent, together=_together(run.profile))
     nbformat.write(_for_readers(content), target)
     return target
+
+
+def _together(profile: Profile) -> list[str]:
+    """The notebooks that are in the run's folder as well as in notebooks/."""
+    return [f"{NOTEBOOKS[step]}.ipynb" for step in steps(profile)]
 
 
 def _publish_table(run: Run, root: Path) -> Path:
@@ -228,10 +254,21 @@ def _for_readers(notebook):
     """An executed notebook as it is committed: no injected parameters, timings, widgets or bars."""
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     notebook.metadata.pop("papermill", None)
-    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for field in ("papermill", "execution"):
             cell.metadata.pop(field, None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return _with_pictures(notebook)
+
+
+def _with_pictures(notebook):
+    """An executed notebook whose widgets are gone with the kernel: their pictures stay, and bars leave nothing."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.get("data", {}).pop(WIDGET, None) and set(output.data) == {"text/plain"}:
+                    output.data.clear()
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {}]
     return notebook

@@ -196,18 +196,21 @@ class Run:
             )
         return published
 
-    def save_figure(self, figure: Figure, name: str, source: Path) -> Path:
+    def save_figure(self, figure: Figure, name: str, source: Path, *, n: int) -> Path:
         """Write <name>.png and .svg into the run's folder `figures`, and a .json that says what was drawn.
 
         Args:
             figure: it is closed afterwards.
             source: the file of records or the table that was drawn; the .json has its path and sha256.
+            n: of how many problems or chains; of a training, how many rows.
         """
         from tokenskip_lib.figures.style import write_figure
 
         path = self.folder / FIGURES / f"{name}.png"
         origin = {
             "profile": self.profile.name,
+            "overrides": self.profile.overrides,
+            "n": int(n),
             "seed": self.profile.seed,
             "commit": self.state["commit"],
             "source": relative(source),
