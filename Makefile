@@ -13,7 +13,7 @@ CPU_TORCH := if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null
 		&& $(PIP) --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch \
 		|| echo "It cannot be reached: torch comes from the package registry"; fi
 
-.PHONY: help demo demo-full figures test test-slow test-faults audit test-serving bench check-gpu book lab nbdime lint
+.PHONY: help demo demo-full figures test test-slow test-faults test-cluster audit test-serving bench check-gpu book lab nbdime lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -48,6 +48,10 @@ test-slow: $(READY) ## the tests that take minutes
 
 test-faults: $(READY) ## 10 minutes: kills, a full disk, a faulty server and 100,000 random inputs; prints its figures
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults tests/inference/test_server.py
+
+test-cluster: $(READY) ## a Ray cluster of two nodes on this machine, whose workers, nodes and driver are killed
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m pytest -n 0 -m cluster tests/core/test_cluster.py tests/experiments/test_cluster.py
 
 audit: $(READY) ## bandit over the code; pip-audit asks pypi.org for known faults of the pinned packages
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[audit]"

@@ -335,6 +335,44 @@ def own_methods():
     METHODS.update(before)
 
 
+class TwoNodes:
+    """A Ray cluster on this machine's loopback, and this process as its driver. `other` is the node that may go."""
+
+    def __init__(self):
+        import ray
+        from ray.cluster_utils import Cluster
+
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Not 127.0.0.1: Ray takes that for the machine's own address, which others can reach.
+        self.node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**self.node, "node_ip_address": "127.0.0.2"})
+        self.address = self.cluster.address
+        self.add_other()
+        ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+
+    def add_other(self) -> None:
+        self.other = self.cluster.add_node(**self.node, node_ip_address="127.0.0.3")
+
+    def remove_other(self) -> None:
+        """End the node's processes at once, as a machine that loses its power."""
+        self.cluster.remove_node(self.other, allow_graceful=False)
+
+    def end(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster of two nodes with one CPU each."""
+    pytest.importorskip("ray", reason="Ray is not installed; `make test-cluster` installs it")
+    made = TwoNodes()
+    yield made
+    made.end()
+
+
 def pytest_collection_modifyitems(items):
     """The notebooks take longest: one process begins with them. The next longest file is not left for the end."""
     first = ["test_notebooks.py", "test_reproducibility.py"]

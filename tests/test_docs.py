@@ -5,8 +5,6 @@ import importlib
 import json
 import re
 import shlex
-import sys
-import types
 from pathlib import Path
 
 import pandas as pd
@@ -195,41 +193,6 @@ def test_the_table_of_scorers_says_what_each_scorer_says_of_itself(root):
     assert shown == {
         spec.name: (spec.description, ", ".join([*spec.reads, "chain"])) for spec in map(find_scorer, BUILT_IN)
     }
-
-
-def test_the_ray_snippet_writes_a_prediction_for_every_problem_and_ratio(root, tiny_profile, make_adapter, monkeypatch):
-    """Ray itself is not here: its stand-in answers every prompt with one token and the end."""
-    from tokenskip_lib.core import profiles
-    from tokenskip_lib.core.records import Prediction
-    from tokenskip_lib.core.store import RecordStore
-    from tokenskip_lib.experiments.steps import PREDICTIONS
-    from tokenskip_lib.models.loading import load_tokenizer
-
-    evaluation = tiny_profile.evaluation.model_copy(update={"adapter": str(make_adapter(1))})
-    profile = tiny_profile.model_copy(update={"evaluation": evaluation})
-    monkeypatch.setattr(profiles, "load_profile", lambda name: profile)
-    end = load_tokenizer(profile.target).eos_token_id
-    asked = []
-
-    def answer(rows: list[dict]) -> types.SimpleNamespace:
-        asked.extend(rows)
-        made = {"generated_text": "7", "generated_tokens": [5, end], "num_generated_tokens": 2}
-        return types.SimpleNamespace(iter_rows=lambda: ({**row, **made} for row in rows))
-
-    ray, llm = types.ModuleType("ray"), types.ModuleType("ray.data.llm")
-    ray.data = types.ModuleType("ray.data")
-    ray.data.from_items = list
-    llm.build_processor, llm.vLLMEngineProcessorConfig = (lambda config: answer), types.SimpleNamespace
-    for name, module in [("ray", ray), ("ray.data", ray.data), ("ray.data.llm", llm)]:
-        monkeypatch.setitem(sys.modules, name, module)
-
-    block = blocks(texts(root / "docs/scale-out.md")[0], "python")[0]
-    for _ in range(2):  # the second time nothing is left to ask
-        exec(compile(block, "scale-out", "exec"), {})
-    written = list(RecordStore(profile.path(PREDICTIONS), Prediction))
-    ratios = profile.evaluation.methods["tokenskip"]
-    assert len(written) == len(asked) == 2 * len(ratios) and {p.method for p in written} == {"tokenskip"}
-    assert {row["ratio"] for row in asked} == set(ratios) and all(row["tokenized_prompt"] for row in asked)
 
 
 def test_the_readme_shows_the_committed_answers(root):

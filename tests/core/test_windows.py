@@ -4,6 +4,7 @@ import pytest
 
 from tokenskip_lib.core import windows
 from tokenskip_lib.core.records import ChainText, ScoredChain, ScoredKey
+from tokenskip_lib.core.settings import ExecutionSettings
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.core.windows import write_windows
 
@@ -33,12 +34,21 @@ def _write(sink, made: list[str]) -> int:
         made.extend(chain.id for chain in window)
         return [ScoredChain(id=c.id, scorer="s", text=c.chain, spans=[], importance=[]) for c in window]
 
-    return write_windows(CHAINS, sink, make, lambda chain: [ScoredKey(chain.id, "s")], total=None, label="test")
+    def build():
+        made.append("built")
+        return make
+
+    def keys(chain):
+        return [ScoredKey(chain.id, "s")]
+
+    lost = write_windows(CHAINS, sink, build, keys, execution=ExecutionSettings(), total=None, label="test")
+    assert lost == {}
 
 
 def test_a_pipe_is_written_to_as_a_log_is(tmp_path):
     pipe, log = Pipe(), RecordStore(tmp_path / "scored.jsonl", ScoredChain)
-    assert _write(pipe, []) == _write(log, []) == 5
+    _write(pipe, [])
+    _write(log, [])
     assert pipe.batches == [["c0", "c1"], ["c2", "c3"], ["c4"]]
     assert [record.id for record in log] == [chain.id for chain in CHAINS]
 
@@ -47,5 +57,8 @@ def test_windows_that_are_done_are_not_made_again(tmp_path):
     log, made = RecordStore(tmp_path / "scored.jsonl", ScoredChain), []
     log.append([ScoredChain(id=f"c{n}", scorer="s", text="", spans=[], importance=[]) for n in (0, 1, 2)])
     _write(log, made)
-    assert made == ["c2", "c3", "c4"]  # c2 again, because its window is not whole
+    assert made == ["built", "c2", "c3", "c4"]  # c2 again, because its window is not whole
     assert [record.text for record in log][:3] == ["", "", ""]
+    made.clear()
+    _write(log, made)
+    assert made == []  # nothing is loaded either

@@ -1,4 +1,4 @@
-"""Several processes: training takes the same rows a step, scoring and pruning write the same records."""
+"""Several launched processes: training takes the same rows a step, and every other stage refuses them."""
 
 import json
 import os
@@ -11,10 +11,11 @@ import yaml
 from safetensors.torch import load_file
 
 from tokenskip_lib.core.profiles import load_profile
-from tokenskip_lib.core.records import Chain, Problem, PrunedChain, SFTRow
+from tokenskip_lib.core.records import InputError, PrunedChain, SFTRow
 from tokenskip_lib.core.settings import PromptSettings
 from tokenskip_lib.experiments import steps
 from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.stages import run_stage
 from tokenskip_lib.training.rows import build_sft_rows
 
 
@@ -93,28 +94,8 @@ def test_processes_that_cannot_share_a_batch_are_refused_in_one_line(root, profi
     assert "error: training.accumulation: 2 processes cannot share an accumulation of 1 evenly" in done.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_score_and_prune_as_one_does(root, tiny_profile, problems, chain_of, tmp_path):
-    many = [p.model_copy(update={"id": f"{p.id}-{n}"}) for n in range(150) for p in problems]  # three windows
-    folders = {}
-    for name, launcher in (("one", ()), ("two", TWO_PROCESSES)):
-        made = tiny_profile.model_copy(update={"run_dir": str(tmp_path / name)})
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(made.model_dump()))
-        run = Run.create(load_profile(str(file)))
-        run.store(steps.TRAIN_PROBLEMS, Problem).append(many)
-        run.store(steps.CHAINS, Chain).append(chain_of(problem) for problem in many)
-        for stage in ("score", "prune"):
-            done = _launch(root, stage, file, *launcher)
-            assert done.returncode == 0, done.stderr[-3000:]
-            assert done.stdout.count("\n") == 1
-        folders[name] = run.folder
-    for records in (steps.SCORED, steps.PRUNED, steps.SFT_ROWS):
-        assert (folders["one"] / records).read_bytes() == (folders["two"] / records).read_bytes()
-    assert not list(folders["two"].glob("*part*"))
-
-
-@pytest.mark.slow
-def test_what_processes_would_write_over_each_other_is_refused(root, profile_file):
-    done = _launch(root, "generate", profile_file("again"), *TWO_PROCESSES)
-    assert done.returncode != 0 and "error: generate runs in one process" in done.stderr
+@pytest.mark.parametrize("stage", ["generate", "score", "prune", "evaluate"])
+def test_what_processes_would_write_over_each_other_is_refused(tiny_profile, monkeypatch, stage):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=f"{stage} runs in one process; for several GPUs see docs/scale-out.md"):
+        run_stage(tiny_profile, stage)

@@ -73,7 +73,8 @@ def score(
 
         overrides = parse_overrides(assignments or [])
         chosen = own_settings(profile, overrides, scorer=scorer, model=model, layout=layout)
-        score_file(chains, output, TargetModel(chosen.target, chosen.prompts), chosen.importance, seed=chosen.seed)
+        target = TargetModel(chosen.target, chosen.prompts)
+        score_file(chains, output, target, chosen.importance, seed=chosen.seed, execution=chosen.execution)
 
 
 def prune(
@@ -98,7 +99,8 @@ def prune(
         overrides = parse_overrides(assignments or [])
         chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
         target = TargetModel(chosen.target, chosen.prompts)
-        prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed)
+        where = chosen.execution
+        prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed, execution=where)
 
 
 def grade(

@@ -16,6 +16,7 @@ from tokenskip_lib.core.settings import (
     HOW,
     ChainSettings,
     EvaluationSettings,
+    ExecutionSettings,
     FileName,
     ImportanceSettings,
     ProblemSettings,
@@ -53,6 +54,7 @@ class Profile(Settings):
     evaluation: EvaluationSettings
     target_training: TargetTrainingSettings | None = None
     server: ServerSettings | None = None
+    execution: ExecutionSettings = ExecutionSettings()
     studies: dict[FileName, StudySettings] = Field(default_factory=dict)
     _overrides: dict[str, Any] = PrivateAttr(default_factory=dict)
 

@@ -229,6 +229,20 @@ class ServerSettings(Settings):
     api_key_variable: Annotated[str, HOW] = "OPENAI_API_KEY"  # the environment variable that holds the key
 
 
+class ExecutionSettings(Settings):
+    """Where chains are scored and pruned and our own engine answers: in this process, or by workers of a Ray cluster.
+
+    `tries`: how many workers may die over the same records before these are halved, and one alone is left out.
+    """
+
+    kind: Annotated[Literal["local", "ray"], HOW] = "local"
+    workers: Annotated[PositiveInt, HOW] = 1
+    cpus_per_worker: Annotated[PositiveInt, HOW] = 1  # threads of a worker
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1), HOW] = 0
+    address: Annotated[str | None, HOW] = None  # HOST:PORT, or auto; None: RAY_ADDRESS, else this machine alone
+    tries: Annotated[PositiveInt, HOW] = 3
+
+
 class TargetTrainingSettings(Settings):
     """How `prepare-target` teaches the base model the task; of gsm_symbolic its rows are never in train or test."""
 

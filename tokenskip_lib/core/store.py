@@ -43,17 +43,13 @@ class RecordLog(Generic[R]):
     by the next `append`. Records are written in whole batches and flushed to disk before `append`
     returns, so what has been reported as done is done.
 
-    Args:
-        beside: another log of the same records; what it holds counts as being here.
-
     Raises:
         InputError: a line that is no record of this type; the message names file and line.
     """
 
-    def __init__(self, path: Path | str, record_type: type[R], *, beside: "RecordLog[R] | None" = None):
+    def __init__(self, path: Path | str, record_type: type[R]):
         self.path = Path(path)
         self.record_type = record_type
-        self.beside = beside
         self._records: dict[tuple, R | None] = {}
         with file_errors(self.path, "read"):
             is_there = self.path.exists()
@@ -65,7 +61,7 @@ class RecordLog(Generic[R]):
         return len(self._records)
 
     def __contains__(self, key: tuple) -> bool:
-        return key in self._records or (self.beside is not None and key in self.beside)
+        return key in self._records
 
     def _remember(self, record: R) -> None:
         self._records[record.key] = None

@@ -1,12 +1,14 @@
 """Windows of inputs become records, written as they come; windows that are done are skipped."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from tokenskip_lib.core.processes import processes, rank
+from tokenskip_lib.core.cluster import build_executor
+from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.progress import Bar
-from tokenskip_lib.core.records import Record
+from tokenskip_lib.core.records import Record, printable
+from tokenskip_lib.core.settings import ExecutionSettings
 from tokenskip_lib.core.store import R, RecordSink
 
 WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
@@ -25,32 +27,51 @@ def windows(chains: Iterable[C]) -> Iterator[list[C]]:
 def write_windows(
     chains: Iterable[C],
     sink: RecordSink[R],
-    make: Callable[[Sequence[C]], Iterable[R]],
+    build: Callable[[], Work[C, R]],
     keys: Callable[[C], Sequence[tuple]],
     *,
+    execution: ExecutionSettings,
     total: int | None,
     label: str,
-) -> int:
-    """Make the records of each window of chains that is not done, and write them before the next window.
-
-    Launched processes take turns with the windows.
+) -> dict[str, str]:
+    """Make the records of each window of chains that is not done, and write them in the order of the windows.
 
     Args:
         sink: where the records go. A window is done if the sink has a record for each of its keys.
-        make: one window -> its records.
+        build: loads what is needed, and returns the function from a window to its records. It is called once there is
+            a window to do, in every worker.
         keys: one chain -> the keys of its records.
+        execution: where the records are made.
         total: how many chains there are, for the progress bar; None if that is not known.
         label: of the progress bar.
 
     Returns:
-        How many chains there were.
+        The ids of chains that are left out because they ended their worker each time, and why.
     """
-    count = 0
+    lost: dict[str, str] = {}
     with Bar(total=total, unit="chain", desc=label) as bar:
-        for number, window in enumerate(windows(chains)):
-            mine = number % processes() == rank()
-            if mine and not all(key in sink for chain in window for key in keys(chain)):
-                sink.append(make(window))
-            bar.update(len(window))
-            count += len(window)
-    return count
+
+        def todo() -> Iterator[list[C]]:
+            for window in windows(chains):
+                if all(key in sink for chain in window for key in keys(chain)):
+                    bar.update(len(window))
+                else:
+                    yield window
+
+        for done in build_executor(build, execution).map(todo()):
+            sink.append(done.made)
+            lost |= {chain.id: reason for chain, reason in done.lost}
+            bar.update(len(done.items))
+    return lost
+
+
+def say_lost(lost: Mapping[str, str]) -> str:
+    """How many chains were left out, and why the first was.
+
+    Example:
+        >>> say_lost({"c7": "its worker died, 3 times"})
+        '1 chain is left out (c7: its worker died, 3 times)'
+    """
+    first, reason = next(iter(lost.items()))
+    chains = "1 chain is" if len(lost) == 1 else f"{len(lost)} chains are"
+    return f"{chains} left out ({printable(first)}: {reason})"

@@ -1,16 +1,18 @@
-"""Requests that a server did not answer: noted in the run, said on stderr, never counted as answers.
+"""Requests without an answer, and chains that end every worker: noted in the run, said on stderr, never counted.
 
-The stage that asked them asks them again at its next start.
+The stage tries them again at its next start.
 """
 
 import sys
 from collections.abc import Mapping
 
 from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.windows import say_lost
 from tokenskip_lib.experiments.run import Run, read_state
-from tokenskip_lib.experiments.steps import CHAINS
+from tokenskip_lib.experiments.steps import CHAINS, SCORED
 
 FAILED_REQUESTS, PROBLEMS_WITHOUT_ANSWER = "failed_requests", "problems_without_answer"  # of a stage's note
+LEFT_OUT = "chains_left_out"  # of the note of score and of prune
 
 
 def note_failures(run: Run, stage: str, failed: Mapping[tuple, str]) -> None:
@@ -26,6 +28,14 @@ def note_failures(run: Run, stage: str, failed: Mapping[tuple, str]) -> None:
         run.note(stage, **{FAILED_REQUESTS: len(failed), PROBLEMS_WITHOUT_ANSWER: reasons})
     if failed:
         print(f"{stage}: {say_failures(failed)}; `tokenskip {stage}` asks again", file=sys.stderr)
+
+
+def note_lost(run: Run, stage: str, lost: Mapping[str, str]) -> None:
+    """Note the chains that ended every worker, by id, and why. Without such chains an earlier note is cleared."""
+    if lost or LEFT_OUT in run.state["stages"].get(stage, {}):
+        run.note(stage, **{LEFT_OUT: dict(lost)})
+    if lost:
+        print(f"{stage}: {say_lost(lost)}; `tokenskip {stage}` tries again", file=sys.stderr)
 
 
 def say_failures(failed: Mapping[tuple, str]) -> str:
@@ -49,11 +59,18 @@ def refuse_silence(what: str, failed: Mapping[tuple, str], *, answered: bool) ->
 
 
 def without_answer(run: Run, stage: str) -> set[str]:
-    """The ids of problems that a stage got no answer to, by its note.
+    """The ids of problems that a stage got no answer to, by its note."""
+    return _noted(run, stage, CHAINS if stage == "generate" else "", PROBLEMS_WITHOUT_ANSWER)
 
-    A study's variant has links to the chains of its run; the note on them is in that run's folder.
-    """
-    folder = (run.folder / CHAINS).resolve().parent if stage == "generate" else run.folder
+
+def without_scores(run: Run) -> set[str]:
+    """The ids of chains that stage 2 left out, by its note."""
+    return _noted(run, "score", SCORED, LEFT_OUT)
+
+
+def _noted(run: Run, stage: str, records: str, name: str) -> set[str]:
+    """What a stage noted. A study's variant has links to the records of its run; their note is in that run's folder."""
+    folder = (run.folder / records).resolve().parent if records else run.folder
     state = read_state(folder)
     stages = state["stages"] if state is not None else {}
-    return set(stages.get(stage, {}).get(PROBLEMS_WITHOUT_ANSWER, {}))
+    return set(stages.get(stage, {}).get(name, {}))

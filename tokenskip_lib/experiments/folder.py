@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenskip_lib.core.paths import resolve_path
-from tokenskip_lib.core.processes import LOCK, part_path, rank
+from tokenskip_lib.core.processes import LOCK, rank
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import InputError, few_of
 from tokenskip_lib.core.store import PARTIAL
@@ -35,10 +35,8 @@ def refuse_foreign(profile: Profile) -> None:
 
 
 def written(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Those of the names that are in a folder, links to removed files and shares of a launched process too."""
-    whole = [folder / name for name in names]
-    shares = [path for file in whole for path in folder.glob(part_path(file, "*").name)]
-    return [path for path in whole if path.exists() or path.is_symlink()] + shares
+    """Those of the names that are in a folder, links to removed files too."""
+    return [path for name in names if (path := folder / name).exists() or path.is_symlink()]
 
 
 def remove_from(folder: Path, step: int) -> None:

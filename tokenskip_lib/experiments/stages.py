@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.paths import relative
-from tokenskip_lib.core.processes import processes, rank, shared_store
+from tokenskip_lib.core.processes import processes, rank
 from tokenskip_lib.core.profiles import Profile
 from tokenskip_lib.core.records import (
     Chain,
@@ -29,11 +30,20 @@ from tokenskip_lib.core.records import (
     few_of,
     pruned_keys,
 )
+from tokenskip_lib.core.settings import ImportanceSettings
 from tokenskip_lib.core.store import read_json
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.evaluate import asked_levels, evaluate
-from tokenskip_lib.experiments.failures import PROBLEMS_WITHOUT_ANSWER, note_failures, refuse_silence, without_answer
+from tokenskip_lib.experiments.failures import (
+    LEFT_OUT,
+    PROBLEMS_WITHOUT_ANSWER,
+    note_failures,
+    note_lost,
+    refuse_silence,
+    without_answer,
+    without_scores,
+)
 from tokenskip_lib.experiments.release import adapter_card
 from tokenskip_lib.experiments.run import Run, writes
 from tokenskip_lib.experiments.steps import (
@@ -123,17 +133,24 @@ def score(run: Run) -> list[ScoredChain]:
     scored_by = {**compared, profile.importance.scorer: chains}
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
     target = TargetModel(profile.target, profile.prompts)
-    keys = [ScoredKey(chain.id, name) for name in names for chain in scored_by[name]]
-    with shared_store(run.folder / SCORED, ScoredChain, keys) as store:
-        for name in names:
-            todo = scored_by[name]
-            if all(ScoredKey(chain.id, name) in store for chain in todo):
-                continue
-            scorer = build_scorer(name, target, profile.importance, seed=profile.seed)
-            keys_of, label = partial(_scored_keys, name), f"importance: {name}"
-            write_windows(todo, store, scorer.score, keys_of, total=len(todo), label=label)
+    store, lost = run.store(SCORED, ScoredChain), dict[str, str]()
+    for name in names:
+        todo = scored_by[name]
+        if all(ScoredKey(chain.id, name) in store for chain in todo):
+            continue
+        build = partial(_build_scoring, name, target, profile.importance, profile.seed)
+        keys_of, label = partial(_scored_keys, name), f"importance: {name}"
+        where = profile.execution
+        lost |= write_windows(todo, store, build, keys_of, execution=where, total=len(todo), label=label)
     run.note("score", chains=len(chains), scorers=names)
-    return list(run.store(SCORED, ScoredChain))
+    note_lost(run, "score", lost)
+    return list(store)
+
+
+def _build_scoring(
+    name: str, target: TargetModel, importance: ImportanceSettings, seed: int
+) -> Work[Chain, ScoredChain]:
+    return build_scorer(name, target, importance, seed=seed).score
 
 
 @writes
@@ -142,29 +159,29 @@ def prune(run: Run) -> list[SFTRow]:
     profile = run.profile
     chains = kept_chains(run) if profile.pruning.mode == "llmlingua" else _scored_chains(run)
     target = TargetModel(profile.target, profile.prompts)
-    _prune_chains(run, target, chains)
+    lost = _prune_chains(run, target, chains)
     pruned = run.store(PRUNED, PrunedChain)
     rows = _training_rows(run, target, list(pruned), [chain.id for chain in chains])
-    if rank() == 0:
-        run.store(SFT_ROWS, SFTRow).append(rows)
+    run.store(SFT_ROWS, SFTRow).append(rows)
     run.note("prune", pruned=len(pruned), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
+    note_lost(run, "prune", lost)
     if cut := {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}:
         run.note("prune", tokens_cut_by_llmlingua=cut)
     return rows
 
 
-def _prune_chains(run: Run, target: TargetModel, chains: Sequence[Chain] | Sequence[ScoredChain]) -> None:
-    """Write every chain at every ratio. What is there already is not pruned again."""
-    profile = run.profile
+def _prune_chains(run: Run, target: TargetModel, chains: Sequence[Chain] | Sequence[ScoredChain]) -> dict[str, str]:
+    """Write every chain at every ratio that is not there already. Returns the chains that are left out, and why."""
+    profile, store = run.profile, run.store(PRUNED, PrunedChain)
 
     def keys_of(chain: Record) -> list[PrunedKey]:
         return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
 
-    keys = [key for chain in chains for key in keys_of(chain)]
-    with shared_store(run.folder / PRUNED, PrunedChain, keys) as store:
-        if not all(key in store for key in keys):
-            prune_window = build_pruner(target, profile.pruning, profile.importance)
-            write_windows(chains, store, prune_window, keys_of, total=len(chains), label="pruning")
+    if all(key in store for chain in chains for key in keys_of(chain)):
+        return {}
+    build = partial(build_pruner, target, profile.pruning, profile.importance)
+    where = profile.execution
+    return write_windows(chains, store, build, keys_of, execution=where, total=len(chains), label="pruning")
 
 
 def _training_rows(run: Run, target: TargetModel, pruned: list[PrunedChain], ids: list[str]) -> list[SFTRow]:
@@ -227,8 +244,8 @@ def run_stage(profile: Profile, name: str) -> str:
     Raises:
         InputError: several processes run a stage that one must run, or what the stage itself refuses.
     """
-    if processes() > 1 and name in ("generate", "evaluate"):
-        raise InputError(f"{name} runs in one process; on several GPUs a server answers, see docs/scale-out.md")
+    if processes() > 1 and name != "train":
+        raise InputError(f"{name} runs in one process; for several GPUs see docs/scale-out.md")
     check_names(profile)
     run = Run.create(profile)
     STAGE_FUNCTIONS[name](run)
@@ -236,7 +253,7 @@ def run_stage(profile: Profile, name: str) -> str:
         kept_chains(run)  # without any there is no next stage
     if rank() != 0:
         return ""
-    details = ("finished_by", PROBLEMS_WITHOUT_ANSWER)
+    details = ("finished_by", PROBLEMS_WITHOUT_ANSWER, LEFT_OUT)
     counts = {key: value for key, value in run.state["stages"][name].items() if key not in details}
     return f"{relative(run.folder)}: {json.dumps(counts, ensure_ascii=False)}"
 
@@ -287,7 +304,8 @@ def _scored_chains(run: Run) -> list[ScoredChain]:
     profile, scorer = run.profile, run.profile.importance.scorer
     scored = run.need(SCORED, ScoredChain, "score")
     chains = run.in_problem_order(chain for chain in scored if chain.scorer == scorer)
-    kept, rows = len(kept_chains(run)), profile.training.rows
+    lost = without_scores(run)
+    kept, rows = len([chain for chain in kept_chains(run) if chain.id not in lost]), profile.training.rows
     rows_a_chain = len(profile.pruning.ratios) if profile.training.ratios_a_problem == "all" else 1
     if len(chains) < kept and (rows is None or len(chains) * rows_a_chain < rows):
         raise InputError(

@@ -113,11 +113,16 @@ class TransformersEngine:
         """
         encoded = {request.key: encode_prompt(self.tokenizer, request.prompt) for request in requests}
         with Bar(total=len(requests), desc=label, unit="answer") as bar:
-            for batch in _batches(requests, encoded, self.batch_size, self.batch_tokens):
+            for batch in batches(requests, encoded, self.batch_size, self.batch_tokens):
                 after = bar.n + len(batch)
                 if not all(is_done(request.key) for request in batch):
                     yield from self._decode_or_halve(batch, encoded)
                 bar.update(after - bar.n)  # those that were done before, and none twice after a lack of memory
+
+    def answer(self, batch: list[Request]) -> list[Generation]:
+        """The answers to one batch of `batches`."""
+        encoded = {request.key: encode_prompt(self.tokenizer, request.prompt) for request in batch}
+        return [answer for made in self._decode_or_halve(batch, encoded) for answer in made]
 
     def _decode_or_halve(self, batch: list[Request], encoded: dict) -> Iterator[list[Generation]]:
         """Decode a batch, or its halves if it does not fit the device's memory."""
@@ -258,7 +263,7 @@ def _read(columns: list[torch.Tensor]) -> list[list[int]]:
     return torch.stack(columns).tolist()
 
 
-def _batches(
+def batches(
     requests: Sequence[Request], encoded: dict[tuple, list[int]], size: int, tokens: float
 ) -> Iterator[list[Request]]:
     """Batches of one adapter, by budget and prompt length; requests that share a question stay together.

@@ -312,6 +312,9 @@ class TargetModel:
     def __repr__(self) -> str:
         return f"TargetModel({describe(self.settings)})"
 
+    def __reduce__(self) -> tuple:
+        return TargetModel, (self.settings, self.prompts)  # another process loads the model itself
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.settings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.outputs import open_output, open_stream
 from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.records import (
@@ -29,6 +30,7 @@ from tokenskip_lib.core.records import (
     pruned_keys,
 )
 from tokenskip_lib.core.settings import (
+    ExecutionSettings,
     ImportanceSettings,
     KeepSettings,
     PromptSettings,
@@ -37,7 +39,7 @@ from tokenskip_lib.core.settings import (
     pruned_by,
 )
 from tokenskip_lib.core.store import PIPE, R, RecordLog, RecordSink, file_errors, read_json_rows
-from tokenskip_lib.core.windows import windows, write_windows
+from tokenskip_lib.core.windows import say_lost, windows, write_windows
 from tokenskip_lib.pruning.own_rows import Outputs, in_outputs, read_chains
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, find_scorer
 
@@ -50,7 +52,15 @@ _IMPORTANCE = ("scorer", "classifier", "classifier_dtype", "whole_latex")
 _PRUNING = ("mode", *KeepSettings.model_fields)
 
 
-def score_file(source: str, output: str, target: TargetModel, importance: ImportanceSettings, *, seed: int = 0) -> None:
+def score_file(
+    source: str,
+    output: str,
+    target: TargetModel,
+    importance: ImportanceSettings,
+    *,
+    seed: int = 0,
+    execution: ExecutionSettings | None = None,
+) -> None:
     """Write the importance of every chain of a file: text, spans and scores (ScoredChain records).
 
     Args:
@@ -59,6 +69,7 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
         target: the target model, whose scores these are if the scorer is one of its own.
         importance: which scorer, and how it works.
         seed: of the scorer `random`.
+        execution: where the work is done; None: in this process.
 
     Raises:
         InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
@@ -71,10 +82,10 @@ def score_file(source: str, output: str, target: TargetModel, importance: Import
     def keys(chain: ChainText) -> list[ScoredKey]:
         return [ScoredKey(chain.id, spec.name)]
 
-    def build() -> Callable[[Sequence[ChainText]], list[ScoredChain]]:
-        return build_scorer(spec.name, target, importance, seed=seed).score
+    def build() -> Work[ChainText, ScoredChain]:
+        return build_scorer(importance.scorer, target, importance, seed=seed).score
 
-    _write(source, open_output, spec.reads, target.prompts, build, keys, label=spec.name)
+    _write(source, open_output, spec.reads, target.prompts, build, keys, execution=execution, label=spec.name)
 
 
 def prune_file(
@@ -85,6 +96,7 @@ def prune_file(
     pruning: PruningSettings,
     *,
     seed: int = 0,
+    execution: ExecutionSettings | None = None,
 ) -> None:
     """Write every chain of a file at every ratio (PrunedChain records). All ratios come from one scoring.
 
@@ -95,6 +107,7 @@ def prune_file(
         importance: which scorer, and how it works.
         pruning: the ratios, the mode, and what stays whatever its score.
         seed: of the scorer `random`.
+        execution: where the work is done; None: in this process.
 
     Raises:
         InputError: an unknown scorer, a bad row, an output of other chains or settings, or a missing model.
@@ -110,7 +123,7 @@ def prune_file(
         return pruned_keys(chain, name, pruning.ratios)
 
     build = partial(_build_pruner, target, importance, pruning, seed)
-    _write(source, open_output, reads, target.prompts, build, keys, label=name)
+    _write(source, open_output, reads, target.prompts, build, keys, execution=execution, label=name)
 
 
 def prune_rows(
@@ -139,7 +152,7 @@ def prune_rows(
 
 def _build_pruner(
     target: TargetModel, importance: ImportanceSettings, pruning: PruningSettings, seed: int
-) -> Callable[[Sequence[ChainText]], list[PrunedChain]]:
+) -> Work[ChainText, PrunedChain]:
     """The function from a window of chains to these chains at every ratio."""
     prune_window = build_pruner(target, pruning, importance)
     by_llmlingua = pruning.mode == "llmlingua"
@@ -180,9 +193,10 @@ def _write(
     open_output: Callable[[], AbstractContextManager[RecordSink[R]]],
     reads: Sequence[str],
     prompts: PromptSettings,
-    build: Callable[[], Callable[[Sequence[ChainText]], list[R]]],
+    build: Callable[[], Work[ChainText, R]],
     keys: Callable[[ChainText], Sequence[tuple]],
     *,
+    execution: ExecutionSettings | None,
     label: str,
 ) -> None:
     """Make and write the records of every chain that is not done. Models are loaded only if there is such a chain.
@@ -210,8 +224,12 @@ def _write(
                 print(f"{label}: all {total} chains were done before", file=sys.stderr)
                 known.report()
                 return
-        write_windows(joined([first], chains), sink, build(), keys, total=total, label=label)
+        everything = joined([first], chains)
+        where = execution or ExecutionSettings()
+        lost = write_windows(everything, sink, build, keys, execution=where, total=total, label=label)
     outputs.report()
+    if lost:
+        print(f"{label}: {say_lost(lost)}; the same command tries again", file=sys.stderr)
 
 
 def _scoring(target: TargetModel, importance: ImportanceSettings, seed: int) -> dict[str, Any]:
@@ -238,7 +256,7 @@ def _open(source: str, output: str, record_type: type[R], settings: dict[str, An
         InputError: the output cannot be written, or was made from other chains or with other settings.
     """
     if processes() > 1:
-        raise InputError("own chains are written by one process; give each process a file of its own")
+        raise InputError("own chains are written by one process; for several GPUs see docs/scale-out.md")
     stream = open_stream(output)
     if stream is not None:
         yield _Stream(stream, output)

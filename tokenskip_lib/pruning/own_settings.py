@@ -7,6 +7,7 @@ from typing import Any
 from tokenskip_lib.core.profiles import Profile, apply_overrides, load_profile
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import (
+    ExecutionSettings,
     ImportanceSettings,
     PromptSettings,
     PruningSettings,
@@ -26,6 +27,7 @@ class OwnChainSettings(Settings):
     importance: ImportanceSettings = ImportanceSettings()
     pruning: PruningSettings = PruningSettings()
     training: TrainingSettings = TrainingSettings()
+    execution: ExecutionSettings = ExecutionSettings()
 
 
 def own_settings(
