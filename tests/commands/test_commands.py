@@ -15,6 +15,7 @@ from tokenskip_lib.core.profiles import load_profile, profile_names
 from tokenskip_lib.core.records import Chain, InputError, Problem
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.chains import kept_chains
 from tokenskip_lib.experiments.plan import report
 from tokenskip_lib.experiments.run import Run
 
@@ -131,7 +132,7 @@ def test_problems_that_the_model_cannot_solve_end_with_one_line_and_an_answer(co
     RecordStore(folder / "01_chains.jsonl", Chain).append(dropped)
     run = Run.open(load_profile("smoke", {"run_dir": str(folder)}))
     with pytest.raises(InputError) as caught:
-        stages.kept_chains(run)
+        kept_chains(run)
     said = str(caught.value)
     assert "dropped (1 no_answer, 1 wrong); problem 'p1' has the answer 60, and the model wrote: " in said
     assert "the demo's model knows gsm_symbolic alone" in said and said.endswith("and target.adapter=null")

@@ -10,6 +10,7 @@ from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.evaluation.methods import method_ratios, truncation_budget
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
 from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.chains import graded_chain
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.inference import build, engine
 from tokenskip_lib.models import loading
@@ -71,7 +72,7 @@ def test_a_chain_is_dropped_for_what_is_wrong_with_it(tiny_profile, problems, ou
     def chain_within(limit):
         settings = tiny_profile.chains.model_copy(update={"max_chain_tokens": limit})
         profile = tiny_profile.model_copy(update={"chains": settings})
-        return stages.graded_chain(problems[0], generation, lambda text: len(text.split()), profile)
+        return graded_chain(problems[0], generation, lambda text: len(text.split()), profile)
 
     chain = chain_within(20)
     assert chain.dropped == dropped and chain.output == output
@@ -84,7 +85,7 @@ def test_a_chain_that_states_its_answer_in_the_settings_words_is_kept(tiny_profi
     prompts = tiny_profile.prompts.model_copy(update={"answer_phrases": ["Die Antwort ist"]})
     for settings, dropped in ((tiny_profile.prompts, "no_answer"), (prompts, None)):
         profile = tiny_profile.model_copy(update={"prompts": settings})
-        assert stages.graded_chain(problems[0], generation, len, profile).dropped == dropped
+        assert graded_chain(problems[0], generation, len, profile).dropped == dropped
 
 
 def test_a_killed_generation_goes_on_to_the_same_bytes(run):

@@ -17,6 +17,7 @@ from tokenskip_lib.core.records import Chain, InputError, PredictionKey, Problem
 from tokenskip_lib.core.settings import PromptSettings, ServerSettings
 from tokenskip_lib.evaluation.methods import METHODS
 from tokenskip_lib.experiments import stages, steps
+from tokenskip_lib.experiments.chains import kept_chains
 from tokenskip_lib.experiments.evaluate import compared
 from tokenskip_lib.experiments.failures import note_failures
 from tokenskip_lib.experiments.run import Run
@@ -522,10 +523,10 @@ def test_a_study_knows_that_a_problem_of_its_run_has_no_answer(server, served, p
         (variant.folder / name).symlink_to(served.folder / name)
     for run in (served, variant):
         with pytest.raises(InputError, match="1 training problems are not answered yet"):
-            stages._kept_chains(run)
+            kept_chains(run)
     note_failures(served, "generate", {PredictionKey("p2", "original", 1.0): "too long"})
     for run in (served, variant):
-        assert [chain.id for chain in stages._kept_chains(run)] == ["p0", "p1"]
+        assert [chain.id for chain in kept_chains(run)] == ["p0", "p1"]
 
 
 @pytest.mark.parametrize("lost", ["original", "first call"])

@@ -21,8 +21,8 @@ from tokenskip_lib.core.records import (
 )
 from tokenskip_lib.evaluation.methods import answer_budget
 from tokenskip_lib.evaluation.predictions import build_requests, predict_all
+from tokenskip_lib.experiments.chains import graded_chain
 from tokenskip_lib.experiments.run import Run, writes
-from tokenskip_lib.experiments.stages import graded_chain
 from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, SFT_ROWS
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.inference.engine import TransformersEngine
