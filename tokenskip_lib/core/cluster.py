@@ -189,7 +189,7 @@ def connect(address: str | None) -> ModuleType:
 
     Args:
         address: HOST:PORT of the cluster, "auto" for the one of this machine, or None: Ray starts on this machine
-            alone, where nobody else can reach it.
+            alone. Some of its ports listen to the network nevertheless.
 
     Raises:
         InputError: Ray is not installed, or there is no such cluster.
