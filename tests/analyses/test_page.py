@@ -42,11 +42,10 @@ def run(tiny_profile, problems, tiny_tokenizer) -> Run:
         "importance.compare_with": ["random", "position"],
     }
     run = Run.create(with_overrides(tiny_profile, settings, where="test"))
-    asked = [
-        problem.model_copy(update={"answer": "<b>3</b>"}) if problem.id == "p2" else problem for problem in problems
-    ]
+    asked = problems[:4]
+    asked[2] = asked[2].model_copy(update={"answer": "<b>3</b>"})
     count = token_counter(tiny_tokenizer)
-    run.store(TEST_PROBLEMS, Problem).append(asked[:4])
+    run.store(TEST_PROBLEMS, Problem).append(asked)
     run.store(PREDICTIONS, Prediction).append(
         Prediction(
             id=problem.id,
@@ -294,6 +293,8 @@ def test_a_lost_problem_opens_and_a_link_keeps_what_is_shown(opened, page):
     assert opened.locator("#question").inner_text().startswith("Mary reads")
     assert "✗ wrong" in opened.locator("#right-card").inner_text()
     assert opened.evaluate("document.activeElement.id") == "problem-title"
+    bar, heading = opened.locator("#bar").bounding_box(), opened.locator("#problem-title").bounding_box()
+    assert heading["y"] >= bar["y"] + bar["height"]  # not under the bar
     link = opened.url
     assert "problem=p1" in link and "ratio=0.5" in link
     opened.goto("about:blank")
