@@ -13,7 +13,7 @@ CPU_TORCH := if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null
 		&& $(PIP) --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch \
 		|| echo "It cannot be reached: torch comes from the package registry"; fi
 
-.PHONY: help demo demo-full figures test test-slow test-faults test-cluster audit test-serving bench check-gpu book lab nbdime lint
+.PHONY: help demo demo-full figures test test-slow test-faults test-cluster audit test-serving bench check-gpu book slides lab nbdime lint
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -96,6 +96,9 @@ nbdime: $(READY) ## in this clone, git compares and merges notebooks cell by cel
 	git config diff.jupyternotebook.command '"$(abspath $(BIN))/git-nbdiffdriver" diff'
 	git config merge.jupyternotebook.driver '"$(abspath $(BIN))/git-nbmergedriver" merge %O %A %B %L %P'
 	git config merge.jupyternotebook.name "nbdime: notebooks, cell by cell"
+
+slides: $(READY) ## notebook 00 as slides that need no network: build/slides/00_from_scratch.slides.html
+	$(BIN)/python docs/slides/build.py
 
 lint: $(READY) ## ruff (notebooks too) and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

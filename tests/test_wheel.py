@@ -88,7 +88,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel):
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert not [line for line in core for name in OPTIONAL if name.replace("_", "-") in line]
-    assert {"demo", "notebooks", "figures", "server", "llmlingua", "audit", "book", "dev"} == {
+    assert {"demo", "notebooks", "figures", "server", "llmlingua", "slides", "audit", "book", "ray", "dev"} == {
         line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Provides-Extra")
     }
 
