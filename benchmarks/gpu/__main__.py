@@ -23,7 +23,7 @@ from benchmarks.gpu.report import Report
 from benchmarks.gpu.setting import Setting
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.models.adapters import first_line
-from tokenskip_lib.models.loading import pick_device
+from tokenskip_lib.models.devices import pick_device
 
 OUTPUT = Path("data/results/gpu_check.json")
 # Compilation takes longest. Continuous batching has threads of its own, so nothing comes after it.

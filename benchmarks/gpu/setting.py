@@ -29,7 +29,8 @@ from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.costs import Card, find_card
 from tokenskip_lib.inference.engine import Request, TransformersEngine
-from tokenskip_lib.models.loading import TargetModel, load_model, pick_dtype
+from tokenskip_lib.models.devices import pick_dtype
+from tokenskip_lib.models.loading import TargetModel, load_model
 from tokenskip_lib.models.prompts import answer_tail
 
 PROBLEMS = Path(__file__).with_name("problems.jsonl")

@@ -12,8 +12,9 @@ from safetensors.torch import save as safetensors_save
 
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings
-from tokenskip_lib.models import hub, loading
+from tokenskip_lib.models import devices, hub, loading
 from tokenskip_lib.models.adapters import find_adapter
+from tokenskip_lib.models.devices import pick_device, pick_dtype
 from tokenskip_lib.models.loading import (
     TargetModel,
     describe,
@@ -21,8 +22,6 @@ from tokenskip_lib.models.loading import (
     from_pretrained,
     load_model,
     load_tokenizer,
-    pick_device,
-    pick_dtype,
 )
 from tokenskip_lib.models.tokens import batch_token_counter, token_counter
 
@@ -203,16 +202,16 @@ def test_a_named_dtype_is_taken_and_auto_is_one_that_the_device_computes_in():
 )
 def test_auto_is_bfloat16_on_a_cpu_that_is_faster_in_it(features, seconds, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True), raising=False)
-    monkeypatch.setattr(loading, "_product_seconds", lambda dtype: seconds[dtype])
-    loading._cpu_is_faster_in_bfloat16.cache_clear()
+    monkeypatch.setattr(devices, "_product_seconds", lambda dtype: seconds[dtype])
+    devices._cpu_is_faster_in_bfloat16.cache_clear()
     try:
         assert pick_dtype("auto", torch.device("cpu")) == dtype
     finally:
-        loading._cpu_is_faster_in_bfloat16.cache_clear()
+        devices._cpu_is_faster_in_bfloat16.cache_clear()
 
 
 def test_a_product_takes_time():
-    assert loading._product_seconds(torch.float32) > 0
+    assert devices._product_seconds(torch.float32) > 0
 
 
 def test_the_description_names_model_adapter_device_and_dtype(settings, tiny_target):

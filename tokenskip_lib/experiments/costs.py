@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
 from tokenskip_lib.models.clock import Clock
-from tokenskip_lib.models.loading import pick_device, pick_dtype
+from tokenskip_lib.models.devices import pick_device, pick_dtype
 from tokenskip_lib.training.lora import lora_config
 
 COMPUTE_SHARE = 0.4  # assumed share of the peak FLOP/s that matrix products reach

@@ -15,7 +15,8 @@ from transformers import (
 from tokenskip_lib.core.records import ChainText, InputError, ScoredChain
 from tokenskip_lib.core.settings import ImportanceSettings, TargetSettings
 from tokenskip_lib.models.batching import TokenBatches
-from tokenskip_lib.models.loading import find_model, from_pretrained, load_whole, pick_device, pick_dtype
+from tokenskip_lib.models.devices import pick_device, pick_dtype
+from tokenskip_lib.models.loading import find_model, from_pretrained, load_whole
 from tokenskip_lib.pruning.spans import Segmenter, average_over_spans, build_scored_chain, segment
 
 MAX_TOKENS = 512  # of one forward pass, special tokens among them: what the checkpoints were trained with
