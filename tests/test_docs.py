@@ -324,9 +324,9 @@ def test_the_findings_on_scorers_are_those_of_the_results(root):
     assert f"its answers have {by_score.loc['gogi', 'actual_ratio']:.2f} of the tokens" in words
     [rule] = [text for text in texts(root / "notebooks/06_what_control_takes.ipynb") if "the rule carries" in text]
     lowest, highest = (100 * by_score["accuracy"].agg(end) for end in ("min", "max"))
-    assert f"their adapters solve {lowest:.1f}% to {highest:.1f}% of the problems" in rule
+    assert f"the adapters solve {lowest:.1f}% to {highest:.1f}% of the problems" in rule
     assert f"every scorer is between {ends[0]:.1f}% and {ends[1]:.1f}%" in rule
-    assert f"the same scorer reaches {100 * table.loc[('selective_context', True, True), 'accuracy']:.1f}%" in rule
+    assert f"`selective_context` reaches {100 * table.loc[('selective_context', True, True), 'accuracy']:.1f}%" in rule
     notebook = "\n".join(texts(root / "notebooks/02_token_importance.ipynb"))
     for scorer in ("selective_context", "random", "leave_one_out"):
         cells = " | ".join(said(scorer, keeps, sign="%") for keeps in (False, True))
