@@ -64,7 +64,7 @@ def findings() -> list:
 
 
 def is_there(value: float, decimals: int, known: list[tuple[float, int]]) -> bool:
-    """Whether a number is among those known, rounded to its decimals; points, percentages and fractions are the same."""
+    """Whether a number is among those known, rounded to its decimals; 5 points, 5% and 0.05 are the same."""
     half = 0.5000001 * 10**-decimals
     return any(abs(abs(value) - abs(other) * scale) <= half for other, _ in known for scale in (0.01, 1, 100))
 
