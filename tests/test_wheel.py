@@ -141,12 +141,16 @@ def test_score_prune_plan_and_the_api_work_in_an_empty_folder_without_extras(cal
 
 
 def test_what_the_package_lacks_is_one_line(call):
-    lines = ["run --profile demo", "publish --profile demo", "generate --profile demo"]
+    lines = [
+        "run --profile demo",
+        "publish --profile demo",
+        "generate --profile demo --set target.adapter=null --set evaluation.adapter=null",
+    ]
     load = "\nimport tokenskip_lib as ts\ntry:\n    ts.load('demo')\nexcept ts.InputError as error:\n    print(error)"
     done = call("python", "-c", COMMANDS + load, text="\n".join(lines))
     assert done.returncode == 0, done.stderr
     run, publish, generate, adapter = done.stdout.splitlines()
-    assert run == "error: the notebooks are only in a checkout of the repository: clone it and run the command there"
+    assert run.startswith("error: the adapter data/target_adapter is only in a checkout of the repository: clone it")
     assert publish.startswith("error: published results are kept only in a checkout")
     assert "the extra 'demo'" in generate
     assert adapter.startswith("the adapter data/target_adapter is only in a checkout of the repository")

@@ -305,7 +305,7 @@ def test_the_report_says_what_it_assumes_and_where_it_does_not_fit(tiny_profile,
 
 def test_a_card_is_checked_before_a_model_is_looked_up(tiny_profile):
     target = tiny_profile.target.model_copy(update={"model": "nobody/nothing"})
-    with pytest.raises(InputError, match="unknown card 'H10'"):
+    with pytest.raises(InputError, match="--card H10: not one of"):
         report(tiny_profile.model_copy(update={"target": target}), "H10")
 
 

@@ -69,10 +69,10 @@ def score(
     else:
         from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import score_file
-        from tokenskip_lib.pruning.own_settings import own_settings
+        from tokenskip_lib.pruning.own_settings import OwnChainSettings, own_settings
 
         overrides = parse_overrides(assignments or [])
-        chosen = own_settings(profile, overrides, scorer=scorer, model=model, layout=layout)
+        chosen: OwnChainSettings = own_settings(profile, overrides, scorer=scorer, model=model, layout=layout)
         target = TargetModel(chosen.target, chosen.prompts)
         score_file(chains, output, target, chosen.importance, seed=chosen.seed, execution=chosen.execution)
 
@@ -94,10 +94,12 @@ def prune(
     else:
         from tokenskip_lib.models.loading import TargetModel
         from tokenskip_lib.pruning.own_chains import prune_file
-        from tokenskip_lib.pruning.own_settings import own_settings
+        from tokenskip_lib.pruning.own_settings import OwnChainSettings, own_settings
 
         overrides = parse_overrides(assignments or [])
-        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
+        chosen: OwnChainSettings = own_settings(
+            profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout
+        )
         target = TargetModel(chosen.target, chosen.prompts)
         where = chosen.execution
         prune_file(chains, output, target, chosen.importance, chosen.pruning, seed=chosen.seed, execution=where)
@@ -150,7 +152,7 @@ def export(
     from tokenskip_lib.experiments.run import Run
     from tokenskip_lib.models.loading import TargetModel
     from tokenskip_lib.pruning.own_chains import prune_rows
-    from tokenskip_lib.pruning.own_settings import own_settings
+    from tokenskip_lib.pruning.own_settings import OwnRowSettings, own_settings
     from tokenskip_lib.training.export import EXPORT_STYLES, export_rows
     from tokenskip_lib.training.rows import own_rows, problems_of
 
@@ -161,7 +163,8 @@ def export(
         if style in release.MODEL_STYLES:
             raise InputError(f"--format {style} writes the adapter of a profile's run, and takes no CHAINS")
         overrides = parse_overrides(assignments or [])
-        chosen = own_settings(profile, overrides, scorer=scorer, model=model, ratios=ratios, layout=layout)
+        given = {"scorer": scorer, "model": model, "ratios": ratios, "layout": layout}
+        chosen = own_settings(profile, overrides, **given, kind=OwnRowSettings)
         target, drawn = TargetModel(chosen.target, chosen.prompts), chosen.training.seed
         found, pruned = prune_rows(chains, target, chosen.importance, chosen.pruning, seed=chosen.seed)
         rows = own_rows(

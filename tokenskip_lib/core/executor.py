@@ -46,12 +46,9 @@ class LocalExecutor(Generic[I, O]):
     """
 
     def __init__(self, build: Callable[[], Work[I, O]]):
-        self.build = build
-        self.work: Work[I, O] | None = None
+        self.work = build()
 
     def map(self, groups: Iterable[list[I]]) -> Iterator[Done[I, O]]:
         """What is made of every group, in order; the next group is taken when the caller asks for it."""
         for items in groups:
-            if self.work is None:
-                self.work = self.build()
             yield Done(items, self.work(items))

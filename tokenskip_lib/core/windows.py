@@ -48,17 +48,31 @@ def write_windows(
     Returns:
         The ids of chains that are left out because they ended their worker each time, and why.
     """
+
+    def is_done(window: list[C]) -> bool:
+        return all(key in sink for chain in window for key in keys(chain))
+
     lost: dict[str, str] = {}
+    groups, before = windows(chains), 0
+    first = next(groups, [])
+    while first and is_done(first):
+        before += len(first)
+        first = next(groups, [])
+    if not first:
+        return lost
+    executor = build_executor(build, execution)  # what cannot be loaded is said before there is a bar
     with Bar(total=total, unit="chain", desc=label) as bar:
+        bar.update(before)
 
         def todo() -> Iterator[list[C]]:
-            for window in windows(chains):
-                if all(key in sink for chain in window for key in keys(chain)):
+            yield first
+            for window in groups:
+                if is_done(window):
                     bar.update(len(window))
                 else:
                     yield window
 
-        for done in build_executor(build, execution).map(todo()):
+        for done in executor.map(todo()):
             sink.append(done.made)
             lost |= {chain.id: reason for chain, reason in done.lost}
             bar.update(len(done.items))

@@ -75,7 +75,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
             _execute(run, NOTEBOOKS[stage], name, overrides)
             seconds = time.perf_counter() - start
             # A notebook without a run shows published tables; one drawn again did no work again.
-            if run.has_begun() and stage not in run.timings():
+            worked = run.has_noted(stage) or run.has_begun()
+            if worked and stage not in run.timings():
                 run.note(stage, notebook_seconds=round(seconds, 1), finished_at=now())
             print(f"{NOTEBOOKS[stage]}: {seconds:.0f} s", flush=True)
     return run

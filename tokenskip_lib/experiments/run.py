@@ -155,6 +155,11 @@ class Run:
             self.state["stages"][stage] = {**self.state["stages"].get(stage, first), **counts}
             self._write()
 
+    def has_noted(self, stage: str) -> bool:
+        """Whether a stage has written its counts, in this process or in another (a notebook's kernel)."""
+        state = read_state(self.folder)
+        return state is not None and stage in state["stages"]
+
     def has_begun(self) -> bool:
         """Whether any stage has written records here. If none has, notebooks show the published tables."""
         return bool(written(self.folder, RECORDS))
