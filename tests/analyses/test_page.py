@@ -350,3 +350,28 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted([luminance(one), luminance(other)])
     return (high + 0.05) / (low + 0.05)
+
+
+# The page that is committed.
+
+
+def test_the_committed_page_has_this_code_and_docs_say_its_numbers(root):
+    path = root / "docs" / "_static" / "explorer.html"
+    html = path.read_text(encoding="utf-8")
+    committed = read_page(html)
+    assert page_html(committed) == html, f"the page's code changed: write page_html(read_page(...)) to {path}"
+    assert path.stat().st_size < 3_000_000
+    said = (root / "docs" / "explore.md").read_text(encoding="utf-8")
+    by_level = {(point["method"], point["level"]): point for point in committed["points"]}
+    half = by_level["tokenskip", "0.5"]
+    for words in [
+        f"{len(committed['problems'])} of the demo's {committed['n']} test problems",
+        f"solves {100 * half['accuracy']:.1f}% of them with {half['chain_tokens']:.1f} tokens",
+        f"loses {half['lost']} problems and gains {half['gained']}",
+    ]:
+        assert words in " ".join(said.split())
+    published = pd.read_csv(root / "data" / "results" / "demo_metrics.csv").set_index(["method", "ratio"])
+    points = pd.DataFrame(committed["points"]).set_index(["method", "ratio"])
+    assert set(points.index) == set(published.index)
+    assert (points["accuracy"] == published["accuracy"]).all()
+    assert "the accuracies are the same" in " ".join(said.split())
