@@ -434,7 +434,8 @@ def test_a_stand_in_for_a_key_may_be_in_an_answer(server, tiny_tokenizer, reques
 # The end of a command.
 
 STOPPED = """
-import atexit, gc, sys
+import atexit, gc, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background has it ignored
 from tokenskip_lib.core.settings import ServerSettings
 from tokenskip_lib.inference.engine import Request
 from tokenskip_lib.inference.server import ServerEngine
