@@ -40,7 +40,12 @@ html_static_path = ["_static"]
 html_extra_path = ["_redirect"]  # index.html of the whole site
 html_js_files = ["sort.js"]
 html_css_files = ["book.css"]
-html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "use_download_button": True, "navbar_persistent": []}
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "home_page_in_toc": True,
+    "use_download_button": True,
+    "navbar_persistent": [],
+}
 if repository := os.environ.get("GITHUB_REPOSITORY"):  # GitHub's own builds know where the repository is
     html_theme_options |= {
         "repository_url": f"https://github.com/{repository}",
