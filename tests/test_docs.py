@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -412,3 +413,13 @@ def test_settings_that_pages_name_are_settings(root):
             annotation = Profile.model_fields[section].annotation
             models = [m for m in (annotation, *getattr(annotation, "__args__", ())) if hasattr(m, "model_fields")]
             assert any(field in model.model_fields for model in models), (page, f"{section}.{field}")
+
+
+def test_what_ray_costs_is_what_the_benchmark_printed(root):
+    page = " ".join(texts(root / "docs/scale-out.md")[0].split())
+    rows = pd.read_csv(root / "data/results/cluster.csv").set_index(["work", "side"])
+    one, two = (rows.loc[("scoring", f"Ray, {number}"), "seconds_ratio"] for number in ("1 worker", "2 workers"))
+    assert f"takes {one:.2f} of the seconds in one process, and by two workers {two:.2f}" in page
+    taken = rows.loc[("driver", "Ray, 2 workers"), "records_per_second"]
+    assert f"{taken:,} records a second" in page
+    assert f"less than {math.ceil(256 * 1000 / taken)} seconds" in page
