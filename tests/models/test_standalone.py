@@ -1,4 +1,4 @@
-"""Adapters that stand alone: the target's and the trained one in one; no other kind is loaded in silence."""
+"""An adapter that includes the target model's adapter works on the base model; any other kind is refused."""
 
 import json
 

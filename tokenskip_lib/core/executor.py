@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-I = TypeVar("I")  # noqa: E741  # what goes in: chains, requests, rows
-O = TypeVar("O")  # noqa: E741  # what comes out: records, answers
+I = TypeVar("I")  # noqa: E741  # the inputs: chains, requests, rows
+O = TypeVar("O")  # noqa: E741  # the results: records, answers
 Work = Callable[[list[I]], list[O]]
 
 

@@ -29,7 +29,7 @@ class Bar(tqdm):
 
     def close(self) -> None:
         self._ended.set()
-        _open[:] = [bar for bar in _open if bar is not self]  # tqdm calls two bars equal that stand at one place
+        _open[:] = [bar for bar in _open if bar is not self]  # two bars in one place are equal to tqdm
         super().close()
 
 

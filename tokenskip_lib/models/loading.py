@@ -133,7 +133,7 @@ def load_model(
 
     Args:
         settings: model, device, dtype, and the adapter that makes the base model the target model.
-        adapter: the adapter that TokenSkip trained. It stands alone: it includes the target model's adapter.
+        adapter: the adapter that TokenSkip trained. It includes the target model's adapter.
         strength: how much of TokenSkip's change of the target model is added: 0 is the target model, 1 the adapter as
             trained. With the target's adapter the weights are base + (1 - strength) target's + strength adapter's.
 

@@ -1,4 +1,4 @@
-"""Adapters that stand alone: the target model's adapter and one trained on top of it, as one adapter of the base model.
+"""One adapter of the base model, made of two: the target model's adapter and the one trained on top of it.
 
 Where a target model is a base model with an adapter merged in, an adapter that is trained on it changes the merged
 weights. Two changes of rank r1 and r2 add up to one of rank r1 + r2. The file says which target's adapter it includes,

@@ -58,7 +58,7 @@ def train_adapter(
 ) -> dict:
     """Train a LoRA adapter on rows and save it; a killed training continues at its last checkpoint.
 
-    The saved adapter stands alone on the base model: it includes the target model's adapter.
+    The saved adapter includes the target model's adapter, so the base model needs no other.
 
     Args:
         model: the target model; its own weights stay as they are.
