@@ -40,9 +40,9 @@ from tokenskip_lib.problems.sets import load_problems
 from tokenskip_lib.pruning.controls import RandomScorer
 from tokenskip_lib.pruning.prune import prune_many
 from tokenskip_lib.training.arguments import training_arguments
-from tokenskip_lib.training.lora import lora_config
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows, training_order
+from tokenskip_lib.training.start import lora_config
 
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BLOCKS = 2

@@ -189,10 +189,11 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
 
     Source: TokenSkip (arXiv:2502.12067), section 3.3.
     """
-    from tokenskip_lib.models.loading import load_model, weights_note
+    from tokenskip_lib.models.loading import weights_note
     from tokenskip_lib.training.card import model_card
     from tokenskip_lib.training.lora import train_adapter
     from tokenskip_lib.training.rows import own_rows
+    from tokenskip_lib.training.start import model_to_train
 
     settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
@@ -210,7 +211,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
         return done
     pruned_by = ", ".join(f"`{name}`" for name in sorted({chain.scorer for chain in pruned}))
     summary = train_adapter(
-        load_model(model.settings),
+        model_to_train(model.settings, settings),
         model.tokenizer,
         rows,
         settings,

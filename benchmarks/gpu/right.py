@@ -20,9 +20,9 @@ from tokenskip_lib.core.settings import ImportanceSettings
 from tokenskip_lib.models.adapters import attach_adapters
 from tokenskip_lib.models.packing import attend_in_rows, pack_rows
 from tokenskip_lib.pruning.registry import build_scorer
-from tokenskip_lib.training.lora import lora_config
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import encode_rows
+from tokenskip_lib.training.start import lora_config
 
 MOSTLY = 0.9  # the share of texts that must be alike: two tokens may lie so close that rounding decides
 SCORERS = ("selective_context", "entropy", "cts", "gogi", "mist")

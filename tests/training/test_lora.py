@@ -18,6 +18,7 @@ from tokenskip_lib.training import lora
 from tokenskip_lib.training.arguments import training_arguments
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, encode_rows
+from tokenskip_lib.training.start import model_to_train
 
 RATIOS = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -121,6 +122,38 @@ def test_an_adapter_that_was_trained_on_a_target_model_stands_alone_on_the_base(
         logits = [model(input_ids=ids).logits for model in (alone, merged, load_model(settings))]
     assert torch.allclose(logits[0], logits[1], atol=1e-4)
     assert not torch.allclose(logits[0], logits[2], atol=1e-2)  # the training has changed something
+
+
+def test_training_goes_on_from_an_earlier_adapter_which_includes_the_targets(
+    tiny_target, tiny_tokenizer, rows, make_adapter, tmp_path
+):
+    target = TargetSettings(model=str(tiny_target), adapter=str(make_adapter(1)), device="cpu", dtype="float32")
+    recipe = TrainingSettings(learning_rate=0.02, epochs=4, batch_size=1, accumulation=1, rank=2, alpha=6)
+
+    def trained(name, **changes):
+        settings = recipe.model_copy(update=changes)
+        return train_adapter(
+            model_to_train(target, settings), tiny_tokenizer, rows, settings, tmp_path / name,
+            base_name=str(tiny_target), seed=0, target=target.adapter,
+        )  # fmt: skip
+
+    earlier = trained("earlier")
+    rank = json.loads((tmp_path / "earlier" / "adapter_config.json").read_text())["r"]
+    further = {"start_from": str(tmp_path / "earlier"), "rank": rank, "alpha": rank}
+    unmoved = trained("unmoved", **further, learning_rate=1e-12)
+    assert unmoved["held_out_loss"] == pytest.approx(earlier["held_out_loss"], abs=0.02)  # it was saved in bfloat16
+    later = trained("later", **further)
+    assert later["train_loss"] < unmoved["train_loss"] - 0.05
+    assert later["trainable_parameters"] > earlier["trainable_parameters"]  # the target's part learns too
+    model = load_model(target, adapter=tmp_path / "later")  # refused, did it not include the target's adapter
+    held_out = [row for row in rows if row.held_out]
+    assert _loss(model, held_out, tiny_tokenizer) == pytest.approx(later["held_out_loss"], abs=0.02)
+
+    with pytest.raises(InputError, match=f"of rank {rank} and alpha {rank}; set training.rank and training.alpha"):
+        trained("other", start_from=further["start_from"])
+    elsewhere = target.model_copy(update={"adapter": str(make_adapter(2))})
+    with pytest.raises(InputError, match="includes another adapter"):
+        model_to_train(elsewhere, recipe.model_copy(update=further))
 
 
 def test_the_folder_of_an_adapter_has_generation_settings_and_a_card(fresh_model, tiny_tokenizer, rows, tmp_path):

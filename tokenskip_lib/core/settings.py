@@ -176,6 +176,7 @@ class TrainingSettings(Settings):
     ratios_a_problem: Literal["one", "all"] = "one"  # a row at one drawn ratio, or a row at each
     rows: PositiveInt | None = None  # of the chains' rows, the first so many; None: all
     seed: Seed | None = None  # of drawn ratios, order and initial weights; None: the profile's
+    start_from: str | None = None  # an adapter of this rank and alpha that training goes on from; None: a fresh one
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5

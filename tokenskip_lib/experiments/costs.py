@@ -15,7 +15,7 @@ from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
 from tokenskip_lib.models.clock import Clock
 from tokenskip_lib.models.devices import pick_device, pick_dtype
-from tokenskip_lib.training.lora import lora_config
+from tokenskip_lib.training.start import lora_config
 
 COMPUTE_SHARE = 0.4  # assumed share of the peak FLOP/s that matrix products reach
 BANDWIDTH_SHARE = 0.6  # assumed share of the memory bandwidth that a decoding step reaches

@@ -55,13 +55,14 @@ from tokenskip_lib.experiments.steps import (
 )
 from tokenskip_lib.inference.build import build_engine
 from tokenskip_lib.models.adapters import is_local
-from tokenskip_lib.models.loading import TargetModel, load_model, load_tokenizer
+from tokenskip_lib.models.loading import TargetModel, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
 from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
 from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
+from tokenskip_lib.training.start import model_to_train
 
 
 def check_names(profile: Profile) -> None:
@@ -211,7 +212,7 @@ def train(run: Run) -> dict:
     if not (folder / "summary.json").exists():
         tokenizer = load_tokenizer(profile.target)
         train_adapter(
-            load_model(profile.target),
+            model_to_train(profile.target, profile.training),
             tokenizer,
             rows,
             profile.training,

@@ -15,6 +15,7 @@ from tokenskip_lib.core.store import read_json
 from tokenskip_lib.models.hub import copy_without_network
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,6 +99,24 @@ def attach_adapters(model: PreTrainedModel, adapters: dict[str, Path | str]) -> 
     for name, folder in adapters.items():
         adapted = _attach(adapted, folder, name)
     return adapted.eval()
+
+
+def trainable_adapter(model: PreTrainedModel, name: Path | str) -> PeftModel:
+    """The model with an adapter beside its weights that training goes on with, in float32.
+
+    Args:
+        name: a folder, or the hub's name.
+
+    Raises:
+        InputError: there is no such adapter, or it does not fit the model.
+    """
+    adapted = _attach(model, name, "default")
+    adapted.peft_config["default"].inference_mode = False
+    for weight_name, weight in adapted.named_parameters():
+        if "lora_" in weight_name:
+            weight.data = weight.data.float()
+            weight.requires_grad = True
+    return adapted
 
 
 def _attach(model: Any, name: Path | str, called: str) -> Any:

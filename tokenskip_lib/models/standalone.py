@@ -86,19 +86,24 @@ def plain_adapter(name: Path | str) -> tuple[Path, dict[str, Any]]:
     return folder, config
 
 
-def save_adapter(folder: Path, config: LoraConfig, weights: Weights, target: Path | str | None = None) -> None:
+def save_adapter(
+    folder: Path, config: LoraConfig, weights: Weights, target: Path | str | None = None, includes: str | None = None
+) -> None:
     """Write an adapter for its base model, in bfloat16 where that loses nothing.
 
     Args:
         config: of the adapter that was trained.
         weights: its weights, by peft's names.
         target: the adapter that was merged into the base model before the training; the written adapter includes it.
+        includes: the digest of the target model's adapter, if the trained weights include it already.
 
     Raises:
         InputError: as in `plain_adapter`.
     """
     metadata = {"format": "pt"}
-    if target is not None:
+    if includes is not None:
+        metadata[INCLUDES] = includes
+    elif target is not None:
         first, first_config = plain_adapter(target)
         metadata[INCLUDES] = digest(first)
         scales = (first_config["lora_alpha"] / first_config["r"], config.lora_alpha / config.r)

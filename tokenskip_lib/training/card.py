@@ -121,7 +121,8 @@ def _recipe(summary: Mapping[str, Any]) -> str:
     return (
         f"Rows: {summary['rows_trained']:,} trained, {summary['rows_held_out']:,} held out; {summary['steps']:,} "
         "steps. "
-        f"LoRA rank {recipe['rank']}, alpha {recipe['alpha']}, all linear layers; learning rate "
+        + (f"It goes on from {recipe['start_from']}. " if recipe.get("start_from") else "")
+        + f"LoRA rank {recipe['rank']}, alpha {recipe['alpha']}, all linear layers; learning rate "
         f"{recipe['learning_rate']:g}, cosine, warm-up {recipe['warmup']:g}; epochs {recipe['epochs']:g}, batch "
         f"{recipe['batch_size'] * recipe['accumulation']}, seed {summary['seed']}. "
         + (f"Held-out loss: {held_out} nats a response token. " if held_out is not None else "")

@@ -33,15 +33,17 @@ from tokenskip_lib.core.processes import only_writers
 from tokenskip_lib.core.records import InputError, SFTRow
 from tokenskip_lib.core.settings import TrainingSettings
 from tokenskip_lib.core.store import file_errors, write_json, write_whole
-from tokenskip_lib.models.packing import IGNORED, EncodedRow, attend_in_rows, pack_rows
-from tokenskip_lib.models.standalone import plain_adapter, save_adapter
+from tokenskip_lib.models.adapters import find_adapter
+from tokenskip_lib.models.packing import IGNORED, EncodedRow, pack_rows
+from tokenskip_lib.models.standalone import included, plain_adapter, save_adapter
 from tokenskip_lib.training.arguments import need_trackers, training_arguments
 from tokenskip_lib.training.log import LogWriter, mean_loss
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import encode_rows, even_out, training_order
+from tokenskip_lib.training.start import add_adapter
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
 
 
 def train_adapter(
@@ -61,12 +63,12 @@ def train_adapter(
     The saved adapter includes the target model's adapter, so the base model needs no other.
 
     Args:
-        model: the target model; its own weights stay as they are.
+        model: what `model_to_train` loads; its own weights stay as they are.
         rows: training rows and held-out rows together.
         base_name: the base model's public name, written into the adapter instead of a local path.
         folder: receives adapter_model.safetensors, adapter_config.json, generation_config.json, training_log.jsonl
             (step, epoch, loss, eval_loss), README.md, summary.json, and checkpoints/ until training is done.
-        target: the adapter that is merged into `model`; None: `model` is the base model.
+        target: the target model's adapter; None: the base model is the target model.
         card: summary -> the text of README.md, the model card; None: no card.
 
     Returns:
@@ -85,7 +87,7 @@ def train_adapter(
     data = _encode(rows, tokenizer, settings, folder)
     with only_writers(folder), _write_errors(folder):
         trainer, summary = _train(model, data, settings, folder, seed=seed)
-        _save(trainer, folder, base_name, target)
+        _save(trainer, folder, base_name, target, settings.start_from)
         if trainer.is_world_process_zero():
             generation_config(model, tokenizer).save_pretrained(folder)
             if card is not None:
@@ -103,7 +105,7 @@ def _train(
     """Train; returns what has trained, and the summary."""
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(model, settings, checkpoints, evaluate=bool(data.held_out), seed=seed)
-    adapted = _add_adapter(model, settings, seed)
+    adapted = add_adapter(model, settings, seed)
     log = LogWriter(folder / "training_log.jsonl", settings.epochs)
     trainer = _build_trainer(adapted, arguments, data, settings, log, seed)
     held_out_loss = _run(trainer, adapted, checkpoints)
@@ -160,15 +162,6 @@ def _encode(
     return _Data(train, held_out, too_long)
 
 
-def _add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -> PeftModel:
-    """The model, attending as packed rows need it, with a fresh adapter: the seed's."""
-    from peft import get_peft_model
-
-    attend_in_rows(model)
-    torch.manual_seed(seed)
-    return get_peft_model(model, lora_config(settings))
-
-
 def _build_trainer(
     model: PeftModel,
     arguments: TrainingArguments,
@@ -220,13 +213,6 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def lora_config(settings: TrainingSettings) -> LoraConfig:
-    """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
 class _PackedTrainer(Trainer):
     """Held-out loss as a mean over response tokens, whatever the batches and processes they are spread over."""
 
@@ -252,7 +238,7 @@ class _PackedTrainer(Trainer):
         return metrics
 
 
-def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | None) -> None:
+def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | None, start_from: str | None) -> None:
     """The adapter in bfloat16, which published models are stored in: half the file, on every machine."""
     from peft import get_peft_model_state_dict
 
@@ -263,7 +249,11 @@ def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | N
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path = base_name
     trained = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
-    save_adapter(folder, config, {name: value.to(torch.bfloat16) for name, value in trained.items()}, target)
+    weights = {name: value.to(torch.bfloat16) for name, value in trained.items()}
+    if start_from is None:
+        save_adapter(folder, config, weights, target)
+    else:
+        save_adapter(folder, config, weights, includes=included(find_adapter(start_from)))
 
 
 def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

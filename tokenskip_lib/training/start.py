@@ -1,0 +1,64 @@
+"""What a training starts from: a fresh adapter on the target model, or an earlier adapter that goes on learning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from tokenskip_lib.core.records import InputError
+from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
+from tokenskip_lib.models.adapters import trainable_adapter
+from tokenskip_lib.models.loading import load_model
+from tokenskip_lib.models.packing import attend_in_rows
+from tokenskip_lib.models.standalone import plain_adapter, refuse_other_target
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+
+def model_to_train(target: TargetSettings, training: TrainingSettings) -> PreTrainedModel:
+    """The model that the adapter of a training is put beside.
+
+    It is the target model; with `training.start_from` it is the base model alone, since that adapter includes the
+    target model's adapter.
+
+    Raises:
+        InputError: there is no such model or adapter, the adapter to start from has another rank or alpha than the
+            settings say, or it does not include the target model's adapter.
+    """
+    if training.start_from is None:
+        return load_model(target)
+    _, config = plain_adapter(training.start_from)
+    if (config["r"], config["lora_alpha"]) != (training.rank, training.alpha):
+        raise InputError(
+            f"training.start_from '{training.start_from}': an adapter of rank {config['r']} and alpha "
+            f"{config['lora_alpha']}; set training.rank and training.alpha to these"
+        )
+    if target.adapter is not None:
+        refuse_other_target(training.start_from, target.adapter)
+    return load_model(target.model_copy(update={"adapter": None}))
+
+
+def add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -> PeftModel:
+    """The model, attending as packed rows need it, with the adapter that is trained.
+
+    Args:
+        model: what `model_to_train` loads.
+        seed: of a fresh adapter's weights.
+    """
+    from peft import get_peft_model
+
+    attend_in_rows(model)
+    if settings.start_from is not None:
+        return trainable_adapter(model, settings.start_from)
+    torch.manual_seed(seed)
+    return get_peft_model(model, lora_config(settings))
+
+
+def lora_config(settings: TrainingSettings) -> LoraConfig:
+    """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
