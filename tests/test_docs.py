@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -413,6 +414,30 @@ def test_settings_that_pages_name_are_settings(root):
             annotation = Profile.model_fields[section].annotation
             models = [m for m in (annotation, *getattr(annotation, "__args__", ())) if hasattr(m, "model_fields")]
             assert any(field in model.model_fields for model in models), (page, f"{section}.{field}")
+
+
+@pytest.mark.slow
+def test_the_plan_for_a_cluster_is_what_plan_prints(root, data_folder, real_tokenizer, monkeypatch):
+    """Each row of the table against `plan` with the options that the page names."""
+    from tokenskip_lib.experiments import plan
+
+    counted = cache(lambda number: stage_work(profile, checkpointing=True, number=number, tokenizer=real_tokenizer))
+    stage_work = plan.stage_work
+    monkeypatch.setattr(plan, "stage_work", lambda *_, number, **__: counted(number))  # not anew for each of the rows
+    page = (root / "docs/scale-out.md").read_text()
+    files = {f"problems.{part}": str(data_folder / f"gsm8k_{part}.jsonl") for part in ("train", "test")}
+    profile, shown = load_profile("qwen2.5-7b-gsm8k", files), []
+    stages = ("generate", "score", "prune", "train", "evaluate", "all")
+    for line in page.partition("<!-- plan -->")[2].partition("<!-- /plan -->")[0].strip().splitlines()[2:]:
+        problems, workers, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        asked = {"workers": int(workers), "problems": int(problems.replace(",", ""))}
+        printed = plan.report(profile, "H100", 7.6e9, **asked).partition(f"On {workers} worker")[2]
+        rows = [re.split(r" {2,}", line) for line in printed.splitlines()]
+        times = {row[0]: row[-2:] for row in rows if row[0] in stages}
+        [said] = re.findall(r"The bottleneck is (\w+), (\d+%) of the time: (.*)\.", printed)
+        assert cells == [*(time for time, _ in times.values()), times["all"][1], "{}, {}: {}".format(*said)]
+        shown.append((problems, workers))
+    assert shown == [(problems, workers) for problems in ("7,473", "1,000,000") for workers in ("1", "8", "64")]
 
 
 def test_what_ray_costs_is_what_the_benchmark_printed(root):

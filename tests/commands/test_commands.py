@@ -105,6 +105,15 @@ def test_a_hostile_row_is_one_printable_line(tokenskip, tmp_path, name, line, sa
     assert done.returncode == 2 and last.startswith(f"error: {own}:2: ") and says in last and last.isprintable()
 
 
+def test_grade_takes_the_settings_of_where_it_works_and_no_others(tokenskip, tmp_path):
+    row = {"id": "a", "answer": "7", "output": "\\boxed{7}"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    words = ["grade", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "graded.jsonl"), "--set"]
+    assert tokenskip(*words, "execution.kind=local").returncode == 0
+    refused = tokenskip(*words, "training.epochs=1")
+    assert refused.returncode == 2 and refused.stderr == "error: unknown setting 'training' (one of: execution)\n"
+
+
 def test_an_unknown_problem_set_is_refused_with_the_nearest_name(command, tmp_path):
     _assert_refused(command("generate", "--set", "problems.train=gsm9k"), tmp_path, "did you mean 'gsm8k'")
 

@@ -151,6 +151,22 @@ def test_a_killed_grading_goes_on_to_the_same_file_and_counts(source, tmp_path, 
     assert output.read_bytes() == whole
 
 
+def test_a_row_that_was_left_out_is_graded_by_the_next_call_and_equal_rows_without_an_id_are_all_there(tmp_path):
+    source, output = tmp_path / "predictions.jsonl", tmp_path / "graded.jsonl"
+    rows = [*ROWS, *[{"answer": "7", "output": "\\boxed{7}"}] * 3]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = grade_file(str(source), str(output))
+    whole = output.read_text().splitlines()
+    assert counts["rows"] == 6 and len(whole) == 6
+    for missing in (1, 4):  # as it is where a row ended its worker each time
+        output.write_text("".join(line + "\n" for line in whole[:missing] + whole[missing + 1 :]))
+        assert grade_file(str(source), str(output)) == counts
+        assert output.read_text().splitlines() == [*whole[:missing], *whole[missing + 1 :], whole[missing]]
+    output.write_text(source.read_text())
+    with pytest.raises(InputError, match=r"graded\.jsonl:1: a row without its verdicts; mend or remove the line"):
+        grade_file(str(source), str(output))
+
+
 def test_a_link_is_followed_and_a_pipe_is_written_through(source, tmp_path):
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     grade_file(str(source), str(tmp_path / "link.jsonl"))

@@ -16,7 +16,10 @@ import yaml
 from tokenskip_lib.core import windows
 from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, Problem
+from tokenskip_lib.core.settings import ExecutionSettings
 from tokenskip_lib.core.store import RecordLog, RecordStore
+from tokenskip_lib.evaluation import own_predictions
+from tokenskip_lib.evaluation.own_predictions import grade_file
 from tokenskip_lib.experiments import steps
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.stages import evaluate, generate, prune, score
@@ -93,18 +96,24 @@ def _workers() -> list[int]:
     return found
 
 
-def _at(monkeypatch, number: int, act) -> list[int]:
+def _at(monkeypatch, number: int, act, sink: type = RecordLog) -> None:
     """Call `act` once, when the driver has written so many batches of records."""
-    append, count = RecordLog.append, []
+    append, count = sink.append, []
 
     def counting(log, records):
         append(log, records)
-        count.append(len(log))
+        count.append(log)
         if len(count) == number:
             act()
 
-    monkeypatch.setattr(RecordLog, "append", counting)
-    return count
+    monkeypatch.setattr(sink, "append", counting)
+
+
+def _kill_workers() -> list[int]:
+    killed = _workers()
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
+    return killed
 
 
 def _run(run: Run, stage: str) -> None:
@@ -120,18 +129,61 @@ def test_a_worker_is_killed_in_the_middle_of_a_stage(cluster, start, stage, monk
     if stage == "prune":
         score(remote)
     killed = []
-
-    def kill():
-        killed.extend(_workers())
-        for worker in killed:
-            os.kill(worker, signal.SIGKILL)
-
     with monkeypatch.context() as patch:
-        _at(patch, 4, kill)
+        _at(patch, 4, lambda: killed.extend(_kill_workers()))
         STAGES[stage][0](remote)
     assert killed
     assert not _differ(remote, local, STAGES[stage][1])
     assert local.state["stages"][stage].keys() == remote.state["stages"][stage].keys()
+
+
+@pytest.fixture
+def predictions(tmp_path, monkeypatch) -> Path:
+    """Forty predictions, right, wrong and without an answer, some without an id; windows have two of them."""
+    monkeypatch.setattr(windows, "WINDOW", 2)
+    said = ["3 + 4 = 7.\nThe final answer is: $\\boxed{7}$", "so \\boxed{8}", "3 + 4 = 7 apples", "answer is 14/2."]
+    rows = [{"answer": "7", "output": said[n % 4], "mine": n, **({"id": n} if n % 5 else {})} for n in range(40)]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_grading_whose_workers_are_killed_goes_on_after_its_driver(cluster, predictions, tmp_path, monkeypatch):
+    local, remote = tmp_path / "local.jsonl", tmp_path / "remote.jsonl"
+    counts, killed = grade_file(str(predictions), str(local)), []
+    assert counts["rows"] == 40 and counts["correct"] == 20
+    two = ExecutionSettings(kind="ray", workers=2)
+    with monkeypatch.context() as patch:
+        _at(patch, 4, lambda: killed.extend(_kill_workers()), own_predictions._Graded)
+        assert grade_file(str(predictions), str(remote), execution=two) == counts
+    assert killed and remote.read_bytes() == local.read_bytes()
+    remote.write_bytes(local.read_bytes()[:-1000])  # as a driver leaves it that is killed
+    assert grade_file(str(predictions), str(remote), execution=two) == counts
+    assert remote.read_bytes() == local.read_bytes()
+
+
+def test_a_prediction_that_kills_its_worker_is_named_and_left_out(cluster, predictions, tmp_path, monkeypatch, capsys):
+    build, output = own_predictions._build_grading, tmp_path / "graded.jsonl"
+
+    def poisoned(*settings):
+        grade = build(*settings)
+
+        def work(rows):
+            if any(each.row["mine"] == 17 for each in rows):
+                os._exit(1)
+            return grade(rows)
+
+        return work
+
+    two = ExecutionSettings(kind="ray", workers=2, tries=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_predictions, "_build_grading", poisoned)
+        assert grade_file(str(predictions), str(output), execution=two)["rows"] == 39
+    assert "grade: 1 row is left out (" in (said := capsys.readouterr().err) and "predictions.jsonl:18: its" in said
+    assert [json.loads(line)["mine"] for line in output.read_text().splitlines()] == [n for n in range(40) if n != 17]
+    assert grade_file(str(predictions), str(output)) == grade_file(str(predictions), str(tmp_path / "local.jsonl"))
+    assert json.loads(output.read_text().splitlines()[-1])["mine"] == 17  # tried again, and nothing doubled
+    assert len(output.read_text().splitlines()) == 40
 
 
 def test_a_node_goes_and_another_comes_in_the_middle_of_a_stage(cluster, start, monkeypatch):

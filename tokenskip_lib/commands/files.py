@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokenskip_lib.commands.options import Assignments, load, run_stage
-from tokenskip_lib.core.profiles import nearest, parse_overrides
+from tokenskip_lib.core.profiles import apply_overrides, nearest, parse_overrides
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.pruning.registry import describe_scorers
 
@@ -110,11 +110,14 @@ def grade(
     output: Output = "-",
     layout: AnswerLayout = "answer",
     answer_phrases: AnswerPhrases = None,
+    assignments: Assignments = None,
 ) -> None:
     """Grade anyone's predictions, strictly and by the rule of the authors' code; adds fields to each line."""
-    from tokenskip_lib.evaluation.own_predictions import grade_file, shares
+    from tokenskip_lib.evaluation.own_predictions import OwnPredictionSettings, grade_file, shares
 
-    print(shares(grade_file(predictions, output, layout, answer_phrases or ())), file=sys.stderr)
+    chosen = apply_overrides(OwnPredictionSettings, {}, parse_overrides(assignments or []), where="grade")
+    counts = grade_file(predictions, output, layout, answer_phrases or (), execution=chosen.execution)
+    print(shares(counts), file=sys.stderr)
 
 
 def place(

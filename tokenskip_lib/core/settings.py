@@ -231,7 +231,7 @@ class ServerSettings(Settings):
 
 
 class ExecutionSettings(Settings):
-    """Where chains are scored and pruned and our own engine answers: in this process, or by workers of a Ray cluster.
+    """Where chains are scored and pruned, predictions graded and our own engine answers: here, or by workers of Ray.
 
     `tries`: how many workers may die over the same records before these are halved, and one alone is left out.
     """

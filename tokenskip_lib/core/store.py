@@ -21,11 +21,11 @@ PIPE = "-"  # standard input or output, where a file's path could stand
 PARTIAL = ".partial"  # ends the name of a file that is being written
 
 R = TypeVar("R", bound=Record)
-Written = TypeVar("Written", bound=Record, contravariant=True)
+Written = TypeVar("Written", contravariant=True)
 
 
 class RecordSink(Protocol[Written]):
-    """Where records are written: a RecordLog, or a pipe."""
+    """Where records are written: a RecordLog, a pipe, or a file of rows."""
 
     def __contains__(self, key: tuple, /) -> bool:
         """Whether a record of this key is there already."""

@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tokenskip_lib.core.cluster import build_executor
-from tokenskip_lib.core.executor import Work
+from tokenskip_lib.core.executor import O, Work
 from tokenskip_lib.core.progress import Bar
-from tokenskip_lib.core.records import Record, printable
+from tokenskip_lib.core.records import printable
 from tokenskip_lib.core.settings import ExecutionSettings
-from tokenskip_lib.core.store import R, RecordSink
+from tokenskip_lib.core.store import RecordSink
 
 WINDOW = 256  # chains scored together, sorted by length; what a stream holds in memory
 
 
-C = TypeVar("C", bound=Record)  # a chain's text, or a scored chain
+class Named(Protocol):
+    """An input: its id says which one is left out."""
+
+    @property
+    def id(self) -> str: ...
+
+
+C = TypeVar("C", bound=Named)  # a chain's text, a scored chain, or a prediction
 
 
 def windows(chains: Iterable[C]) -> Iterator[list[C]]:
@@ -26,13 +33,14 @@ def windows(chains: Iterable[C]) -> Iterator[list[C]]:
 
 def write_windows(
     chains: Iterable[C],
-    sink: RecordSink[R],
-    build: Callable[[], Work[C, R]],
+    sink: RecordSink[O],
+    build: Callable[[], Work[C, O]],
     keys: Callable[[C], Sequence[tuple]],
     *,
     execution: ExecutionSettings,
     total: int | None,
     label: str,
+    unit: str = "chain",
 ) -> dict[str, str]:
     """Make the records of each window of chains that is not done, and write them in the order of the windows.
 
@@ -44,6 +52,7 @@ def write_windows(
         execution: where the records are made.
         total: how many chains there are, for the progress bar; None if that is not known.
         label: of the progress bar.
+        unit: what an input is called there.
 
     Returns:
         The ids of chains that are left out because they ended their worker each time, and why.
@@ -61,7 +70,7 @@ def write_windows(
     if not first:
         return lost
     executor = build_executor(build, execution)  # what cannot be loaded is said before there is a bar
-    with Bar(total=total, unit="chain", desc=label) as bar:
+    with Bar(total=total, unit=unit, desc=label) as bar:
         bar.update(before)
 
         def todo() -> Iterator[list[C]]:
@@ -79,13 +88,13 @@ def write_windows(
     return lost
 
 
-def say_lost(lost: Mapping[str, str]) -> str:
-    """How many chains were left out, and why the first was.
+def say_lost(lost: Mapping[str, str], unit: str = "chain") -> str:
+    """How many inputs were left out, and why the first was.
 
     Example:
         >>> say_lost({"c7": "its worker died, 3 times"})
         '1 chain is left out (c7: its worker died, 3 times)'
     """
     first, reason = next(iter(lost.items()))
-    chains = "1 chain is" if len(lost) == 1 else f"{len(lost)} chains are"
-    return f"{chains} left out ({printable(first)}: {reason})"
+    inputs = f"1 {unit} is" if len(lost) == 1 else f"{len(lost)} {unit}s are"
+    return f"{inputs} left out ({printable(first)}: {reason})"

@@ -1,23 +1,81 @@
 """Your own predictions, from a file or a pipe: split, extracted and graded by both rules."""
 
+import hashlib
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TextIO, get_args
+from functools import partial
+from typing import NamedTuple, TextIO, get_args
 
-from tqdm import tqdm
-
+from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.outputs import note_path, open_output, open_stream
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import OutputLayout
+from tokenskip_lib.core.settings import ExecutionSettings, OutputLayout, Settings
 from tokenskip_lib.core.store import PIPE, file_errors, mend_end, open_input, read_json_rows
+from tokenskip_lib.core.windows import say_lost, write_windows
 from tokenskip_lib.evaluation.input_forms import FORMS, GivenAnswer, read_answer, read_rows
 from tokenskip_lib.problems.grading import is_correct, is_correct_by_reference, split_output
 
+_ADDED = {"prediction", "is_correct", "is_correct_by_reference"}
 
-def grade_file(source: str, output: str, layout: str = "answer", answer_phrases: Sequence[str] = ()) -> Counter:
+
+class OwnPredictionSettings(Settings):
+    """Every setting that predictions can be graded with, beside the options of `grade`: where the work is done."""
+
+    execution: ExecutionSettings = ExecutionSettings()
+
+
+class _Prediction(NamedTuple):
+    """A row, and what the counts need to know of it; once it is graded, the row has the fields in _ADDED.
+
+    Attributes:
+        id: its file and line. Rows may share their own id, or have none.
+        again: whether it repeats an answer under another filter of lm-eval.
+    """
+
+    id: str
+    row: dict
+    given: GivenAnswer
+    again: bool
+
+
+class _Graded:
+    """Where graded predictions go: their rows into a file, in order, and all of them into the counts."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
+        self.counts: Counter = Counter(rows=0)
+
+    def __contains__(self, key: tuple, /) -> bool:
+        return False  # what was done before is left out of the windows
+
+    def append(self, graded: Iterable[_Prediction], /) -> None:
+        for each in graded:
+            self.file.write(json.dumps(each.row, ensure_ascii=False) + "\n")
+            self.count(each)
+        self.file.flush()
+
+    def count(self, graded: _Prediction) -> None:
+        if graded.again:
+            self.counts["filtered"] += 1
+            return
+        self.counts["rows"] += 1
+        self.counts["further"] += graded.given.further
+        self.counts["correct"] += graded.row["is_correct"]
+        self.counts["correct_by_reference"] += graded.row["is_correct_by_reference"]
+        self.counts["no_answer"] += graded.row["prediction"] is None
+
+
+def grade_file(
+    source: str,
+    output: str,
+    layout: str = "answer",
+    answer_phrases: Sequence[str] = (),
+    *,
+    execution: ExecutionSettings | None = None,
+) -> Counter:
     """Add `prediction`, `is_correct` and `is_correct_by_reference` to every row; its other fields stay.
 
     Args:
@@ -27,6 +85,7 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
             OUTPUT.settings.json says how the file was made.
         layout: where outputs state their answer, as in `split_output`: "answer" or "think".
         answer_phrases: what announces an answer in another language, as in `split_output`.
+        execution: where the work is done; None: in this process. A row that ends its worker each time is left out.
 
     Returns:
         Counts: rows (answers that are graded), correct, correct_by_reference, no_answer (no answer is stated); and
@@ -40,27 +99,44 @@ def grade_file(source: str, output: str, layout: str = "answer", answer_phrases:
     check_stating(layout, answer_phrases)
     if source != PIPE:
         open_input(source).close()
-    counts: Counter = Counter(rows=0)
-    seen: dict[tuple, set[str]] = {}
     settings = {"command": "grade", "layout": layout, "answer_phrases": list(answer_phrases)}
     with _writing(source, output, settings) as (done, file):
-        for where, row in tqdm(read_rows(source), unit="row", disable=None):  # no bar where nobody watches
-            given = _read(row, seen, where)
-            graded = next(done, None)
-            if graded is None:
-                graded = {**row, **_grade(given, layout, answer_phrases)}
-                file.write(json.dumps(graded, ensure_ascii=False) + "\n")
-            if len(seen[_key(row, given, where)]) > 1:
-                counts["filtered"] += 1
-                continue
-            counts["rows"] += 1
-            counts["further"] += given.further
-            counts["correct"] += graded["is_correct"]
-            counts["correct_by_reference"] += graded["is_correct_by_reference"]
-            counts["no_answer"] += graded["prediction"] is None
-        if not counts["rows"]:
-            raise InputError(f"{source}: no rows")
-    return counts
+        sink = _Graded(file)
+        lost = write_windows(
+            _not_done(source, done, sink),
+            sink,
+            partial(_build_grading, layout, tuple(answer_phrases)),
+            lambda prediction: [(prediction.id,)],
+            execution=execution or ExecutionSettings(),
+            total=None,
+            label="grading",
+            unit="row",
+        )
+        if lost:
+            print(f"grade: {say_lost(lost, 'row')}; the same command tries again", file=sys.stderr)
+        if not sink.counts["rows"]:
+            raise InputError(f"{source}: no rows{' that can be graded' if lost else ''}")
+    return sink.counts
+
+
+def _not_done(source: str, done: dict[bytes, list[dict]], sink: _Graded) -> Iterator[_Prediction]:
+    """The predictions of a source that were not graded before. The others are counted."""
+    seen: dict[tuple, set[str]] = {}
+    for where, row in read_rows(source):
+        prediction = _read(row, seen, where)
+        if done and (before := done.get(_digest(row))):
+            sink.count(prediction._replace(row=before.pop()))
+        else:
+            yield prediction
+
+
+def _build_grading(layout: str, answer_phrases: Sequence[str]) -> Work[_Prediction, _Prediction]:
+    """The function from predictions to the same, graded."""
+
+    def grade(predictions: Sequence[_Prediction]) -> list[_Prediction]:
+        return [each._replace(row={**each.row, **_grade(each.given, layout, answer_phrases)}) for each in predictions]
+
+    return grade
 
 
 def check_stating(layout: str, answer_phrases: Sequence[str]) -> None:
@@ -92,19 +168,15 @@ def shares(counts: Counter) -> str:
     return f"{said}; not counted: {others}" if others else said
 
 
-def _read(row: dict, seen: dict[tuple, set[str]], where: str) -> GivenAnswer:
+def _read(row: dict, seen: dict[tuple, set[str]], where: str) -> _Prediction:
     given = read_answer(row)
     if isinstance(given, str):
         raise InputError(f"{where}: {given}; {FORMS}")
-    filters = seen.setdefault(_key(row, given, where), set())
+    filters = seen.setdefault((given.id or where, str(row.get("method")), str(row.get("ratio"))), set())
     if str(row.get("filter")) in filters:
         raise InputError(f"{where}: id '{given.id}' was there before; rows of one id must differ in method or ratio")
     filters.add(str(row.get("filter")))
-    return given
-
-
-def _key(row: dict, given: GivenAnswer, where: str) -> tuple:
-    return given.id or where, str(row.get("method")), str(row.get("ratio"))
+    return _Prediction(where, row, given, again=len(filters) > 1)
 
 
 def _grade(given: GivenAnswer, layout: str, answer_phrases: Sequence[str]) -> dict:
@@ -116,16 +188,21 @@ def _grade(given: GivenAnswer, layout: str, answer_phrases: Sequence[str]) -> di
     }
 
 
+def _digest(row: dict) -> bytes:
+    """Tells rows apart by all that they have beside the verdicts."""
+    return hashlib.sha256(json.dumps({k: v for k, v in row.items() if k not in _ADDED}).encode()).digest()
+
+
 @contextmanager
-def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[Iterator[dict], TextIO]]:
-    """The rows that an earlier, killed call wrote, and the open file for the rest.
+def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[dict[bytes, list[dict]], TextIO]]:
+    """The verdicts that an earlier, killed call wrote, by the digest of their rows; and the open file for the rest.
 
     An output that this call began is removed if a row is refused: nothing half done is left.
     """
     stream = open_stream(output)
     if stream is not None:
         with file_errors(output), nullcontext(stream) if stream is sys.stdout else stream:
-            yield iter(()), stream
+            yield {}, stream
             stream.flush()
         return
     with open_output(source, output, settings) as path, file_errors(output):
@@ -133,9 +210,13 @@ def _writing(source: str, output: str, settings: dict) -> Iterator[tuple[Iterato
         try:
             with path.open("ab+") as file:
                 mend_end(file)
-            done = [row for _, row in read_json_rows(path)] if continues else []
+            done = defaultdict(list)  # rows without an id may be the same
+            for number, row in read_json_rows(path):
+                if not row.keys() >= _ADDED:
+                    raise InputError(f"{output}:{number}: a row without its verdicts; mend or remove the line")
+                done[_digest(row)].append({name: row[name] for name in _ADDED})
             with path.open("a", encoding="utf-8") as file:
-                yield iter(done), file
+                yield done, file
         except InputError:
             if not continues:
                 path.unlink(missing_ok=True)

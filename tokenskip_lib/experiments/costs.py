@@ -81,6 +81,9 @@ class Shape:
 def read_shape(auto_class: Any, config: PreTrainedConfig, training: TrainingSettings | None = None) -> Shape:
     """Count the parameters of a model and of its LoRA adapter, on torch's meta device: shapes without numbers.
 
+    `accelerate.utils.calculate_maximum_sizes` would replace one line, the sum: it gives the bytes of the whole model,
+    buffers included, and the seconds need the parameters of blocks, output layer and adapter apart.
+
     Args:
         auto_class: the transformers class that builds the model from its config.
         training: the adapter's settings; None: no adapter.

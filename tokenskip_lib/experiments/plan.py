@@ -155,7 +155,11 @@ def _cluster_lines(
     Rows are dealt out evenly. Training shares the rows of an optimiser step, so few processes can take part.
     """
     row = "{:9} {:>6} {:>9} {:>11}"
-    lines = ["", f"On {workers:,} workers, each with {card.name}:", row.format("stage", "busy", "time", "card-hours")]
+    lines = [
+        "",
+        f"On {workers:,} worker{'s' * (workers > 1)}, each with {card.name}:",
+        row.format("stage", "busy", "time", "card-hours"),
+    ]
     taken: dict[str, float] = {}
     reasons = {}
     for stage in dict.fromkeys(part.stage for part in work):
