@@ -2,7 +2,7 @@
 
     python -m benchmarks.cluster [--quick]
 
-Needs `pip install 'tokenskip[ray]'`. Ray starts on this machine alone. Every side has one thread, so that one worker
+Needs `pip install '.[ray]'`. Ray starts on this machine alone. Every side has one thread, so that one worker
 does what this process does. The seconds are those after the model is loaded. Records are compared byte for byte.
 
 For the driver, workers do next to nothing: they give back the scored chains that they got. What is left is Ray, this

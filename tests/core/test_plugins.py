@@ -10,7 +10,7 @@ from tokenskip_lib.core.records import InputError
 
 
 def test_a_missing_package_names_its_extra():
-    with pytest.raises(InputError, match=r"not_there.part is not installed; .* pip install 'tokenskip\[server\]'"):
+    with pytest.raises(InputError, match=r"not_there.part is not installed; .* pip install '.\[server\]'"):
         need("not_there.part", "server")
     assert need("json.decoder", "server").JSONDecoder
 
@@ -50,6 +50,6 @@ def test_every_part_that_needs_an_extra_names_it(root):
         ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        f"InputError: {package} is not installed; this needs the extra '{extra}': pip install 'tokenskip[{extra}]'"
+        f"InputError: {package} is not installed; this needs the extra '{extra}': in a checkout, pip install '.[{extra}]'"
         for package, extra in USES
     ], done.stderr

@@ -62,5 +62,5 @@ def need(package: str, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
             raise  # the package is there, and something that it needs itself is not
         raise InputError(
-            f"{package} is not installed; this needs the extra '{extra}': pip install 'tokenskip[{extra}]'"
+            f"{package} is not installed; this needs the extra '{extra}': in a checkout, pip install '.[{extra}]'"
         ) from None
