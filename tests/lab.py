@@ -26,6 +26,8 @@ SETTINGS = {
 def open_lab(root: Path, folder: Path, **environment: str) -> Iterator[Callable[[str], str]]:
     """Start JupyterLab in `root`; it gives a function from a path below root to its address.
 
+    The address opens an empty workspace: Lab would otherwise bring back the tabs of the test before.
+
     Args:
         folder: for Lab's own files.
         environment: variables that its kernels see.
@@ -59,7 +61,7 @@ def open_lab(root: Path, folder: Path, **environment: str) -> Iterator[Callable[
         )
     try:
         _wait_for(server, f"http://127.0.0.1:{port}/api", folder / "log")
-        yield lambda path: f"http://127.0.0.1:{port}/lab/tree/{path}?token={token}"
+        yield lambda path: f"http://127.0.0.1:{port}/lab/tree/{path}?token={token}&reset"
     finally:
         server.terminate()  # it shuts its kernels down too
         try:

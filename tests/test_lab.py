@@ -4,15 +4,29 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
 from tests.lab import WAIT_S, open_lab
 from tokenskip_lib.experiments.notebooks import NOTEBOOKS
+from tokenskip_lib.experiments.steps import STAGES
 
-LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)")
+LINK = re.compile(r"(?<!!)\[[^]]*\]\((?![a-z]+:|#)([^)\s#]+)")  # to a file; a picture is no link
 RUN_S = 1800  # for all cells of a notebook, on a busy machine
+ALL = ["00_from_scratch", *NOTEBOOKS.values()]
+SHOWN = {  # what a reader sees of a file that Lab has opened
+    ".ipynb": ".jp-Cell h1",
+    ".md": ".jp-RenderedMarkdown h1",
+    ".csv": ".lm-DataGrid canvas",
+    ".jsonl": ".jp-RenderedJSON li",
+}
+PAGES = {  # with a notebook that links to the page
+    "README.md": "01_chains_of_thought",
+    "docs/findings.md": "05_accuracy_vs_tokens",
+    "data/README.md": "06_what_control_takes",
+}
 pytestmark = pytest.mark.slow
 
 
@@ -27,7 +41,7 @@ def clone(root, tmp_path_factory) -> Path:
     who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
         subprocess.run(["git", "-C", folder, *words], check=True)
-    copies = [f"my/{name}.ipynb" for name in NOTEBOOKS.values()]
+    copies = [f"my/{name}.ipynb" for name in ALL]
     subprocess.run(["make", "-C", folder, *copies], check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -36,18 +50,19 @@ def clone(root, tmp_path_factory) -> Path:
 def lab(clone, tmp_path_factory):
     """A function from a path in the clone to its address in a JupyterLab at the clone's root."""
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (extra `notebooks`)")
-    with open_lab(clone, tmp_path_factory.mktemp("lab"), PYTHONPATH=str(clone)) as address:
+    with open_lab(clone, tmp_path_factory.mktemp("lab"), PYTHONPATH=str(clone), OMP_NUM_THREADS="1") as address:
         yield address
 
 
 @pytest.fixture
-def patient(page):
-    """A page that waits as long as a busy machine needs."""
+def patient(page, lab):
+    """A page that waits as long as a busy machine needs; the kernels that it started end with it."""
     from playwright.sync_api import expect
 
     expect.set_options(timeout=1000 * WAIT_S)
     page.set_default_timeout(1000 * WAIT_S)
-    return page
+    yield page
+    end_kernels(page)
 
 
 def status(clone: Path) -> str:
@@ -61,10 +76,67 @@ def open_notebook(page, address: str) -> None:
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
 
 
+def in_front(page, path: Path | str):
+    """The document of this path, once it is the one in front."""
+    page.wait_for_url(re.compile(rf"/lab/.*tree/{re.escape(str(path))}($|\?)"))
+    return page.locator(".jp-Document:not(.lm-mod-hidden)")
+
+
+def end_kernels(page) -> None:
+    """End every kernel: a notebook that has run keeps its model in memory, also when its page is closed."""
+    at = re.match(r"https?://[^/]+", page.url).group()
+    headers = {"X-XSRFToken": next(c["value"] for c in page.context.cookies() if c["name"] == "_xsrf")}
+    for session in page.request.get(f"{at}/api/sessions").json():
+        assert page.request.delete(f"{at}/api/sessions/{session['id']}", headers=headers).ok
+
+
+def follow(page, document, path: Path) -> Any:
+    """Click the link to `path` in `document`; gives the document that this opens, once its content is there."""
+    document.locator("details").evaluate_all("folds => folds.forEach(fold => fold.open = true)")
+    ends = (f'a[href*="/{path}{end}"]' for end in "?#")
+    document.locator(", ".join(f".jp-RenderedMarkdown {link}" for link in ends)).first.click()
+    opened = in_front(page, path)
+    opened.locator(SHOWN[path.suffix]).first.wait_for()
+    return opened
+
+
+def follow_all(page, document, tab: int, links: list[Path]) -> None:
+    """Follow each link, coming back to the document by its tab, the one with this number."""
+    assert links
+    for link in links:
+        follow(page, document, link)
+        assert page.locator(".jp-Dialog").count() == 0
+        page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab").nth(tab).click()
+
+
+def links_of(text: str, file: Path, clone: Path) -> list[Path]:
+    """The files of the repository that the text of `file` links to."""
+    return sorted({(file.parent / link).resolve().relative_to(clone) for link in LINK.findall(text)})
+
+
+def markdown_of(file: Path) -> str:
+    """The text of a notebook."""
+    cells = nbformat.read(file, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
 def save(page) -> None:
+    """Save the notebook by the menu, and wait until it is on disk."""
     page.get_by_role("menuitem", name="File", exact=True).click()
-    page.get_by_role("menuitem", name="Save Notebook", exact=True).click()
+    with page.expect_response(lambda answer: answer.request.method == "PUT" and "/api/contents/" in answer.url):
+        page.get_by_role("menuitem", name=re.compile(r"^Save Notebook(?! As)")).click()
     page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.jp-mod-dirty").wait_for(state="detached")
+
+
+def run_all(page) -> None:
+    """Run all cells by the menu, until the last has run or one has failed."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    number = page.locator(".jp-CodeCell").count()
+    last = page.locator(".jp-CodeCell .jp-InputPrompt", has_text=f"[{number}]:")
+    said = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]')
+    last.or_(said.filter(has_text="Error")).first.wait_for(timeout=1000 * RUN_S)
+    assert said.all_inner_texts() == []  # neither an error nor a warning
 
 
 def coloured(page) -> list[str]:
@@ -73,18 +145,47 @@ def coloured(page) -> list[str]:
     return marks.evaluate_all("marks => marks.map(mark => getComputedStyle(mark).backgroundColor)")
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS.values())
-def test_every_link_of_a_notebook_opens_the_file_it_names(patient, lab, clone, name):
-    notebook = nbformat.read(clone / "notebooks" / f"{name}.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = sorted(set(LINK.findall(text)))
-    assert links
-    for link in links:
-        target = (clone / "notebooks" / link).resolve().relative_to(clone)
-        open_notebook(patient, lab(f"notebooks/{name}.ipynb"))
-        patient.locator(f'.jp-RenderedMarkdown a[href*="/{target}"]').first.click()
-        patient.wait_for_url(re.compile(rf"/lab/.*tree/{re.escape(str(target))}"))
-        assert patient.locator(".jp-Dialog").count() == 0
+def undrawn(images) -> list[str]:
+    """The images that the browser could not draw."""
+    images.evaluate_all("images => Promise.all(images.map(image => image.decode().catch(() => null)))")
+    return images.evaluate_all(
+        "images => images.filter(image => !image.naturalWidth).map(image => image.src.slice(0, 90))"
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_notebook_shows_all_its_outputs_before_it_is_run(patient, lab, clone, name):
+    from playwright.sync_api import expect
+
+    file = clone / "notebooks" / f"{name}.ipynb"
+    cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+    # Lab shows what a cell prints as one output, also if the file has it in pieces.
+    outputs = {(cell.id, output.get("name", n)) for cell in cells for n, output in enumerate(cell.outputs)}
+    open_notebook(patient, lab(f"notebooks/{file.name}"))
+    shown = patient.locator(".jp-CodeCell .jp-OutputArea-output")
+    expect(shown).to_have_count(len(outputs))
+    for output in shown.all():
+        assert min(output.evaluate("output => [output.offsetWidth, output.offsetHeight]")) > 5, output.inner_html()
+    assert undrawn(patient.locator(".jp-Notebook img")) == []
+    assert patient.locator(".jp-Dialog").count() == 0
+
+
+@pytest.mark.parametrize("folder", ["notebooks", "my"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_link_of_a_notebook_opens_the_file_it_names(patient, lab, clone, folder, name):
+    file = clone / folder / f"{name}.ipynb"
+    open_notebook(patient, lab(f"{folder}/{file.name}"))
+    document = in_front(patient, file.relative_to(clone))
+    follow_all(patient, document, 0, links_of(markdown_of(file), file, clone))
+
+
+@pytest.mark.parametrize("path, notebook", PAGES.items())
+def test_a_page_reached_from_a_notebook_shows_its_figures_and_its_links_open(patient, lab, clone, path, notebook):
+    open_notebook(patient, lab(f"notebooks/{notebook}.ipynb"))
+    document = in_front(patient, f"notebooks/{notebook}.ipynb")
+    opened = follow(patient, document, Path(path))
+    assert undrawn(opened.locator("img")) == []
+    follow_all(patient, opened, 1, links_of((clone / path).read_text(), clone / path, clone))
 
 
 @pytest.mark.parametrize("folder", ["notebooks", "my"])
@@ -107,15 +208,11 @@ def test_a_notebook_that_is_opened_and_saved_stays_as_it_is(patient, lab, clone)
 
 def test_copies_run_in_lab_and_git_sees_nothing_of_it(patient, lab, clone):
     assert subprocess.run(["git", "-C", clone, "checkout", "-q", "notebooks"]).returncode == 0
-    for step in ("generate", "score", "prune", "evaluate"):
+    for step in STAGES:
         file = clone / "my" / f"{NOTEBOOKS[step]}.ipynb"
         file.write_text(file.read_text().replace(r"PROFILE = \"demo\"", r"PROFILE = \"smoke\""))
         open_notebook(patient, lab(f"my/{file.name}"))
-        patient.get_by_role("menuitem", name="Run", exact=True).click()
-        patient.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cells = patient.locator(".jp-CodeCell")
-        patient.locator(".jp-CodeCell .jp-InputPrompt", has_text=f"[{cells.count()}]:").wait_for(timeout=1000 * RUN_S)
-        assert patient.locator('[data-mime-type="application/vnd.jupyter.stderr"]', has_text="Error").count() == 0
+        run_all(patient)
         if step == "prune":
             slides(patient)
         if step == "evaluate":
@@ -124,6 +221,7 @@ def test_copies_run_in_lab_and_git_sees_nothing_of_it(patient, lab, clone):
         saved = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in saved] == list(range(1, len(saved) + 1))
         assert "profile smoke" in str([cell.outputs for cell in saved])
+        end_kernels(patient)
     assert status(clone) == ""
 
 
@@ -135,11 +233,15 @@ def slides(page) -> None:
 
 
 def sorts(page) -> None:
-    """The table of comparisons of notebook 05 is sorted at a click on a column's name."""
+    """The table of comparisons of notebook 05 is sorted at a click on the arrows beside a column's name."""
+    from playwright.sync_api import expect
+
     table = page.locator("table.dataTable").first
-    ratios = table.locator("tbody tr td:nth-child(2)")
-    table.locator("thead th").nth(1).click()
-    rising = [float(text) for text in ratios.all_inner_texts()]
-    table.locator("thead th").nth(1).click()
-    falling = [float(text) for text in ratios.all_inner_texts()]
-    assert rising == sorted(rising) and falling == sorted(rising, reverse=True) and len(set(rising)) > 1
+    name = table.locator("thead th").nth(1)
+    order = {}
+    for way in ("ascending", "descending"):
+        name.locator(".dt-column-order").click()  # the arrows
+        expect(name).to_have_attribute("aria-sort", way)
+        order[way] = [float(text) for text in table.locator("tbody tr td:nth-child(2)").all_inner_texts()]
+    assert order["ascending"] == sorted(order["ascending"]) == order["descending"][::-1]
+    assert len(set(order["ascending"])) > 1

@@ -12,7 +12,10 @@ from tokenskip_lib.core.records import InputError
 @pytest.mark.parametrize(
     ("message", "advice"),
     [
-        ("x; `run --from 03` redoes it from there", "x; `Run.create(profile, redo_from=3)` redoes it from there"),
+        (
+            "x; `run --from 03` redoes it from there",
+            "x; `open_run(PROFILE, OVERRIDES, redo_from=3)` redoes it from there",
+        ),
         ("x; --set run_dir=... keeps both", "x; OVERRIDES = {'run_dir': ...} keeps both"),
         ("x: --set server=null", "x: OVERRIDES = {'server': None}"),
         (

@@ -1,6 +1,7 @@
 """Bars that move: time passes on them, and a long step says how far it is."""
 
 import io
+import sys
 import threading
 import time
 
@@ -31,6 +32,17 @@ def test_what_is_told_and_counted_is_of_the_innermost_open_bar(monkeypatch):
     advance(1)  # no bar is open
     tell(1, 2, "rows")
     assert outer.n == 1
+
+
+def test_a_bar_is_no_error_where_stderr_is_shown_as_one(monkeypatch, capsys):
+    with Bar(total=1, desc="in a terminal"):
+        pass
+    monkeypatch.setenv(progress.IN_LAB, "notebooks/01.ipynb")
+    monkeypatch.setitem(sys.modules, "ipykernel", progress)
+    with Bar(total=1, desc="in JupyterLab"):
+        pass
+    said = capsys.readouterr()
+    assert "in a terminal" in said.err and "in JupyterLab" in said.out and "in JupyterLab" not in said.err
 
 
 def test_a_closed_bar_leaves_no_thread():

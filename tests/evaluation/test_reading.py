@@ -21,8 +21,23 @@ def test_columns_have_the_decimals_that_their_values_need():
 
 
 def test_text_of_a_table_is_never_markup():
-    shown = readable(pd.DataFrame({"method": ["<script>alert(1)</script>"]}))._repr_html_()
-    assert "<script>alert" not in shown and "&lt;script&gt;" in shown
+    table = pd.DataFrame({"method": ["<script>alert(1)</script>"], "<i>n": [1]})
+    shown = readable(table)._repr_html_()
+    assert "<script>alert" not in shown and "&lt;script&gt;" in shown and "<i>" not in shown
+
+
+def test_text_of_a_table_that_can_be_sorted_is_never_markup():
+    pytest.importorskip("itables", reason="itables is not installed (extra `notebooks`)")
+    table = readable(WIDE.assign(**{"<i>method": "<script>alert(1)</script>"}))
+    shown = table.widget._dt_args["table_html"]
+    assert "<script>alert" not in shown and "&lt;script&gt;" in shown and "<i>" not in shown
+
+
+def test_a_column_has_the_format_that_is_asked_for_also_where_it_can_be_sorted():
+    pytest.importorskip("itables", reason="itables is not installed (extra `notebooks`)")
+    table = readable(WIDE.assign(gone=[None, 0.5]), formats={"column 0": "{:+.1%}"})
+    for shown in (table.picture, table.widget._dt_args["table_html"]):
+        assert "+25.0%" in shown and "1.25" in shown and "nan" not in shown.lower()
 
 
 def test_a_wide_table_can_be_sorted_and_its_picture_has_no_script():

@@ -18,6 +18,7 @@ import yaml
 from tokenskip_lib.core import paths
 from tokenskip_lib.core.live import WIDGET
 from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.progress import IN_LAB
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.evaluation.metrics import compute_metrics
 from tokenskip_lib.experiments import notebooks, steps
@@ -123,6 +124,19 @@ def test_own_modules_are_found_by_a_notebooks_kernel_where_the_run_was_started(t
     monkeypatch.setenv("PYTHONPATH", str(others.parent))
     notebooks._execute(Run.create(tiny_profile), NOTEBOOKS["score"], "smoke", {})
     assert seen == [[str(mine), str(others)]] and os.environ["PYTHONPATH"] == str(others.parent)
+
+
+def test_the_kernels_of_a_run_that_a_notebook_started_are_not_taken_for_that_notebook(tiny_profile, monkeypatch):
+    seen = []
+
+    def look(source, target, **options):
+        seen.append(os.environ.get(IN_LAB))
+        shutil.copyfile(source, target)
+
+    monkeypatch.setattr(papermill, "execute_notebook", look)
+    monkeypatch.setenv(IN_LAB, "my/own.ipynb")
+    notebooks._execute(Run.create(tiny_profile), NOTEBOOKS["score"], "smoke", {})
+    assert seen == [None] and os.environ[IN_LAB] == "my/own.ipynb"
 
 
 @pytest.fixture

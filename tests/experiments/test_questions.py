@@ -12,7 +12,7 @@ from tokenskip_lib.experiments.questions import (
     untrained_chains,
 )
 from tokenskip_lib.experiments.run import Run, find_trained, open_run
-from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, SFT_ROWS
+from tokenskip_lib.experiments.steps import CHAINS, FOLLOWED, FOLLOWED_SCORES, PRUNED, SFT_ROWS
 from tokenskip_lib.problems.sets import load_problems
 
 RATIOS = [1.0, 0.5]
@@ -74,3 +74,14 @@ def test_opening_a_run_says_what_it_is_made_with(run, tmp_path, capsys):
     opened = open_run("smoke", {"run_dir": str(tmp_path / "smoke")})
     said = capsys.readouterr().out
     assert opened.profile.name == "smoke" and "profile smoke, seed 0" in said and "torch" in said and "SmolLM2" in said
+
+
+def test_a_notebook_redoes_stages_with_the_line_that_opens_its_run(tmp_path):
+    overrides = {"run_dir": str(tmp_path / "run")}
+    written = open_run("smoke", overrides).folder / PRUNED
+    written.write_text("{}\n")
+    with pytest.raises(InputError, match="--from 03") as refused:
+        open_run("smoke", {**overrides, "pruning.keep_digits": True})
+    assert "`open_run(PROFILE, OVERRIDES, redo_from=3)`" in refused.value._render_traceback_()[0]
+    open_run("smoke", {**overrides, "pruning.keep_digits": True}, redo_from=3)
+    assert not written.exists()

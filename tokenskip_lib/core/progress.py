@@ -1,19 +1,27 @@
 """Progress bars that move while a single step takes long."""
 
+import os
+import sys
 import threading
 from typing import Any
 
 from tqdm import tqdm
 
 SECONDS = 2.0  # between two drawings of a bar of which nothing was finished in the meantime
+IN_LAB = "JPY_SESSION_NAME"  # a Jupyter server sets this variable for the kernels of its notebooks
 _open: list["Bar"] = []  # the innermost is the last
 
 
 class Bar(tqdm):
-    """A bar of tqdm that is drawn every two seconds, so that its elapsed time moves, and what `tell` says of it."""
+    """A bar of tqdm that is drawn every two seconds, so that its elapsed time moves, and what `tell` says of it.
+
+    It goes to stderr, as tqdm's do, but in JupyterLab to stdout: Lab shows stderr on red, as if it were an error.
+    """
 
     def __init__(self, *args: Any, **options: Any):
         self._ended = threading.Event()
+        if IN_LAB in os.environ and "ipykernel" in sys.modules:  # not so a command that a notebook's cell starts
+            options.setdefault("file", sys.stdout)
         super().__init__(*args, **options)
         if not self.disable:
             _open.append(self)

@@ -14,6 +14,7 @@ from tokenskip_lib.core.live import WIDGET
 from tokenskip_lib.core.paths import need_checkout, relative
 from tokenskip_lib.core.plugins import need
 from tokenskip_lib.core.profiles import Profile, load_profile, profile_names
+from tokenskip_lib.core.progress import IN_LAB
 from tokenskip_lib.core.provenance import now
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.store import write_json
@@ -102,7 +103,7 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
     target = run.folder / "notebooks" / f"{notebook}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _importable_from_here():
+        with _environment_of_kernels():
             papermill.execute_notebook(
                 str(source),
                 str(target),
@@ -126,17 +127,18 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
 
 
 @contextmanager
-def _importable_from_here() -> Iterator[None]:
-    """Kernels started inside find your own modules where you started the run, though they run in notebooks/."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), before]))
+def _environment_of_kernels() -> Iterator[None]:
+    """Kernels started inside find your own modules where you started the run, and draw their bars on stderr.
+
+    They run in notebooks/, and would take a notebook that started the run for their own place.
+    """
+    before = {name: os.environ.pop(name, None) for name in ("PYTHONPATH", IN_LAB)}
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), before["PYTHONPATH"]]))
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        del os.environ["PYTHONPATH"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def publish(profile: Profile, *, only: int | None = None) -> list[Path]:

@@ -255,19 +255,20 @@ class Run:
         remove_from(self.folder, step)
 
 
-def open_run(name: str, overrides: dict[str, Any] | None = None) -> Run:
+def open_run(name: str, overrides: dict[str, Any] | None = None, *, redo_from: int | None = None) -> Run:
     """Make a profile's run or go on with it, and print what it is made with: the first line of every notebook.
 
     Args:
         name: a profile's name or YAML file.
         overrides: dotted setting -> value.
+        redo_from: first step (1 to 7) to redo, as for `Run.create`.
 
     Raises:
         InputError: as `load_profile` and `Run.create`.
     """
     from tokenskip_lib.models.loading import describe
 
-    run = Run.create(load_profile(name, overrides))
+    run = Run.create(load_profile(name, overrides), redo_from=redo_from)
     print(f"profile {run.profile.name}, seed {run.profile.seed}, commit {run.state['commit']}")
     print(describe(run.profile.target))
     print(", ".join(f"{package} {version}" for package, version in run.state["versions"].items()))
