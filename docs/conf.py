@@ -3,6 +3,7 @@
 The source folder is the repository's root, so that links between notebooks, pages and tables are those of a checkout.
 """
 
+import json
 import os
 import sys
 from importlib.metadata import version as installed
@@ -52,3 +53,19 @@ if repository := os.environ.get("GITHUB_REPOSITORY"):  # GitHub's own builds kno
         "use_repository_button": True,
         "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"},
     }
+
+
+def describe_figures(app, docname, source):
+    """Give each figure of a notebook its alternative text, which myst-nb reads from the metadata of the cell alone."""
+    if not docname.startswith("notebooks/"):
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
+    source[0] = json.dumps(notebook)
+
+
+def setup(app):
+    app.connect("source-read", describe_figures)

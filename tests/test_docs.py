@@ -61,6 +61,16 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(root):
     assert broken == []
 
 
+def test_every_image_has_an_alternative_text(root):
+    pages = [root / page for page in PAGES] + sorted((root / "notebooks").glob("*.ipynb"))
+    images = [
+        (page.name, alt)
+        for page in pages
+        for alt in re.findall(r"!\[([^\]]*)\]\(|<img [^>]*?>", "\n".join(map(without_blocks, texts(page))))
+    ]
+    assert images and not [image for image in images if len(image[1]) < 20]
+
+
 def test_every_path_that_a_page_names_exists(root):
     missing = []
     for page in PAGES:

@@ -1,7 +1,8 @@
 """What the committed notebooks say: their numbers, their links, and the solutions of their exercises."""
 
+import json
 import re
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = list(NOTEBOOKS.values())
 NUMBER = re.compile(r"(?<![\w.:/])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:%|\b)")
 SOLUTION = re.compile(r"<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
-CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+CODE, PRINTED = re.compile(r"```python\n(.*?)```", re.DOTALL), re.compile(r"```text\n(.*?)```", re.DOTALL)
 
 
 def read(name: str):
@@ -109,8 +110,9 @@ def test_each_notebook_has_two_exercises_with_folded_solutions_in_python(name):
     solutions = SOLUTION.findall(read(name).cells[-1].source)
     assert len(solutions) >= 2
     for solution in solutions:
-        [code] = CODE.findall(solution)
+        [code], [printed] = CODE.findall(solution), PRINTED.findall(solution)
         compile(code, name, "exec")
+        assert printed.strip() and solution.index(code) < solution.index(printed)  # a reader without a kernel sees it
 
 
 def test_a_published_table_is_named_where_its_numbers_are_typed():
@@ -129,3 +131,36 @@ def test_headings_go_down_one_level_at_a_time():
         text = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
         levels = [len(marks) for marks in re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)]
         assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem[:2])
+def test_every_figure_of_a_committed_notebook_has_an_alternative_text(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    pictures = [(cell, output) for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert pictures
+    for cell, output in pictures:
+        alt = output.metadata.get("image/png", {}).get("alt", "")
+        assert 30 < len(alt) < 200, (cell.id, alt)
+        if saved := re.search(r'run\.show_figure\(figure, "(\w+)"', cell.source):
+            profile = re.search(r'PROFILE = "([\w-]+)"', "".join(cell.source for cell in cells)).group(1)
+            origin = json.loads((ROOT / "figures" / f"{profile}_{saved.group(1)}.json").read_text(encoding="utf-8"))
+            assert origin["alt"] == alt, cell.id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_figures_by_show_figure_alone(name):
+    code = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
+    assert len(re.findall(r"figure = ", code)) == len(re.findall(r"run\.show_figure\(figure, .*alt=alt\)", code)) > 0
+    assert "save_figure" not in code and "display(figure" not in code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_is_announced_before_it_and_read_after_it_with_numbers(name):
+    cells = read(name).cells
+    for place, cell in enumerate(cells):
+        if "show_figure" not in cell.source:
+            continue
+        assert cells[place - 1].cell_type == "markdown", cell.id
+        until_the_next = takewhile(lambda following: "show_figure" not in following.source, cells[place + 1 :])
+        readings = [found for found in until_the_next if "finding" in found.metadata.get("tags", [])]
+        assert any(numbers_of(reading.source) for reading in readings), cell.id

@@ -17,7 +17,7 @@ from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
 from tokenskip_lib.experiments import steps
 from tokenskip_lib.experiments.notebooks import NOTEBOOKS, run_notebooks
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.steps import STEPS
+from tokenskip_lib.experiments.steps import STAGES, STEPS
 
 FIGURES = [
     "chain_length", "token_importance", "scorer_correlation", "importance_by_kind", "kept_by_kind",
@@ -56,6 +56,14 @@ def test_every_method_and_ratio_has_a_row_and_a_prediction_for_each_test_problem
     assert len(predictions) == len(wanted) * smoke.profile.problems.test_size
     correct = sum(p.is_correct for p in predictions if p.method == "original")
     assert metrics["accuracy"][0] == round(correct / smoke.profile.problems.test_size, 4)
+
+
+def test_every_figure_of_an_executed_notebook_has_its_alternative_text(smoke):
+    for name in NOTEBOOKS.values():
+        notebook = nbformat.read(smoke.folder / "notebooks" / f"{name}.ipynb", as_version=4)
+        outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        assert pictures and all(o.metadata["image/png"]["alt"] for o in pictures), name
 
 
 def test_a_run_writes_into_its_folder_alone(smoke, root):
@@ -126,3 +134,20 @@ def test_the_solutions_of_the_exercises_run(smoke, places, root, tmp_path, name)
         source, tmp_path / "executed.ipynb", parameters, cwd=root / "notebooks", progress_bar=False
     )
     assert len(solutions) >= 2 and all(cell.execution_count for cell in executed.cells[-len(solutions) :])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [NOTEBOOKS[step] for step in STEPS if step not in STAGES])
+def test_solutions_that_read_published_tables_print_what_is_shown(root, tmp_path, name):
+    notebook = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
+    text = notebook.cells[-1].source
+    solutions = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, flags=re.DOTALL)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code, _ in solutions]
+    source = tmp_path / f"{name}.ipynb"
+    nbformat.write(notebook, source)
+    parameters = {"OVERRIDES": {"run_dir": str(tmp_path / "run")}}
+    executed = papermill.execute_notebook(
+        source, tmp_path / "executed.ipynb", parameters, cwd=root / "notebooks", progress_bar=False
+    )
+    printed = ["".join(o["text"] for o in cell.outputs) for cell in executed.cells[-len(solutions) :]]
+    assert len(solutions) >= 2 and printed == [shown for _, shown in solutions]

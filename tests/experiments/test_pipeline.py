@@ -178,8 +178,8 @@ def finished(checkout, tiny_profile):
         file.unlink()
         metrics = compute_metrics([PREDICTION], scorer="random", seed=0)
         (run.folder / steps.CHAINS).write_text("{}\n")
-        run.save_figure(plt.figure(), "accuracy", run.write_result(metrics, steps.METRICS), n=1)
-        run.save_figure(plt.figure(), "lengths", run.folder / steps.CHAINS, n=1)
+        run.save_figure(plt.figure(), "accuracy", run.write_result(metrics, steps.METRICS), n=1, alt="A figure.")
+        run.save_figure(plt.figure(), "lengths", run.folder / steps.CHAINS, n=1, alt="A figure.")
         (run.folder / "notebooks").mkdir()
         for stage in STAGES:
             _write_notebook(run.folder / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb", "new")

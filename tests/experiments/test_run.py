@@ -320,7 +320,7 @@ def test_a_run_in_a_read_only_folder_can_be_read_and_plotted(finished, tiny_prof
         for write in (
             lambda: Run.create(tiny_profile),
             lambda: run.note("train", steps=1),
-            lambda: run.save_figure(figure, "loss", run.find_result("metrics.csv"), n=1),
+            lambda: run.save_figure(figure, "loss", run.find_result("metrics.csv"), n=1, alt="A figure."),
         ):
             with pytest.raises(InputError, match=r"^[^\n]*cannot be written \(Permission denied\)$"):
                 write()

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from scipy.stats import spearmanr
 
 from tokenskip_lib.core.records import ScoredChain
-from tokenskip_lib.evaluation.importance_tables import kept_table, rank_correlations, span_table
+from tokenskip_lib.evaluation.importance_tables import disagreement_table, kept_table, rank_correlations, span_table
 from tokenskip_lib.figures import importance as importance_figures
 from tokenskip_lib.figures.style import write_figure
 from tokenskip_lib.pruning.display import importance_ranks
@@ -146,7 +146,7 @@ def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
         [("s", "and", 0.5), ("t", "and", 0.6), ("s", "$x$", 0.1), ("t", "$x$", 0.9)] * 10,
         columns=["scorer", "span", "rank"],
     )
-    axes = importance_figures.disagreement_figure(table).axes[0]
+    axes = importance_figures.disagreement_figure(disagreement_table(table)).axes[0]
     assert [re.sub(r"\s+", " ", unescape(label.get_text())) for label in axes.get_yticklabels()] == [
         "and (10x)",
         "$x$ (10x)",

@@ -24,12 +24,13 @@ def test_a_figure_is_written_with_profile_commit_and_the_digest_of_its_source(ti
     source = run.folder / "metrics.csv"
     source.write_text("a,b\n1,2\n")
     figure = results.loss_figure(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}))
-    path = run.save_figure(figure, "loss", source, n=2)
+    path = run.save_figure(figure, "loss", source, n=2, alt="Loss over steps")
     assert path == run.folder / "figures" / "loss.png" and path.read_bytes().startswith(b"\x89PNG")
     origin = json.loads(path.with_suffix(".json").read_text())
     assert origin["source_sha256"] == hashlib.sha256(b"a,b\n1,2\n").hexdigest()
     assert (origin["profile"], origin["seed"], origin["commit"]) == ("smoke", run.profile.seed, run.state["commit"])
     assert origin["source"].endswith("metrics.csv") and origin["n"] == 2
+    assert origin["alt"] == "Loss over steps"
     assert origin["overrides"]["target.dtype"] == "float32" and "run_dir" not in origin["overrides"]
 
 
@@ -63,22 +64,43 @@ def test_a_title_is_drawn_as_it_is_written(tmp_path):
     assert (tmp_path / "drawn.png").stat().st_size
 
 
-def test_methods_as_long_as_the_original_stand_side_by_side_next_to_it():
+def test_methods_as_long_as_the_original_have_a_panel_of_their_own():
     metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 1.0, 0.5, 100.0), ("be_concise", 1.0, 0.5, 100.2),
-                       ("abbre_words", 1.0, 0.5, 99.9), ("only_numbers", 1.0, 0.5, 80.0))  # fmt: skip
+                       ("abbre_words", 0.5, 0.4, 99.9), ("abbre_words", 1.0, 0.5, 100.0),
+                       ("only_numbers", 1.0, 0.5, 80.0))  # fmt: skip
+    axes, beside = results.accuracy_figure(metrics, "t").axes
+    assert _drawn(axes) == {(100.0, 50.0), (80.0, 50.0)}
+    assert [label.get_text() for label in beside.get_xticklabels()] == ["be_concise", "abbre_words"]
+    assert {(round(x), y) for x, y in _drawn(beside)} == {(0, 50.0), (1, 40.0), (1, 50.0)} and len(_drawn(beside)) == 3
+
+
+def test_a_method_far_below_the_others_is_named_in_a_note_and_the_axis_is_whole():
+    metrics = _metrics(("original", 1.0, 0.9, 100.0), ("tokenskip", 0.5, 0.8, 50.0), ("truncation", 0.5, 0.02, 50.0),
+                       ("truncation", 0.9, 0.05, 90.0))  # fmt: skip
     [axes] = results.accuracy_figure(metrics, "t").axes
-    step = 0.015 * 100.2
-    assert _drawn(axes) == {(100.0, 50.0), (80.0, 50.0), (100 + step, 50.0), (100 + 2 * step, 50.0)}
-
-
-def test_the_axis_is_broken_where_most_of_it_is_empty_and_every_point_lies_in_one_part():
-    metrics = _metrics(("original", 1.0, 0.9, 100.0), ("tokenskip", 0.5, 0.8, 50.0), ("truncation", 0.5, 0.02, 50.0))
-    upper, lower = results.accuracy_figure(metrics, "t").axes
-    assert (_drawn(upper), _drawn(lower)) == ({(100.0, 90.0), (50.0, 80.0)}, {(50.0, 2.0)})
-    assert [text.get_text() for text in lower.texts] == ["truncation"]
+    assert _drawn(axes) == {(100.0, 90.0), (50.0, 80.0)} and axes.get_ylim()[0] > 60
+    assert "↓ below this axis: truncation, 2.0 to 5.0%" in {text.get_text() for text in axes.texts}
     published = _metrics(("truncation", 0.5, 0.3, 60.0), ("truncation", 0.9, 0.55, 90.0))  # in the middle
     [axes] = results.accuracy_figure(metrics, "t", published).axes
     assert {"truncation", "truncation, published"} < {text.get_text() for text in axes.texts}
+    assert axes.get_ylim()[0] < 2 and (50.0, 2.0) in _drawn(axes)
+
+
+def test_nothing_is_below_if_all_methods_are_alike_or_there_is_one():
+    for rows in ([("original", 1.0, 0.5, 100.0)], [("original", 1.0, 0.0, 100.0), ("tokenskip", 0.5, 0.0, 60.0)]):
+        [axes] = results.accuracy_figure(_metrics(*rows), "t").axes
+        assert len(_drawn(axes)) == len(rows)
+
+
+def test_no_label_of_a_point_lies_on_another_or_on_a_point():
+    rows = [("tokenskip", ratio, 0.8 + 0.001 * ratio, 50 + 8 * ratio) for ratio in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    [axes] = results.accuracy_figure(_metrics(("original", 1.0, 0.9, 100.0), *rows), "t").axes
+    axes.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()[0] == "0"]
+    assert boxes and len(boxes) < len(rows)  # the points are too close for all of their labels
+    assert not any(box.overlaps(other) for number, box in enumerate(boxes) for other in boxes[:number])
+    points = axes.transData.transform([(tokens, 100 * accuracy) for _, _, accuracy, tokens in rows])
+    assert not any(box.contains(*point) for box in boxes for point in points)
 
 
 def test_every_method_has_a_style_of_its_own():
@@ -96,7 +118,7 @@ def test_strengths_are_labelled_as_strengths():
     metrics = _metrics(*rows, ("adapter_scaling", 0.5, 0.86, 80.0), ("adapter_scaling", 1.5, 0.7, 40.0))
     [axes] = results.accuracy_figure(metrics, "t").axes
     labels = {text.get_text() for text in axes.texts}
-    assert {"0.5", "0.9", "×0.5", "×1.5", "tokenskip", "adapter_scaling (× strength)"} < labels
+    assert {"0.5", "0.9", "×0.5", "×1.5", "tokenskip", "adapter_scaling (×)"} < labels
     [axes] = results.accuracy_figure(metrics[:-1], "t").axes  # one strength alone as well
     assert "×0.5" in {text.get_text() for text in axes.texts}
 
@@ -151,5 +173,8 @@ def test_a_longer_training_is_drawn_behind_and_sets_the_axis():
     log = pd.DataFrame({"step": [1, 5, 10], "loss": [2.0, 1.5, 1.2], "eval_loss": [None, 1.6, 1.4]})
     longer = pd.DataFrame({"step": [100, 400], "loss": [1.0, 0.4], "eval_loss": [0.9, 0.5]})
     axes = results.loss_figure(log, longer).axes[0]
-    assert [list(line.get_xdata()) for line in axes.lines] == [[100, 400], [1, 5, 10], [5, 10]]
-    assert axes.get_xlim()[1] > 400 and "longer training,\nheld out 0.500" in [t.get_text() for t in axes.texts]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 5, 10], [5, 10], [100, 400]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "training, at the end 1.200", "held out, at the end 1.400", "held out, longer training, at the end 0.500",
+    ]  # fmt: skip
+    assert axes.get_xlim()[1] > 400

@@ -44,21 +44,32 @@ def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_trai
             for ratio in (0.5, 1.0)
         ]
     ).assign(actual_ratio_low=0.4, actual_ratio_high=1.1)
-    curves, distance = study_figures.control_figure(table).axes
-    assert [list(line.get_ydata()) for line in curves.lines[1:]] == [[1.0, 1.0], [0.5, 1.0]]
-    assert [text.get_text() for text in curves.texts] == ["400 rows", "6,000 rows"]
-    assert [list(line.get_ydata()) for line in distance.lines] == [[0.25, 0.0], [0.125]]
-    assert [list(line.get_xdata()) for line in distance.lines] == [[400, 6000], [400]]
-    assert len(curves.collections) == 2 and {text.get_text() for text in distance.texts} == {"all", "one"}
+    few, many, distance = study_figures.control_figure(table).axes
+    for panel, title, written in ((few, "400 rows", [1.0, 1.0]), (many, "6,000 rows", [0.5, 1.0])):
+        assert panel.get_title(loc="left") == title and len(panel.containers) == 1
+        assert list(panel.containers[0].lines[0].get_ydata()) == written
+    names = [label.get_text() for label in distance.get_yticklabels()]
+    assert names == ["all, 400 rows", "all, 6,000 rows", "one, 400 rows"]
+    assert [x for x, _ in distance.collections[-1].get_offsets()] == [0.25, 0.0, 0.125]
+    assert [text.get_text() for text in distance.texts] == ["0.250", "0.000", "0.125"]
 
 
 def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal():
     plain = pd.DataFrame({"ratio": [1.0, 0.5], "value": [1.0, 0.6]})
     figure = study_figures.by_ratio_figure({"a": plain, "b": plain.assign(low=0.1, high=0.9)}, "y", "t", diagonal=True)
     [axes] = figure.axes
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 1.0]] * 3
-    assert [list(line.get_ydata()) for line in axes.lines] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
-    assert len(axes.collections) == 1 and {text.get_text() for text in axes.texts} == {"a", "b"}
+    assert [list(line.get_xdata()) for line in axes.lines[:3]] == [[0.5, 1.0]] * 3
+    assert [list(line.get_ydata()) for line in axes.lines[:3]] == [[0.5, 1.0], [0.6, 1.0], [0.6, 1.0]]
+    assert len(axes.containers) == 1 and {text.get_text() for text in axes.texts} == {"a", "b"}
+
+
+def test_intervals_of_several_curves_are_side_by_side_and_a_style_is_obeyed():
+    curve = pd.DataFrame({"ratio": [0.5, 1.0], "value": [0.6, 1.0], "low": 0.1, "high": 0.9})
+    figure = study_figures.by_ratio_figure({"a": curve, "b": curve}, "y", "t", styles={"b": {"color": "red"}})
+    [axes] = figure.axes
+    first, second = (container.lines[0] for container in axes.containers)
+    assert (first.get_xdata() + second.get_xdata()).tolist() == pytest.approx([1.0, 2.0])
+    assert min(second.get_xdata() - first.get_xdata()) > 0 and second.get_color() == "red" != first.get_color()
 
 
 def test_what_was_not_measured_is_not_drawn(tmp_path):

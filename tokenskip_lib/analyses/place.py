@@ -159,10 +159,10 @@ def placement_figure(made: Placement) -> Figure:
     figure = accuracy_figure(metrics, title, made.published, _styles(made))
     explained = "filled, with 95% intervals: your files; hollow: published; small numbers: the ratio asked for"
     figure.axes[0].annotate(explained, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points")
-    figure.axes[-1].set_xlabel(
+    figure.axes[0].set_xlabel(
         f"chain tokens, mean over problems\n(of your files: counted by {made.counted_by})", parse_math=False
     )
-    figure.supylabel("accuracy (%), by the rule of TokenSkip's authors", fontsize="medium")
+    figure.axes[0].set_ylabel("accuracy (%), by the rule of TokenSkip's authors")
     return figure
 
 

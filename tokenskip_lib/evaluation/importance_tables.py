@@ -55,3 +55,21 @@ def rank_correlations(table: pd.DataFrame) -> pd.DataFrame:
     wide = table.pivot_table(index=["id", "position"], columns="scorer", values="rank", sort=False)
     wide = wide[list(table["scorer"].unique())]
     return wide.groupby(level="id", sort=False).corr().groupby(level="scorer", sort=False).mean()
+
+
+def disagreement_table(table: pd.DataFrame, number: int = 14) -> pd.DataFrame:
+    """The frequent spans on which scorers differ most, the widest apart first: each scorer's mean rank.
+
+    Args:
+        table: columns scorer, span and rank, one row a span.
+        number: rows, of the spans that occur at least ten times (or of the most frequent tenth).
+
+    Returns:
+        A row for each span: how many times it occurs, and a column for each scorer.
+    """
+    scorers = table["scorer"].unique()
+    times = table["span"].value_counts().div(len(scorers)).rename("times")
+    frequent = times[times >= min(10, float(times.quantile(0.9)))].index
+    means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")[scorers]
+    widest = (means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]
+    return means.loc[widest].assign(times=times).astype({"times": int})

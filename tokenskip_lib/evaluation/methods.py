@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
             prompt="Only use {words} words for your answer.",
             follows_original=True,
             colour="#999933",
-            marker="$w$",
+            marker="<",
             description="A prompt that states a number of words: the ratio's share of the original's mean chain.",
         ),
         Method(
@@ -87,7 +87,7 @@ METHODS: dict[str, Method] = {
             prompt="Only use {tokens} tokens for your answer.",
             follows_original=True,
             colour="#44aa99",
-            marker="$t$",
+            marker=">",
             description="A prompt that states a number of tokens: the ratio's share of the original's mean chain.",
         ),
         Method(

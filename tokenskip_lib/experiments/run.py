@@ -201,13 +201,21 @@ class Run:
             )
         return published
 
-    def save_figure(self, figure: Figure, name: str, source: Path, *, n: int) -> Path:
+    def show_figure(self, figure: Figure, name: str, source: Path, *, n: int, alt: str) -> None:
+        """Write a figure as `save_figure` does, and show it in the notebook with its alternative text."""
+        from IPython.display import display
+
+        self.save_figure(figure, name, source, n=n, alt=alt)
+        display(figure, metadata={"image/png": {"alt": alt}})  # nbconvert and the book read it there
+
+    def save_figure(self, figure: Figure, name: str, source: Path, *, n: int, alt: str) -> Path:
         """Write <name>.png and .svg into the run's folder `figures`, and a .json that says what was drawn.
 
         Args:
             figure: it is closed afterwards.
             source: the file of records or the table that was drawn; the .json has its path and sha256.
             n: of how many problems or chains; of a training, how many rows.
+            alt: the figure in a sentence, for those who cannot see it.
         """
         from tokenskip_lib.figures.style import write_figure
 
@@ -216,6 +224,7 @@ class Run:
             "profile": self.profile.name,
             "overrides": self.profile.overrides,
             "n": int(n),
+            "alt": alt,
             "seed": self.profile.seed,
             "commit": self.state["commit"],
             "source": relative(source),

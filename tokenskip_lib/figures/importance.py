@@ -23,7 +23,6 @@ from tokenskip_lib.evaluation.exact_importance import TOP
 from tokenskip_lib.figures.style import (
     KIND_COLOURS,
     OUTCOME_COLOURS,
-    PALETTE,
     SCORER_COLOURS,
     STYLE,
     colours_of,
@@ -81,21 +80,24 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
     order = table.groupby("scorer")["correlation"].mean().sort_values().index
     panels = [("correlation", "rank correlation, 95% interval", 0.0), ("overlap", f"overlap of the top {TOP:.0%}", TOP)]
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8, 0.4 * len(order) + 1.6), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.4 * len(order) + 1.6), sharey=True)
         for axis, (name, label, chance) in zip(axes, panels, strict=True):
-            for number, (truth, rows) in enumerate(table.groupby("truth", sort=False)):
+            for number, (truth, colour) in enumerate(colours_of(table["truth"], SCORER_COLOURS).items()):
+                rows = table[table["truth"] == truth]
                 rows = rows.set_index("scorer").reindex(order)
                 heights = np.arange(len(order)) + 0.12 * (1 - 2 * number)
                 errors = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
                 axis.errorbar(
-                    rows[name], heights, xerr=errors, fmt="os"[number % 2], color=PALETTE[number], markersize=5,
+                    rows[name], heights, xerr=errors, fmt="os"[number % 2], color=colour, markersize=5,
                     capsize=2, elinewidth=0.8, label=f"against {truth}",
                 )  # fmt: skip
             axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
-            axis.set_xlabel(f"{label} (dashed: chance)")
+            axis.set_xlabel(f"{label}\n(dashed: chance)")
         axes[0].set_yticks(range(len(order)), order)
         axes[0].set_ylim(-0.6, len(order) - 0.4)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+        # Room between the last tick of one panel and the first of the other.
+        figure.set_layout_engine("constrained", wspace=0.06)
     return figure
 
 
@@ -164,8 +166,9 @@ def kept_kinds_figure(table: pd.DataFrame) -> Figure:
                 axes.plot(line["ratio"], line["kept"], marker="o", markersize=3, color=colour, label=kind)
             axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
             axes.set(title=scorer, xlim=(shares["ratio"].min() - 0.05, 1.02), ylim=(0, 1.02))
-        for axes in panels.flat[len(scorers) :]:
-            axes.axis("off")
+        for number in range(len(scorers), panels.size):
+            panels.flat[number].axis("off")
+            panels.flat[number - columns].xaxis.set_tick_params(labelbottom=True)  # the lowest of its column
         figure.supxlabel("ratio (fraction of tokens kept)", fontsize=10)
         figure.supylabel("share of the kind that is kept", fontsize=10)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
@@ -215,18 +218,14 @@ def kept_skipped_figure(table: pd.DataFrame, ratio: float) -> Figure:
     return figure
 
 
-def disagreement_figure(table: pd.DataFrame, number: int = 14) -> Figure:
+def disagreement_figure(table: pd.DataFrame) -> Figure:
     """The frequent spans on which scorers differ most: each scorer's mean rank, a row a span.
 
     Args:
-        table: columns scorer, span and rank, one row a span.
-        number: spans shown, of those that occur at least ten times (or the most frequent tenth).
+        table: what `evaluation.importance_tables.disagreement_table` returns.
     """
-    scorers = table["scorer"].unique()
-    counts = table["span"].value_counts().div(len(scorers))
-    frequent = counts[counts >= min(10, float(counts.quantile(0.9)))].index
-    means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")
-    means = means.loc[(means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]][::-1]
+    counts, means = table["times"][::-1], table.drop(columns="times")[::-1]
+    scorers = means.columns
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 1 + 0.4 * len(means)))
         places = range(len(means))

@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tokenskip_lib.evaluation.methods import METHODS
-from tokenskip_lib.figures.style import OUTCOME_COLOURS, PALETTE, STYLE, colours_of, method_styles, name_curves
+from tokenskip_lib.figures.style import (
+    OUTCOME_COLOURS,
+    PALETTE,
+    STYLE,
+    colours_of,
+    label_points,
+    method_styles,
+    name_curves,
+)
 
 Styles = dict[str, tuple[Any, str]]  # what `method_styles` returns
 
@@ -75,40 +83,28 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
 
 
 def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure:
-    """Training and held-out loss over optimiser steps.
+    """Training and held-out loss over optimiser steps; the legend has the last value of each curve.
 
     Args:
         log: columns step, loss and eval_loss (NaN if not measured), in nats per response token.
         longer: the log of a longer training by the same recipe; its held-out loss is drawn behind, and the
             steps are then on a logarithmic axis.
     """
+    curves = [(log, "loss", "training", "-", PALETTE[0]), (log, "eval_loss", "held out", "o-", PALETTE[1])]
+    if longer is not None:
+        curves.append((longer, "eval_loss", "held out, longer training", "o-", "0.6"))
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6))
-        if longer is not None:
-            points = longer.dropna(subset=["eval_loss"])
-            axes.plot(points["step"], points["eval_loss"], "o-", color="0.6", markersize=4, linewidth=1.2)
-            end = points.iloc[-1]
-            label = f"longer training,\nheld out {end['eval_loss']:.3f}"
-            axes.annotate(label, (end["step"], end["eval_loss"]), color="0.4", ha="right", va="top",
-                          xytext=(0, -8), textcoords="offset points")  # fmt: skip
-        curves = {"loss": ("training", "-", PALETTE[0]), "eval_loss": ("held out", "o-", PALETTE[1])}
-        curves = {column: curve for column, curve in curves.items() if column in log}
-        ends = {column: log[column].dropna().iloc[-1] for column in curves}
-        for column, (label, style, colour) in curves.items():
-            points = log.dropna(subset=[column])
-            axes.plot(points["step"], points[column], style, color=colour, markersize=4, linewidth=1.4)
-            axes.annotate(
-                f" {label} {ends[column]:.3f}",
-                (log["step"].max(), ends[column]),
-                color=colour,
-                va="bottom" if ends[column] == max(ends.values()) else "top",
-                xytext=(4, 0),
-                textcoords="offset points",
-            )
+        for number, (table, column, name, style, colour) in enumerate(curves):
+            points = table.dropna(subset=[column]) if column in table else table[:0]
+            if len(points):
+                axes.plot(
+                    points["step"], points[column], style, color=colour, markersize=4, linewidth=1.4,
+                    label=f"{name}, at the end {points[column].iloc[-1]:.3f}", zorder=3 - 0.1 * number,
+                )  # fmt: skip
         axes.set(xlabel="optimiser step", ylabel="loss (nats a response token)", title="Fine-tuning", ylim=(0, None))
-        if longer is None:
-            axes.set_xlim(0, log["step"].max() * 1.22)
-        else:
+        axes.legend(loc="upper right", frameon=False)  # losses fall, so this corner is free
+        if longer is not None:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
@@ -117,10 +113,10 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 def accuracy_figure(
     metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None, styles: Styles | None = None
 ) -> Figure:
-    """Accuracy against chain tokens: one curve a method with its name, and 95% intervals.
+    """Accuracy against chain tokens: one curve a method with its name, and 95% intervals. Dotted: the original.
 
-    Two things keep points from hiding each other. Methods as long as the original are drawn side by side to
-    its right. The accuracy axis is broken if a third of it is empty.
+    Two things keep points from hiding each other. Methods as long as the original have a panel of their own, a
+    column each. A method far below all others is named below the curves if most of the axis would be empty for it.
 
     Args:
         metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
@@ -128,79 +124,97 @@ def accuracy_figure(
             chain_tokens and accuracy (a fraction), and label if several publications are among them.
         styles: colour and marker of curves by method or label, in place of those of `method_styles`.
     """
-    drawn = metrics[["accuracy_low", "accuracy_high"]]
     if published is not None:
         published = published.assign(label=published.get("label", published["method"] + ", published"))
-        drawn = pd.concat([drawn, published["accuracy"].rename("accuracy_low").to_frame()])
     named = [*metrics["method"], *([] if published is None else published["method"])]
     styles = method_styles(named) | (styles or {})
-    levels = _levels(drawn.assign(accuracy_high=drawn["accuracy_high"].fillna(drawn["accuracy_low"])))
+    everything = pd.concat([metrics.assign(label=metrics["method"]), published])
+    below, (low, high) = _range(everything)
+    own = [rows for rows in _by_method(metrics) if rows["method"].iloc[0] not in below]
+    level = _as_long_as_the_original(own)
+    widths = [9, 1 + len(level)] if level else [9]
     with plt.style.context(STYLE):
         figure, panels = plt.subplots(
-            len(levels), sharex=True, squeeze=False, figsize=(8, 5), height_ratios=[4, 1][: len(levels)]
+            1, len(widths), sharey=True, squeeze=False, figsize=(9 if level else 8, 5), width_ratios=widths
         )
-        places = _side_by_side(metrics)
-        for axes, (low, high) in zip(panels[:, 0], levels, strict=True):
-            axes.set_ylim(low, high)
-            drawn_rows = [rows.assign(place=places[rows.index]) for rows in _by_method(metrics)]
-            names = [_draw_method(axes, rows, styles) for rows in drawn_rows]
-            labelled = set(metrics["method"])  # a second curve of a method near the first would hide its ratios
-            for rows in [] if published is None else _by_method(published, "label"):
-                names.append(_draw_published(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
+        axes = panels[0, 0]
+        axes.set_ylim(low, high)
+        curves = [_draw_method(axes, rows, styles) for rows in own if rows["method"].iloc[0] not in level]
+        labelled = set(metrics["method"])  # a second curve of a method near the first would hide its ratios
+        for rows in [] if published is None else _by_method(published, "label"):
+            if rows["label"].iloc[0] not in below:
+                curves.append(_draw_published(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
                 labelled |= set(rows["method"])
-            name_curves(axes, [name for name in names if low <= name[0] <= high])
-        panels[0, 0].set_title(title, parse_math=False)
-        panels[-1, 0].set_xlabel("chain tokens (mean over problems; where equal, side by side)")
-        figure.supylabel("accuracy (%)", fontsize="medium")
-        if len(levels) > 1:
-            _break_axis(*panels[:, 0])
+        for original in metrics.loc[metrics["method"] == "original", "accuracy"]:
+            for panel in panels[0]:
+                panel.axhline(100 * original, color="black", linestyle=":", linewidth=1, zorder=1)
+        if level:
+            _draw_columns(panels[0, 1], [rows for rows in own if rows["method"].iloc[0] in level], styles)
+        if below:
+            note = "; ".join(f"{name}, {_percent(everything[everything['label'] == name])}" for name in below)
+            axes.annotate(f"↓ below this axis: {note}", (0.015, 0.025), xycoords="axes fraction", parse_math=False,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+        axes.set_title(title, parse_math=False)
+        axes.set(xlabel="chain tokens, mean over problems", ylabel="accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+        name_curves(axes, [end for end, _ in curves])
+        label_points(axes, [label for _, labels in curves for label in labels])
     return figure
 
 
-def _levels(drawn: pd.DataFrame) -> list[tuple[float, float]]:
-    """The ranges of accuracy to draw, in percent, the upper first: two if a third of the axis is empty, else one."""
-    rows = drawn.sort_values("accuracy_low")
-    lows, highs = 100 * rows["accuracy_low"].to_numpy(), 100 * rows["accuracy_high"].cummax().to_numpy()
-    gaps = lows[1:] - highs[:-1]
-    top = min(103, highs[-1] + 4)
-    if not len(gaps) or gaps.max() < 33:
-        return [(-5, top)]
-    split = int(gaps.argmax())
-    return [(lows[split + 1] - 6, top), (lows[0] - 3, highs[split] + 4)]
+def _range(rows: pd.DataFrame) -> tuple[list[str], tuple[float, float]]:
+    """The curves that are too far below the others to be drawn with them, and the limits of the axis, in percent.
+
+    Too far is a gap of at least 33 points that is larger than the range of the curves above it.
+
+    Args:
+        rows: columns label, accuracy, and accuracy_low and accuracy_high where there is an interval.
+    """
+    ends = [100 * rows[f"accuracy_{end}"].fillna(rows["accuracy"]) for end in ("low", "high")]
+    curves = rows.assign(low=ends[0], high=ends[1]).groupby("label", sort=False).agg({"low": "min", "high": "max"})
+    curves = curves.sort_values("low", kind="stable")
+    top, gaps = curves["high"].max(), curves["low"].to_numpy()[1:] - curves["high"].cummax().to_numpy()[:-1]
+    split = int(gaps.argmax()) + 1 if len(gaps) else 0
+    if split and gaps.max() < max(33, top - curves["low"].iloc[split]):
+        split = 0
+    bottom = curves["low"].iloc[split]
+    room = 0.06 * (top - bottom) + 0.5
+    return list(curves.index[:split]), (bottom - room * (2.5 if split else 1), top + room)
 
 
-def _side_by_side(metrics: pd.DataFrame) -> pd.Series:
-    """Where to draw each row: at its tokens, or beside the original if all of a method's rows are as long as it."""
-    places = metrics["chain_tokens"].astype(float)
-    if "original" not in set(metrics["method"]):
-        return places
-    in_place = ["original", *(name for name, method in METHODS.items() if method.uses_adapter)]
-    whole, step = places[metrics["method"] == "original"].iloc[0], 0.015 * places.max()
-    same = [
-        rows.index
-        for rows in _by_method(metrics[~metrics["method"].isin(in_place)])
-        if ((rows["chain_tokens"] - whole).abs() < step).all()
-    ]
-    for number, index in enumerate(same, start=1):
-        places[index] = whole + number * step
-    return places
+def _percent(rows: pd.DataFrame) -> str:
+    low, high = 100 * rows["accuracy"].min(), 100 * rows["accuracy"].max()
+    return f"{low:.1f}%" if low == high else f"{low:.1f} to {high:.1f}%"
+
+
+def _as_long_as_the_original(curves: list[pd.DataFrame]) -> list[str]:
+    """The methods without an adapter that write as many tokens as the original in all of their rows."""
+    lengths = {rows["method"].iloc[0]: rows["chain_tokens"].astype(float) for rows in curves}
+    if "original" not in lengths:
+        return []
+    whole, near = lengths["original"].iloc[0], 0.015 * max(values.max() for values in lengths.values())
+    others = [name for name in lengths if name != "original" and not (name in METHODS and METHODS[name].uses_adapter)]
+    return [name for name in others if ((lengths[name] - whole).abs() < near).all()]
 
 
 def _by_method(table: pd.DataFrame, column: str = "method") -> list[pd.DataFrame]:
     return [rows.sort_values("ratio") for _, rows in table.groupby(column, sort=False)]
 
 
-def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
-    """Draw one method's curve at the column `place`; return its entry for `name_curves`."""
+def _errors(rows: pd.DataFrame) -> list[pd.Series]:
+    return [100 * (rows["accuracy"] - rows["accuracy_low"]), 100 * (rows["accuracy_high"] - rows["accuracy"])]
+
+
+def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple[tuple, list[tuple]]:
+    """Draw one method's curve; return its entries for `name_curves` and `label_points`."""
     method = rows["method"].iloc[0]
     known = METHODS.get(method)
     scaled = known is not None and known.scales_adapter
     colour, marker = styles[method]
-    accuracy = 100 * rows["accuracy"]
     axes.errorbar(
-        rows["place"],
-        accuracy,
-        yerr=[accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy],
+        rows["chain_tokens"],
+        100 * rows["accuracy"],
+        yerr=_errors(rows),
         color=colour,
         marker=marker,
         capsize=2,
@@ -209,56 +223,41 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple:
         linewidth=1.4,
         zorder=3 if method == "original" or (known is not None and known.uses_adapter) else 2,
     )
-    if len(rows) > 1 or scaled:
-        _label_ratios(axes, rows, colour, sign="×" * scaled)
-    last = int(rows["place"].argmax())
-    return accuracy.iloc[last], method + " (× strength)" * scaled, colour, rows["place"].iloc[last]
+    labels = _ratio_labels(rows, colour, sign="×" * scaled) if len(rows) > 1 or scaled else []
+    return _end(rows, method + " (×)" * scaled, colour), labels
 
 
-def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple:
-    """Draw one published curve, hollow and dashed, with its ratios or without; return its entry for `name_curves`."""
+def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple[tuple, list[tuple]]:
+    """Draw one published curve, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
     label = rows["label"].iloc[0]
     colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
-    accuracy = 100 * rows["accuracy"]
-    order = 1.5 if ratios else 1
-    axes.plot(rows["chain_tokens"], accuracy, f"{marker}--", color=colour, mfc="white", alpha=0.6, zorder=order)
-    if ratios and len(rows) > 1:
-        _label_ratios(axes, rows.assign(place=rows["chain_tokens"]), colour)
-    last = int(rows["chain_tokens"].argmax())
-    return accuracy.iloc[last], label, colour, rows["chain_tokens"].iloc[last]
+    axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{marker}--", color=colour, mfc="white", alpha=0.6,
+              zorder=1.5 if ratios else 1)  # fmt: skip
+    return _end(rows, label, colour), _ratio_labels(rows, colour) if ratios and len(rows) > 1 else []
 
 
-def _break_axis(upper: Axes, lower: Axes) -> None:
-    """Draw two panels as one axis with a gap."""
-    upper.spines["bottom"].set_visible(False)
-    upper.tick_params(axis="x", bottom=False)
-    cut: dict[str, Any] = {
-        "marker": [(-1, -0.5), (1, 0.5)],
-        "markersize": 8,
-        "linestyle": "none",
-        "color": "0.3",
-        "clip_on": False,
-    }
-    upper.plot([0], [0], transform=upper.transAxes, **cut)
-    lower.plot([0], [1], transform=lower.transAxes, **cut)
-    lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+def _draw_columns(axes: Axes, methods: list[pd.DataFrame], styles: Styles) -> None:
+    """Draw methods side by side, each at its name; a method with several levels has its points next to each other."""
+    for place, rows in enumerate(methods):
+        colour, marker = styles[rows["method"].iloc[0]]
+        levels = place + 0.18 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
+        axes.errorbar(levels, 100 * rows["accuracy"], yerr=_errors(rows), color=colour, marker=marker, capsize=2,
+                      markersize=5, elinewidth=0.8, linewidth=0)  # fmt: skip
+    names = [rows["method"].iloc[0] for rows in methods]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_title("as long as the original", fontsize="medium", fontweight="normal")
+    for tick, name in zip(axes.get_xticklabels(), names, strict=True):
+        tick.set_color(styles[name][0])
 
 
-def _label_ratios(axes: Axes, rows: pd.DataFrame, colour: Any, sign: str = "") -> None:
-    """Write the requested ratio at each point, or the strength with a sign before it.
+def _end(rows: pd.DataFrame, name: str, colour: Any) -> tuple:
+    last = rows.iloc[int(rows["chain_tokens"].argmax())]
+    return 100 * last["accuracy"], name, colour, last["chain_tokens"]
 
-    If points are too close to tell apart, only the first and the last get a label; if these are too, none.
-    """
-    lengths = np.sort(rows["place"].to_numpy())
-    nearest, span, width = np.diff(lengths).min(initial=np.inf), lengths[-1] - lengths[0], 0.02 * lengths[-1]
-    points = rows[["ratio", "place", "accuracy"]].to_numpy()
-    for ratio, place, accuracy in points[slice(None) if nearest > width else [] if span < width else [0, -1]]:
-        axes.annotate(
-            f"{sign}{ratio:g}",
-            (place, 100 * accuracy),
-            color=colour,
-            fontsize=8,
-            annotation_clip=True,
-            xytext=(4, -11),
-            textcoords="offset points",
-        )
+
+def _ratio_labels(rows: pd.DataFrame, colour: Any, sign: str = "") -> list[tuple]:
+    """Entries for `label_points`, the ends first: the requested ratio, or the strength with a sign before it."""
+    points = list(rows[["chain_tokens", "accuracy", "ratio"]].itertuples(index=False))
+    points = [*points[::-1][:1], *points[:-1]]
+    return [(tokens, 100 * accuracy, f"{sign}{ratio:g}", colour) for tokens, accuracy, ratio in points]

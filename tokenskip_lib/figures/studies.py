@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from tokenskip_lib.evaluation.token_complexity import ONE_RATIO, ORACLE, SHUFFLED
 from tokenskip_lib.figures.style import PALETTE, SCORER_COLOURS, STYLE, name_curves
@@ -24,24 +24,20 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
     """
     order = table.groupby("scorer")["accuracy"].max().sort_values().index
     kinds = list(dict.fromkeys(table["kept"]))
+    shades = sns.color_palette("viridis_r", len(kinds) + 1)[1:]  # the more is kept first, the darker
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8, 0.5 * len(order) + 1.2), sharey=True, width_ratios=[3, 2])
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.5 * len(order) + 1.6), sharey=True, width_ratios=[3, 2])
         for number, kind in enumerate(kinds):
             rows = table[table["kept"] == kind].set_index("scorer").reindex(order)
             heights = np.arange(len(order)) + 0.14 * (2 * number - len(kinds) + 1)
             accuracy = 100 * rows["accuracy"]
             errors = [accuracy - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - accuracy]
-            style = {"color": PALETTE[number], "fmt": "osD"[number % 3], "markersize": 5}
+            style = {"color": shades[number], "fmt": "osD"[number % 3], "markersize": 5, "label": kind}
             axes[0].errorbar(accuracy, heights, xerr=errors, capsize=2, elinewidth=0.8, **style)
-            top = int(np.flatnonzero(accuracy.notna())[-1])  # where the kind is named
-            end, side, gap = ("accuracy_high", "left", 6) if accuracy.iloc[top] < 45 else ("accuracy_low", "right", -6)
-            place = (100 * rows[end].iloc[top], heights[top])
-            axes[0].annotate(kind, place, xytext=(gap, 0), textcoords="offset points", color=PALETTE[number],
-                             ha=side, va="center")  # fmt: skip
             ends = [rows["actual_ratio"] - rows["actual_ratio_low"], rows["actual_ratio_high"] - rows["actual_ratio"]]
             axes[1].errorbar(rows["actual_ratio"], heights, xerr=ends, capsize=2, elinewidth=0.8, **style)
         axes[0].axvline(100 * original, color="black", linestyle="--", linewidth=1)
-        axes[0].annotate("original ", (100 * original, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
+        axes[0].annotate("original ", (100 * original, 0.01), xycoords=("data", "axes fraction"), ha="right")
         axes[1].axvline(table["ratio"].iloc[0], color="0.4", linestyle="--", linewidth=1)
         axes[0].set_yticks(range(len(order)), order)
         axes[0].set_ylim(-0.6, len(order) - 0.4)
@@ -49,79 +45,103 @@ def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
             xlabel="accuracy (%), 95% interval", title=f"Trained on chains pruned to {table['ratio'].iloc[0]:g}"
         )
         axes[1].set(xlabel="actual ratio (dashed: the request)", title="What it writes")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(kinds), frameon=False)
     return figure
 
 
 def control_figure(table: pd.DataFrame) -> Figure:
-    """Actual against requested ratio for growing numbers of training rows, and the mean distance between the two.
+    """Actual against requested ratio, a panel for each number of training rows; and every training's mean distance.
 
     Args:
         table: a row for each training and ratio. Columns training (a name for everything but the number of
-            rows), rows_trained, ratio, and from metrics.csv actual_ratio with its interval.
+            rows), rows_trained, ratio, and from metrics.csv actual_ratio with its interval. The panels show the
+            first training.
     """
-    trainings = list(dict.fromkeys(table["training"]))
-    shades = sns.color_palette("viridis_r", table.loc[table["training"] == trainings[0], "rows_trained"].nunique())
+    name = table["training"].iloc[0]
+    panels = list(table[table["training"] == name].groupby("rows_trained"))
+    distances = table.assign(distance=(table["actual_ratio"] - table["ratio"]).abs())
+    distance = distances.groupby(["training", "rows_trained"], sort=False)["distance"].mean()
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(2, figsize=(7.5, 7.6))
-        axes[0].plot([0.45, 1], [0.45, 1], color="0.4", linestyle="--", linewidth=1)
-        first, ends = table[table["training"] == trainings[0]], []
-        for shade, (rows, group) in zip(shades, first.groupby("rows_trained"), strict=True):
+        figure = plt.figure(figsize=(9, 4 + 0.28 * len(distance)))
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[3, 1 + 0.28 * len(distance)])[:, 0]
+        for axes, (rows, group) in zip(
+            upper.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+        ):
             group = group.sort_values("ratio")
-            axes[0].plot(group["ratio"], group["actual_ratio"], marker="o", color=shade)
-            axes[0].fill_between(
-                group["ratio"],
-                group["actual_ratio_low"],
-                group["actual_ratio_high"],
-                color=shade,
-                alpha=0.15,
-                linewidth=0,
-            )
-            end = group.iloc[-1]
-            ends.append((end["actual_ratio"], f"{rows:,} rows", shade, end["ratio"]))
-        axes[0].set(xlabel="requested ratio", ylabel="actual ratio", title=trainings[0])
-        name_curves(axes[0], ends)
-        errors = table.assign(error=(table["actual_ratio"] - table["ratio"]).abs())
-        error = errors.groupby(["training", "rows_trained"], sort=False)["error"].mean()
-        names = []
-        for number, training in enumerate(trainings):
-            curve, style = error[training].sort_index(), {"marker": "osD^vP"[number % 6], "color": PALETTE[number]}
-            # Hollow and each larger than the last, so that markers at one place can all be seen.
-            axes[1].plot(curve.index, curve, markersize=6 + 2 * number, mfc="none", linewidth=1.4, **style)
-            names.append((curve.iloc[-1], training, PALETTE[number], curve.index[-1]))
-        axes[1].set_xscale("log")
-        axes[1].set_xticks(_apart(table["rows_trained"]))
-        axes[1].xaxis.set_major_formatter("{x:,.0f}")
-        axes[1].xaxis.set_minor_locator(NullLocator())
-        axes[1].set(xlabel="training rows", ylabel="mean |actual - requested ratio|", title="Distance from the request")
-        axes[1].set_ylim(0, None)
-        name_curves(axes[1], names)
+            ends = _lengths(group["actual_ratio"], group["actual_ratio_low"], group["actual_ratio_high"])
+            axes.plot([0.45, 1.05], [0.45, 1.05], color="0.4", linestyle="--", linewidth=1)
+            axes.errorbar(group["ratio"], group["actual_ratio"], ends, marker="o", capsize=2, elinewidth=0.8,
+                          linewidth=1.4, color=PALETTE[0])  # fmt: skip
+            axes.set_title(f"{rows:,} rows", fontsize="medium")
+        upper.axes[0].set_ylabel("actual ratio")
+        upper.supxlabel("requested ratio", fontsize="medium")
+        upper.suptitle(f"What is written: {name}", x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+        axes, places = lower.subplots(), range(len(distance))
+        axes.hlines(places, 0, distance, color="0.8", linewidth=2)
+        colours = [PALETTE[0] if training == name else "0.4" for training, _ in distance.index]
+        axes.scatter(distance, places, color=colours, s=36, zorder=3)
+        for place, value in zip(places, distance, strict=True):
+            axes.annotate(f"{value:.3f}", (value, place), (7, 0), textcoords="offset points", va="center",
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+        axes.set_yticks(places, [f"{training}, {rows:,} rows" for training, rows in distance.index], parse_math=False)
+        axes.set(
+            xlim=(0, 1.12 * distance.max()), xlabel="mean |actual - requested ratio|", title="Distance from the request"
+        )
+        axes.invert_yaxis()
     return figure
 
 
-def by_ratio_figure(curves: Mapping[str, pd.DataFrame], ylabel: str, title: str, *, diagonal: bool = False) -> Figure:
-    """A number against the requested ratio, a line a curve.
+def by_ratio_figure(
+    curves: Mapping[str, pd.DataFrame],
+    ylabel: str,
+    title: str,
+    *,
+    diagonal: bool = False,
+    styles: Mapping[str, dict] | None = None,
+) -> Figure:
+    """A number against the requested ratio, a line a curve; intervals as error bars.
+
+    Curves with intervals at the same ratios are moved a little sideways, so that no error bar hides another.
 
     Args:
         curves: name -> columns ratio and value, and low and high if there is an interval to draw. A missing
             value is left out.
         diagonal: also draw the line value = ratio.
+        styles: name -> what matplotlib takes for a line. A scorer has a colour of its own, and other curves the
+            next free one.
     """
+    free = cycle(PALETTE)
+    ratios = pd.concat(curves.values())["ratio"]
+    uncertain = [name for name, curve in curves.items() if "low" in curve and curve["low"].notna().any()]
+    shared = pd.Series([ratio for name in uncertain for ratio in curves[name]["ratio"]]).duplicated().any()
+    step = 0.1 * np.diff(sorted(ratios.unique())).min(initial=1) if shared else 0
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.2))
-        ratios = pd.concat(curves.values())["ratio"]
         if diagonal:
             axes.plot(
                 [ratios.min(), ratios.max()], [ratios.min(), ratios.max()], color="0.4", linestyle="--", linewidth=1
             )
-        names, free = [], dict(zip(curves, cycle(PALETTE), strict=False))
+        names = []
         for number, (name, curve) in enumerate(curves.items()):
-            curve, colour = curve.dropna(subset="value").sort_values("ratio"), SCORER_COLOURS.get(name, free[name])
+            curve = curve.dropna(subset="value").sort_values("ratio")
             if curve.empty:
                 continue
-            axes.plot(curve["ratio"], curve["value"], marker="osD^vP"[number % 6], color=colour, linewidth=1.4)
-            names.append((curve["value"].iloc[-1], name, colour, curve["ratio"].iloc[-1]))
-            if "low" in curve:
-                axes.fill_between(curve["ratio"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+            style: dict[str, Any] = {"marker": "osD^vP"[number % 6], "linewidth": 1.4, "markersize": 5}
+            style |= {"color": SCORER_COLOURS.get(name) or next(free)} | dict((styles or {}).get(name, {}))
+            places = curve["ratio"]
+            if name in uncertain:
+                places = places + step * (uncertain.index(name) - (len(uncertain) - 1) / 2)
+                axes.errorbar(
+                    places,
+                    curve["value"],
+                    _lengths(curve["value"], curve["low"], curve["high"]),
+                    capsize=2,
+                    elinewidth=0.8,
+                    **style,
+                )
+            else:
+                axes.plot(places, curve["value"], **style)
+            names.append((curve["value"].iloc[-1], name, style["color"], places.iloc[-1]))
         axes.set_xticks(sorted(ratios.unique()))
         axes.set(xlabel="requested ratio", ylabel=ylabel, title=title)
         name_curves(axes, names)
@@ -162,10 +182,6 @@ def choices_figure(choices: pd.DataFrame, policy: pd.DataFrame) -> Figure:
     return figure
 
 
-def _apart(values: pd.Series) -> list[float]:
-    """The values that are far enough apart for labels on a logarithmic axis."""
-    kept: list[float] = []
-    for value in sorted(values.unique()):
-        if not kept or value > 1.3 * kept[-1]:
-            kept.append(value)
-    return kept
+def _lengths(values: pd.Series, low: pd.Series, high: pd.Series) -> list[pd.Series]:
+    """The two lengths of error bars; of a few problems, an interval may end beside its value."""
+    return [(values - low).clip(lower=0), (high - values).clip(lower=0)]

@@ -13,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from tokenskip_lib.core.store import write_json, write_whole
 from tokenskip_lib.evaluation.methods import METHODS
@@ -20,7 +21,7 @@ from tokenskip_lib.evaluation.methods import METHODS
 PALETTE = sns.color_palette("colorblind")
 # For methods that state no style of their own, such as "random pruning" in notebook 06.
 FREE_COLOURS = [PALETTE[number] for number in (7, 9, 6, 8)]
-FREE_MARKERS = "v<>8H"
+FREE_MARKERS = "v8Hx+"
 # A scorer, a kind of span and what became of a chain or span have the same colour in every figure.
 SCORER_COLOURS = {
     "selective_context": "#0173b2", "llmlingua2": "#029e73", "cts": "#cc78bc", "gogi": "#d55e00", "mist": "#ca9161",
@@ -96,7 +97,7 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
     """
     low, high = axes.get_ylim()
     names = sorted(names, key=lambda name: name[0])
-    gap = (high - low) / 18
+    gap = (high - low) / max(18, len(names))
     heights = np.clip([name[0] for name in names], low + gap / 2, high - gap / 2)
     for _ in range(200):  # neighbours that are too close push each other apart
         short = np.clip(gap - np.diff(heights), 0, None) / 2
@@ -104,7 +105,7 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
             break
         heights[:-1] -= short
         heights[1:] += short
-        heights = np.minimum(heights, high - gap / 2)
+        heights = np.clip(heights, low + gap / 2, high - gap / 2)
     for (end, name, colour, right), height in zip(names, heights, strict=True):
         axes.annotate(
             name,
@@ -117,3 +118,32 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
             parse_math=False,  # a name may be anyone's text
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
         )
+
+
+def label_points(axes: Axes, labels: list[tuple]) -> None:
+    """Write a short text beside each point, where it hides no point and no other text; without such a place, none.
+
+    Args:
+        axes: the axes, with everything else drawn.
+        labels: (x, y, text, colour) of each point.
+    """
+    figure = axes.get_figure(root=True)
+    if not labels or figure is None:
+        return
+    figure.draw_without_rendering()  # the layout decides where the points are
+    point = figure.dpi / 72
+    places = axes.transData.transform([label[:2] for label in labels])
+    taken = [(x - 4 * point, y - 4 * point, x + 4 * point, y + 4 * point) for x, y in places]
+    for (x, y), (*_, text, colour) in zip(places, labels, strict=True):
+        width, height = 5.5 * len(text), 8
+        for right, up in ((5, -13), (5, 5), (-5 - width, -13), (-5 - width, 5)):
+            left, bottom = x + right * point, y + up * point
+            box = (left, bottom, left + width * point, bottom + height * point)
+            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                continue
+            axes.annotate(
+                text, tuple(axes.transData.inverted().transform((x, y))), (right, up), textcoords="offset points",
+                color=colour, fontsize=8, path_effects=[withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip
+            taken.append(box)
+            break
