@@ -50,6 +50,7 @@ def test_every_part_that_needs_an_extra_names_it(root):
         ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        f"InputError: {package} is not installed; this needs the extra '{extra}': in a checkout, pip install '.[{extra}]'"
+        f"InputError: {package} is not installed; this needs the extra '{extra}': "
+        f"in a checkout, pip install '.[{extra}]'"
         for package, extra in USES
     ], done.stderr
