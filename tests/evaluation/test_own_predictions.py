@@ -195,3 +195,11 @@ def test_phrases_of_another_language_are_given_to_the_grader_and_never_blank(tmp
     assert json.loads(capsys.readouterr().out)["is_correct"] is True
     with pytest.raises(InputError, match="--answer-phrase: a blank phrase"):
         grade_file(str(source), "-", answer_phrases=["答案是", " "])
+
+
+def test_several_launched_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "predictions.jsonl").write_text('{"id": "a", "answer": "1", "output": "1"}\n')
+    with pytest.raises(InputError, match="one process writes a file of records"):
+        grade_file(str(tmp_path / "predictions.jsonl"), str(tmp_path / "graded.jsonl"))
+    assert not (tmp_path / "graded.jsonl").exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tokenskip_lib.core.locks import only_writer
+from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.provenance import commit, versions
 from tokenskip_lib.core.records import InputError
 from tokenskip_lib.core.store import PIPE, file_errors, write_json
@@ -35,8 +36,10 @@ def open_stream(output: str) -> TextIO | None:
         The open stream; None if the output is a regular file, or will be one.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or several processes were launched for it.
     """
+    if processes() > 1:
+        raise InputError("one process writes a file of records; for several GPUs see docs/scale-out.md")
     path = Path(output)
     if output == PIPE:
         return sys.stdout

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.outputs import open_output, open_stream
-from tokenskip_lib.core.processes import processes
 from tokenskip_lib.core.records import (
     ChainText,
     InputError,
@@ -255,8 +254,6 @@ def _open(source: str, output: str, record_type: type[R], settings: dict[str, An
     Raises:
         InputError: the output cannot be written, or was made from other chains or with other settings.
     """
-    if processes() > 1:
-        raise InputError("own chains are written by one process; for several GPUs see docs/scale-out.md")
     stream = open_stream(output)
     if stream is not None:
         yield _Stream(stream, output)
