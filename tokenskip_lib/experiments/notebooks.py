@@ -130,9 +130,10 @@ def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> Non
 def _environment_of_kernels() -> Iterator[None]:
     """Kernels started inside find your own modules where you started the run, and draw their bars on stderr.
 
-    They run in notebooks/, and would take a notebook that started the run for their own place.
+    They run in notebooks/, and would take a notebook that started the run for their own place. They show figures even
+    if MPLBACKEND, of a machine without a screen, says that there is nobody to show them to.
     """
-    before = {name: os.environ.pop(name, None) for name in ("PYTHONPATH", IN_LAB)}
+    before = {name: os.environ.pop(name, None) for name in ("PYTHONPATH", IN_LAB, "MPLBACKEND")}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), before["PYTHONPATH"]]))
     try:
         yield
