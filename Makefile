@@ -77,10 +77,10 @@ bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.memory
 
-book: $(READY) ## notebooks, pages and API as a site in docs/_build; once set up, it needs no network
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[book]"
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs . docs/_build
-	@echo "open docs/_build/index.html"
+book: $(READY) ## notebooks, pages and API as a site in docs/_build/html; once set up, it needs no network
+	PYTHONWARNINGS="ignore:Editable installation" $(BIN)/pip install --quiet -c constraints.txt -e ".[book]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs . docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 check-gpu: $(READY) ## is a card right, and how fast: 8 minutes, no network; writes data/results/gpu_check.json
 	$(BIN)/python -m benchmarks.gpu --minutes 8
