@@ -137,7 +137,7 @@ def _answering(setting: Setting, *, compiled: bool) -> dict:
     for size in setting.sizes.batches[: 1 if compiled else None]:
         requests = _requests(setting, max(size, 2))
         with setting.quick_compilation():
-            [(row, _)] = time_answers(large.model, large.tokenizer, [requests], [size], compiled=compiled)
+            [[(row, _)]] = time_answers([(large.model, requests)], large.tokenizer, size, compiled=compiled)
         weights = shape.parameters * setting.dtype.itemsize
         lengths = [len(encode_prompt(setting.tokenizer, request.prompt)) for request in requests]
         context = max(lengths) + setting.sizes.fast_new_tokens

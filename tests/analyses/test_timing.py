@@ -19,13 +19,13 @@ def run(tiny_profile, make_adapter):
 
 
 def test_latency_and_throughput_have_a_row_a_method_and_ratio(run):
-    timings = time_run(run, 2, [1, 2])
+    timings = time_run(run, 2, [1, 2], rounds=3)
     assert list(timings.columns) == column_names(ComparedTiming)
     pairs = [("original", 1.0), ("tokenskip", 1.0), ("tokenskip", 0.5)]
     assert sorted(zip(timings["batch_size"], timings["method"], timings["ratio"], strict=True)) == sorted(
         (size, *pair) for size in (1, 2) for pair in pairs
     )
-    assert set(timings["n"]) == {2} and timings["tokens"].between(1, 8).all()
+    assert set(timings["n"]) == {2} and set(timings["rounds"]) == {3} and timings["tokens"].between(1, 8).all()
     assert (timings["peak_memory_mb"] > 10).all()
     assert set(timings["device"]) == {f"CPU, {torch.get_num_threads()} threads, float32"}
     made = timings["tokens"] / timings["seconds_per_problem"]
@@ -48,5 +48,5 @@ def test_a_servers_profile_is_refused(run):
 
 @pytest.mark.parametrize(("size", "batch_sizes"), [(0, [1]), (2, [])])
 def test_nothing_to_time_is_one_line(run, size, batch_sizes):
-    with pytest.raises(InputError, match="at least one problem and one batch size"):
+    with pytest.raises(InputError, match="at least one problem, one round and one batch size"):
         time_run(run, size, batch_sizes)
