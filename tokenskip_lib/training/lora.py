@@ -40,7 +40,7 @@ from tokenskip_lib.training.arguments import need_trackers, training_arguments
 from tokenskip_lib.training.log import LogWriter, mean_loss
 from tokenskip_lib.training.loss import response_loss
 from tokenskip_lib.training.rows import encode_rows, even_out, training_order
-from tokenskip_lib.training.start import add_adapter
+from tokenskip_lib.training.start import add_adapter, check_start
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,10 +79,12 @@ def train_adapter(
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
             all attend to everything before a token, the folder cannot be written, another process trains there, the
-            target's adapter is no plain LoRA adapter, or a package of training.report_to is missing.
+            target's adapter is no plain LoRA adapter, the adapter to start from has another rank or alpha than the
+            settings, or a package of training.report_to is missing.
     """
     if target is not None:
         plain_adapter(target)
+    check_start(settings)
     need_trackers(settings.report_to)
     data = _encode(rows, tokenizer, settings, folder)
     with only_writers(folder), _write_errors(folder):
@@ -250,10 +252,8 @@ def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | N
     config.base_model_name_or_path = base_name
     trained = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     weights = {name: value.to(torch.bfloat16) for name, value in trained.items()}
-    if start_from is None:
-        save_adapter(folder, config, weights, target)
-    else:
-        save_adapter(folder, config, weights, includes=included(find_adapter(start_from)))
+    includes = None if start_from is None else included(find_adapter(start_from))
+    save_adapter(folder, config, weights, target, includes)
 
 
 def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

@@ -25,20 +25,26 @@ def model_to_train(target: TargetSettings, training: TrainingSettings) -> PreTra
     target model's adapter.
 
     Raises:
-        InputError: there is no such model or adapter, the adapter to start from has another rank or alpha than the
-            settings say, or it does not include the target model's adapter.
+        InputError: there is no such model or adapter, or the adapter to start from does not include the target
+            model's adapter.
     """
     if training.start_from is None:
         return load_model(target)
-    _, config = plain_adapter(training.start_from)
-    if (config["r"], config["lora_alpha"]) != (training.rank, training.alpha):
-        raise InputError(
-            f"training.start_from '{training.start_from}': an adapter of rank {config['r']} and alpha "
-            f"{config['lora_alpha']}; set training.rank and training.alpha to these"
-        )
     if target.adapter is not None:
         refuse_other_target(training.start_from, target.adapter)
     return load_model(target.model_copy(update={"adapter": None}))
+
+
+def check_start(settings: TrainingSettings) -> None:
+    """Raise InputError if the adapter to start from has another rank or alpha than the settings say."""
+    if settings.start_from is None:
+        return
+    _, config = plain_adapter(settings.start_from)
+    if (config["r"], config["lora_alpha"]) != (settings.rank, settings.alpha):
+        raise InputError(
+            f"training.start_from '{settings.start_from}': an adapter of rank {config['r']} and alpha "
+            f"{config['lora_alpha']}; set training.rank and training.alpha to these"
+        )
 
 
 def add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -> PeftModel:
