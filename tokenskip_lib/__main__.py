@@ -38,6 +38,7 @@ for command in (
     files.grade,
     files.place,
     files.export,
+    files.average,
     runs.study,
     runs.timing,
     runs.page,

@@ -278,6 +278,7 @@ def test_help_lists_every_command_and_profiles_lists_every_profile(root):
         "train",
         "evaluate",
         "export",
+        "average",
         "publish",
     )
     assert all(command in shown for command in commands)

@@ -37,6 +37,13 @@ def test_the_same_seed_gives_the_same_problems_and_another_seed_others(symbolic)
     assert other.problems != symbolic["test"].problems
 
 
+def test_a_train_seed_gives_other_training_problems_and_the_same_test_problems(symbolic):
+    reseeded, seed_1 = load_profile("demo", {"problems.train_seed": 1}), load_profile("demo", {"seed": 1})
+    assert load_problem_set("gsm_symbolic", "test", SIZE, reseeded) == symbolic["test"]
+    train = load_problem_set("gsm_symbolic", "train", SIZE, reseeded)
+    assert train != symbolic["train"] and train == load_problem_set("gsm_symbolic", "train", SIZE, seed_1)
+
+
 def test_a_question_stays_in_its_split_under_every_seed(symbolic):
     other = load_problem_set("gsm_symbolic", "train", SIZE, load_profile("demo", {"seed": 1}))
     refuse_shared_questions(other.problems, symbolic["test"].problems)

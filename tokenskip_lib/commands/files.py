@@ -190,6 +190,21 @@ def export(
         print(relative(path))
 
 
+def average(
+    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER...", help="Folders or hub names, two or more.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The folder to write into.")],
+) -> None:
+    """Write the mean of adapters that went on from the same one (training.start_from)."""
+    from pathlib import Path
+
+    from tokenskip_lib.core.paths import relative
+    from tokenskip_lib.models.averaging import average_adapters
+
+    folder = Path(output).expanduser()
+    average_adapters(adapters, folder)
+    print(relative(folder))
+
+
 def _refuse_without_chains(output: str, **options: str | None) -> None:
     for name, value in {**options, "output": None if output == "-" else output}.items():
         if value is not None:

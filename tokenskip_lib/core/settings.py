@@ -83,6 +83,7 @@ class ProblemSettings(Settings):
     train: str
     test: str
     train_size: PositiveInt | None = None
+    train_seed: Seed | None = None  # of gsm_symbolic's training problems; None: the profile's, which the others keep
     test_size: PositiveInt | None = None
     validation: str | None = None  # a JSONL file; gsm_symbolic has a validation split of its own
     validation_size: PositiveInt | None = None  # problems to choose settings by
@@ -176,7 +177,7 @@ class TrainingSettings(Settings):
     ratios_a_problem: Literal["one", "all"] = "one"  # a row at one drawn ratio, or a row at each
     rows: PositiveInt | None = None  # of the chains' rows, the first so many; None: all
     seed: Seed | None = None  # of drawn ratios, order and initial weights; None: the profile's
-    start_from: str | None = None  # an adapter of this rank and alpha that training goes on from; None: a fresh one
+    start_from: str | None = None  # an adapter of this rank that training goes on from; None: a fresh one
     rank: PositiveInt = 8
     alpha: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5

@@ -101,21 +101,34 @@ def attach_adapters(model: PreTrainedModel, adapters: dict[str, Path | str]) -> 
     return adapted.eval()
 
 
-def trainable_adapter(model: PreTrainedModel, name: Path | str) -> PeftModel:
+def trainable_adapter(model: PreTrainedModel, name: Path | str, alpha: int) -> PeftModel:
     """The model with an adapter beside its weights that training goes on with, in float32.
+
+    The adapter changes the model as before: A and B are scaled alike, so that their product with the new alpha is the
+    product with the old one. A learning rate then means what it means for a fresh adapter of this alpha.
 
     Args:
         name: a folder, or the hub's name.
+        alpha: the alpha that it is trained with.
 
     Raises:
         InputError: there is no such adapter, or it does not fit the model.
     """
+    from peft.tuners.lora import LoraLayer
+
     adapted = _attach(model, name, "default")
-    adapted.peft_config["default"].inference_mode = False
+    config = adapted.peft_config["default"]
+    scale = (config.lora_alpha / alpha) ** 0.5
+    config.inference_mode, config.lora_alpha = False, alpha
+    config.base_model_name_or_path = model.name_or_path  # where peft looks for the vocabulary at each checkpoint
     for weight_name, weight in adapted.named_parameters():
         if "lora_" in weight_name:
-            weight.data = weight.data.float()
+            weight.data = weight.data.float() * scale
             weight.requires_grad = True
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer.lora_alpha["default"] = alpha
+            layer.set_scale("default", 1)
     return adapted
 
 

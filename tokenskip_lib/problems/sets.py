@@ -141,10 +141,10 @@ def load_problem_set(source: str, split: str, size: int | None, profile: Profile
     if is_published(source):
         return _take(_hub_problems(source, split), size)
     if source in PROBLEM_SETS:
-        rules = profile.problems
-        found = generate_problems(
-            split, size, seed=profile.seed, max_number=rules.max_number, max_words=rules.max_words
-        )
+        rules, seed = profile.problems, profile.seed
+        if split == "train" and rules.train_seed is not None:
+            seed = rules.train_seed
+        found = generate_problems(split, size, seed=seed, max_number=rules.max_number, max_words=rules.max_words)
         return LoadedProblems(*found)
     if source.endswith(".jsonl"):
         return _take(read_problems(resolve_path(source)), size)

@@ -36,14 +36,13 @@ def model_to_train(target: TargetSettings, training: TrainingSettings) -> PreTra
 
 
 def check_start(settings: TrainingSettings) -> None:
-    """Raise InputError if the adapter to start from has another rank or alpha than the settings say."""
+    """Raise InputError if the adapter to start from has another rank than the settings say."""
     if settings.start_from is None:
         return
     _, config = plain_adapter(settings.start_from)
-    if (config["r"], config["lora_alpha"]) != (settings.rank, settings.alpha):
+    if config["r"] != settings.rank:
         raise InputError(
-            f"training.start_from '{settings.start_from}': an adapter of rank {config['r']} and alpha "
-            f"{config['lora_alpha']}; set training.rank and training.alpha to these"
+            f"training.start_from '{settings.start_from}': an adapter of rank {config['r']}; set training.rank to it"
         )
 
 
@@ -58,7 +57,7 @@ def add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -
 
     attend_in_rows(model)
     if settings.start_from is not None:
-        return trainable_adapter(model, settings.start_from)
+        return trainable_adapter(model, settings.start_from, settings.alpha)
     torch.manual_seed(seed)
     return get_peft_model(model, lora_config(settings))
 
