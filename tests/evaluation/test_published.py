@@ -100,6 +100,29 @@ def test_a_studys_results_are_those_of_the_profile(study):
         assert set(rows["n"]) == {str(getattr(profile.problems, f"{profile.evaluation.split}_size"))}
 
 
+def test_the_log_of_trials_has_the_figures_of_the_remedies():
+    table, page = (committed(name) for name in ("data/results/demo-full_remedies.csv", "docs/log-of-trials.md"))
+    section = page.partition("## Going on from the committed adapter")[2].partition("\n## ")[0]
+    remedies = pd.read_csv(io.StringIO(table))
+    for trial, both in remedies.groupby("trial", sort=False):
+        [line] = [line for line in section.splitlines() if line.startswith(f"| {trial} |")]
+        for row in both.itertuples():
+            interval = f"{row.against_committed_low:+.1f} to {row.against_committed_high:+.1f}"
+            apart = "-" if trial == "committed" else f"{row.against_committed:+.1f} ({interval})"
+            assert f"| {100 * row.accuracy:.1f} | {apart} |" in line
+            assert row.against_committed_low <= 0 <= row.against_committed_high
+    best = remedies[remedies["ratio"] == 0.7].nlargest(1, "points").iloc[0]
+    assert (
+        f"{-best['points']:.1f} points below it ({-best['points_high']:.1f} to {-best['points_low']:.1f})"
+        in " ".join(section.split())
+    )
+    before, after = remedies["held_out_loss"].dropna().unique(), remedies["result_loss"].dropna().unique()
+    assert "fell from {:.4f} to {:.4f}".format(*before) in section
+    assert "rose from {:.4f} to {:.4f}".format(*after) in " ".join(section.split())
+    at_half = remedies[(remedies["ratio"] == 0.5) & (remedies["trial"] != "committed")]
+    assert at_half["against_committed"].max() < 2.4 and set(remedies["n"]) == {500}
+
+
 def test_the_readme_is_short():
     assert committed("README.md").count("\n") <= 200
 
