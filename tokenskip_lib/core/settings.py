@@ -83,7 +83,7 @@ class ProblemSettings(Settings):
     train: str
     test: str
     train_size: PositiveInt | None = None
-    train_seed: Seed | None = None  # of gsm_symbolic's training problems; None: the profile's, which the others keep
+    train_seed: Seed | None = None  # of gsm_symbolic's training problems alone; None: the profile's seed
     test_size: PositiveInt | None = None
     validation: str | None = None  # a JSONL file; gsm_symbolic has a validation split of its own
     validation_size: PositiveInt | None = None  # problems to choose settings by
