@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import tokenskip_lib as ts
@@ -88,6 +90,26 @@ def test_chains_may_be_texts_dicts_rows_or_records(problems, model):
     assert ts.score([row for _, row in frame.iterrows()], model, scorer="position")[0].id == "0"
     assert len(ts.score(texts[0], model, scorer="random")) == 1
     assert [chain.text for chain in ts.score(texts, model, scorer="selective_context")] == texts
+
+
+def test_one_row_of_a_table_is_one_chain(model, chains):
+    table = pd.DataFrame(chains)
+    for row in (table.iloc[0], next(table.itertuples()), next(table.itertuples(index=False)), chains[0]):
+        [scored] = ts.score(row, model, scorer="position")
+        assert scored.text == chains[0]["chain"]
+    assert [chain.text for chain in ts.score(table["chain"], model, scorer="position")] == list(table["chain"])
+
+
+def test_a_gold_answer_that_pandas_made_a_float_stays_a_whole_number(model, chains):
+    table = pd.DataFrame(chains).assign(answer=[float("nan"), *range(1, len(chains))]).dropna()
+    scored = ts.score(table, model, scorer="position")
+    assert [chain.answer for chain in scored.chains.values()] == [str(n) for n in range(1, len(chains))]
+
+
+def test_ratios_of_numpy_are_ratios(pruned, model):
+    asked = np.array([0.7, 0.5], dtype=np.float32)
+    assert {chain.ratio for chain in ts.prune(pruned.scored, model=model, ratios=asked)} == {0.5, 0.7}
+    assert {chain.ratio for chain in ts.prune(pruned.scored, model=model, ratios=asked[1])} == {0.5}
 
 
 @pytest.mark.parametrize(
@@ -401,3 +423,11 @@ def test_a_method_of_your_own_is_asked_as_an_object(model, own_methods):
 
 def test_a_model_says_what_it_is(model):
     assert repr(model).startswith("TargetModel(") and "CPU" in repr(model)
+
+
+def test_training_goes_on_from_what_train_returned(pruned, model, tmp_path, monkeypatch):
+    first = ts.train(pruned[:4], model, tmp_path / "first", held_out=0, **QUICK)
+    monkeypatch.chdir(tmp_path)
+    for start in (first, tmp_path / "first", "first"):
+        folder = tmp_path / f"on-{type(start).__name__}"
+        assert ts.train(pruned[:4], model, folder, held_out=0, start_from=start, **QUICK).summary["steps"] > 0

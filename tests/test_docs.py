@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,8 @@ import pytest
 import yaml
 
 import tokenskip_lib
-from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.core.profiles import load_profile, parse_overrides
+from tokenskip_lib.evaluation.published import published_rows
 from tokenskip_lib.evaluation.rounding import SEEN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +81,32 @@ def test_every_path_that_a_page_names_exists(root):
                 missing.append((page, name))
     # The changelog names a page that is gone.
     assert missing == [("CHANGELOG.md", "docs/demo-settings.md")]
+
+
+def test_the_commands_that_repeat_the_paper_find_its_rows(root):
+    """Every profile and setting of docs/paper.md, and the columns that its tables then have."""
+    page = texts(root / "docs/paper.md")[0]
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`(tokenskip [^`]*)`", page)
+    found = set()
+    for line in lines:
+        if "--profile" not in line:
+            continue
+        words = shlex.split(line, comments=True)
+        given = [word for before, word in pairwise(words) if before == "--set"]
+        profile = load_profile(words[words.index("--profile") + 1], parse_overrides(given))
+        rows = published_rows(profile)
+        assert len(rows), line
+        found |= {(row.tested_on, row.source.rpartition(" ")[2]) for row in rows.itertuples()}
+    assert {table for _, table in found} == {"1", "2", "4", "5"} and ("commonsense-qa", "5") in found
+
+
+def test_the_profile_to_copy_is_a_profile(root, tmp_path):
+    [text] = blocks(texts(root / "docs/own-problems.md")[0], "yaml")
+    (tmp_path / "my.yaml").write_text(text)
+    profile = load_profile(str(tmp_path / "my.yaml"))
+    assert profile.run_dir == "data/runs/my" and profile.target.adapter is None and profile.evaluation.adapter is None
+    assert profile.problems.train_size is profile.problems.test_size is profile.training.rows is None
 
 
 def test_the_profiles_of_the_readme_are_those_there_are(root):
@@ -255,6 +283,8 @@ def test_the_tables_of_the_findings_are_those_of_the_results(root):
         shown = re.search(rf"^\| {name} at a strength \| (.*) \|$", page, re.MULTILINE).group(1).split(" | ")
         strengths = full.loc["adapter_scaling", column].sort_index()
         assert [float(value) for value in shown] == pytest.approx(list(scale * strengths), abs=6e-4 * scale)
+    cut = 100 * full.loc["truncation", "accuracy_by_reference"]
+    assert f"truncation solves {cut[0.9]:.1f}% at 0.9 and {cut[0.7]:.1f}% at 0.7" in page.replace("\n", " ")
     draft = full.loc[("chain_of_draft", 1.0)]
     lost = 100 * (original - draft["accuracy"])
     said = f"Its chains have {draft['actual_ratio']:.2f} of the tokens and solve {lost:.1f} points less"
@@ -321,7 +351,9 @@ def test_the_findings_on_scorers_are_those_of_the_results(root):
         return f"{100 * row['accuracy']:.1f}{sign} ({low}-{high})"
 
     for scorer in set(table.index.get_level_values(0)):
-        assert f"| `{scorer}` | {said(scorer, False)} | {said(scorer, True)} |" in page
+        ratios = [f"{table.loc[(scorer, keeps, False), 'actual_ratio']:.2f}" for keeps in (False, True)]
+        cells = f"{said(scorer, False)} | {ratios[0]} | {said(scorer, True)} | {ratios[1]}"
+        assert f"| `{scorer}` | {cells} |" in page
     words = page.replace("\n", " ")
     assert f"solves {said('selective_context', True, True, sign='%')} at the same ratio" in words
     for scorer in ("selective_context", "random"):
@@ -333,7 +365,10 @@ def test_the_findings_on_scorers_are_those_of_the_results(root):
     assert by_score.loc["selective_context", "accuracy_high"] < by_score.loc["random", "accuracy_low"]
     assert by_score.loc["leave_one_out", "accuracy_low"] < by_score.loc["random", "accuracy_high"]
     assert by_score["accuracy"].idxmax() == "gogi" and by_score["accuracy"].idxmin() == "selective_context"
-    assert f"its answers have {by_score.loc['gogi', 'actual_ratio']:.2f} of the tokens" in words
+    lengths = by_score["actual_ratio"]
+    assert f"its answers have {lengths['gogi']:.2f} of the tokens" in words
+    own, chance = lengths["selective_context"], lengths["random"]
+    assert f"the demo's scorer gives {own:.2f} of the tokens, random pruning {chance:.2f}" in words
     [rule] = [text for text in texts(root / "notebooks/06_what_control_takes.ipynb") if "the rule carries" in text]
     lowest, highest = (100 * by_score["accuracy"].agg(end) for end in ("min", "max"))
     assert f"the adapters solve {lowest:.1f}% to {highest:.1f}% of the problems" in rule

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenskip_lib.core.inputs import Given, changed, check_ratios, rows_of
+from tokenskip_lib.core.inputs import Given, changed, given_ratios, rows_of
 from tokenskip_lib.core.paths import local_folder
 from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
 from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, ScoredChain
@@ -100,6 +100,8 @@ def score(
     from tokenskip_lib.pruning.registry import build_scorer, find_scorer
     from tokenskip_lib.pruning.spans import segment
 
+    if settings.get("classifier") is not None:
+        settings["classifier"] = local_folder(os.fspath(settings["classifier"]))
     importance = changed(ImportanceSettings(), settings, "score")
     reads = find_scorer(scorer).reads if isinstance(scorer, str) else ()
     given = given_chains(chains, reads, model.prompts.layout, model.prompts.answer_phrases)
@@ -147,8 +149,7 @@ def prune(
     from tokenskip_lib.pruning.own_rows import in_outputs
     from tokenskip_lib.pruning.registry import build_pruner
 
-    wanted = [ratios] if isinstance(ratios, int | float) else dict.fromkeys(ratios)
-    settings = changed(PruningSettings(ratios=check_ratios(wanted, "prune")), keep, "prune")
+    settings = changed(PruningSettings(ratios=sorted(given_ratios(ratios, "prune"))), keep, "prune")
     if settings.mode == "llmlingua":
         raise InputError("prune: mode llmlingua scores by itself; use `tokenskip prune CHAINS.jsonl`")
     if not isinstance(scored, ScoredChains):
@@ -195,6 +196,8 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
     from tokenskip_lib.training.rows import own_rows
     from tokenskip_lib.training.start import model_to_train
 
+    if recipe.get("start_from") is not None:
+        recipe["start_from"] = local_folder(os.fspath(recipe["start_from"]))
     settings, folder = changed(TrainingSettings(), recipe, "train"), Path(folder).expanduser()
     seed = settings.seed or 0
     chains = [_trainable(pruned, chain_id) for chain_id in dict.fromkeys(chain.id for chain in pruned)]
@@ -269,8 +272,7 @@ def generate(
     from tokenskip_lib.models.loading import load_model
     from tokenskip_lib.problems.sets import check_problems
 
-    ratios = [ratio] if isinstance(ratio, int | float) else list(dict.fromkeys(ratio))
-    check_ratios(ratios, "generate")
+    ratios = given_ratios(ratio, "generate")
     name = _method_for(method, adapter is not None, ratios)
     problems = check_problems(rows_of(questions, name="questions", text="question"))
     settings = model.settings

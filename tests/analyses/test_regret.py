@@ -54,3 +54,14 @@ def test_curves_that_are_there_are_not_made_again(run, monkeypatch):
     first = regret_table(run, 3)
     monkeypatch.setattr("tokenskip_lib.analyses.regret.greedy_deletion", lambda *_: pytest.fail("made again"))
     assert regret_table(run, 3).equals(first)
+
+
+def test_where_every_chain_is_too_long_there_is_no_row_and_the_count_says_why(run):
+    long = [chain for chain in run.store(steps.CHAINS, Chain) if chain.chain == TEXTS[2]]
+    (run.folder / steps.SCORED).unlink()
+    for name in ("position", "random"):
+        scorer = build_scorer(name, TargetModel(run.profile.target), run.profile.importance, seed=0)
+        run.store(steps.SCORED, ScoredChain).append(scorer.score(long))
+    assert regret_table(run, 3).empty
+    noted = run.state["stages"]["score"]
+    assert (noted["oracle_chains"], noted["oracle_chains_too_long"]) == (0, 1)

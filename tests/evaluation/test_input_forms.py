@@ -187,3 +187,9 @@ def test_a_broken_array_is_refused_by_its_item(tmp_path, text, says):
 def test_an_array_comes_through_a_pipe(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'[\n{"id": 1},\n{"id": 2}]')))
     assert list(read_rows("-")) == [("-:1", {"id": 1}), ("-:2", {"id": 2})]
+
+
+def test_an_empty_field_does_not_hide_the_one_that_is_filled():
+    turns = [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]
+    found = read_answer({"messages": None, "conversations": turns, "answer": "", "target": "7"})
+    assert (found.question, found.output, found.gold) == (ASKED, SAID, "7")

@@ -86,3 +86,11 @@ def test_a_whole_solution_was_not_pruned_by_spans(problems):
 def test_a_profile_without_a_target_training_is_refused(tiny_profile):
     with pytest.raises(InputError, match="needs no preparing"):
         prepare_target(tiny_profile)
+
+
+def test_the_trainings_own_seed_counts(profile, tmp_path, monkeypatch):
+    asked = []
+    trained = module.train_adapter
+    monkeypatch.setattr(module, "train_adapter", lambda *a, **k: asked.append(k["seed"]) or trained(*a, **k))
+    prepare_target(with_overrides(profile, {"target_training.training.seed": 5}, where="t"))
+    assert asked == [5]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Problem
@@ -71,9 +71,11 @@ def test_both_exports_load_without_the_library_and_answer_alike(trained, tmp_pat
 def test_an_adapter_without_a_card_gets_one(trained, make_adapter, tmp_path):
     adapter = make_adapter(2)
     (adapter / "README.md").unlink()  # peft's empty form
+    (adapter / "generation_config.json").unlink(missing_ok=True)
     plain = {"target.adapter": None, "evaluation.adapter": str(adapter), "run_dir": str(tmp_path / "no_run")}
     export_model(with_overrides(trained.profile, plain, where="test"), "peft", tmp_path / "made")
     assert "not evaluated" in (tmp_path / "made" / "README.md").read_text()
+    assert GenerationConfig.from_pretrained(tmp_path / "made").do_sample is False  # as its code reads it
     assert not (tmp_path / "no_run").exists()
 
 

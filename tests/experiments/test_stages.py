@@ -323,3 +323,37 @@ def test_a_thinking_model_trains_on_its_pruned_thinking_and_its_own_words_after_
     for row, gold in zip(rows, [p.answer for p in problems[:2] for _ in run.profile.pruning.ratios], strict=True):
         chain = texts[row.id, run.profile.pruned_by, row.ratio]
         assert row.completion == f"<think>\n{chain}{tail} \\boxed{{{gold}}}."
+
+
+def test_with_more_chains_all_rows_are_drawn_anew_and_never_beside_the_old_ones(answered, problems, chain_of):
+    stages.score(answered)
+    stages.prune(answered)
+    late = chain_of(problems[3])
+    answered.store(steps.TRAIN_PROBLEMS, Problem).append([problems[3]])
+    answered.store(steps.CHAINS, Chain).append([late])
+    stages.score(answered)
+    rows = stages.prune(answered)
+    assert list(answered.store(steps.SFT_ROWS, SFTRow)) == rows and len({row.id for row in rows}) == len(rows) == 3
+    (answered.folder / steps.ADAPTER).mkdir()
+    assert stages.prune(answered) == rows
+    answered.store(steps.TRAIN_PROBLEMS, Problem).append([problems[4]])
+    answered.store(steps.CHAINS, Chain).append([chain_of(problems[4])])
+    stages.score(answered)
+    with pytest.raises(InputError, match=r"the chains have changed since the adapter was trained.*--from 03"):
+        stages.prune(answered)
+    assert list(answered.store(steps.SFT_ROWS, SFTRow)) == rows
+
+
+def test_a_threshold_that_chains_share_is_not_kept_when_there_are_more_chains(tiny_profile, problems, chain_of):
+    pruning = tiny_profile.pruning.model_copy(update={"mode": "threshold"})
+    run = Run.create(tiny_profile.model_copy(update={"pruning": pruning}))
+    run.store(steps.TRAIN_PROBLEMS, Problem).append(problems[:3])
+    run.store(steps.CHAINS, Chain).append([chain_of(problem) for problem in problems[:3]])
+    stages.score(run)
+    rows = stages.prune(run)
+    assert stages.prune(run) == rows
+    run.store(steps.TRAIN_PROBLEMS, Problem).append([problems[3]])
+    run.store(steps.CHAINS, Chain).append([chain_of(problems[3])])
+    stages.score(run)
+    with pytest.raises(InputError, match=r"share a threshold.*--from 03"):
+        stages.prune(run)

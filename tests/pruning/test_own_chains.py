@@ -145,6 +145,34 @@ def test_a_file_made_with_other_settings_is_not_gone_on_with(tiny_profile, sourc
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("importance", "alpha", 0.1),
+        ("importance", "classifier_revision", "0" * 40),
+        ("target", "revision", "0" * 40),
+        ("target", "attention", "eager"),
+    ],
+)
+def test_every_setting_that_a_score_depends_on_is_compared(tiny_profile, source, tmp_path, section, name, value):
+    output = str(tmp_path / "scored.jsonl")
+    profile = _with(tiny_profile, importance={"scorer": "position"})
+    score_file(source, output, profile)
+    with pytest.raises(InputError, match=rf"made with other settings \({section}\.{name}\)"):
+        score_file(source, output, _with(profile, **{section: {name: value}}))
+
+
+def test_a_shared_threshold_is_not_gone_on_with_when_the_file_has_grown(tiny_profile, source, rows, tmp_path):
+    output = str(tmp_path / "pruned.jsonl")
+    profile = _with(tiny_profile, importance={"scorer": "position"}, pruning={"mode": "threshold"})
+    prune_file(source, output, profile)
+    prune_file(source, output, profile)
+    with Path(source).open("a") as file:
+        file.write(json.dumps({**rows[0], "id": "late"}) + "\n")
+    with pytest.raises(InputError, match="chains, in mode threshold"):
+        prune_file(source, output, profile)
+
+
 def test_what_changes_nothing_of_the_records_is_no_other_setting(tiny_profile, source, tmp_path):
     output = tmp_path / "pruned.jsonl"
     prune_file(source, str(output), _with(tiny_profile, importance={"scorer": "random"}))

@@ -56,7 +56,7 @@ def regret_table(run: Run, size: int) -> pd.DataFrame:
             and run.note counts them.
 
     Returns:
-        The fields of RegretRow, a row a scorer and ratio below 1.
+        The fields of RegretRow, a row a scorer and ratio below 1; no row if every chain has too many spans.
     """
     profile = run.profile
     scored = run.need(SCORED, ScoredChain, "score")
@@ -65,6 +65,9 @@ def regret_table(run: Run, size: int) -> pd.DataFrame:
     shared = [c.id for c in scored if all(c.id in chains for chains in by_scorer.values())]
     ids = list(dict.fromkeys(shared))[:size]
     short = [key for key in ids if all(len(chains[key].spans) <= MOST_SPANS for chains in by_scorer.values())]
+    run.note("score", oracle_chains=len(short), oracle_chains_too_long=len(ids) - len(short))
+    if not short:
+        return row_table([], RegretRow)
     target = TargetModel(profile.target, profile.prompts)
     measure = cast(LeaveOneOutScorer, build_scorer("leave_one_out", target, profile.importance, seed=profile.seed))
     originals = {chain.id: chain for chain in run.need(CHAINS, Chain, "generate") if chain.id in short}
@@ -86,7 +89,6 @@ def regret_table(run: Run, size: int) -> pd.DataFrame:
     ]
     table = row_table(rows, RegretRow).round(4)
     run.write_result(table, REGRET)
-    run.note("score", oracle_chains=len(short), oracle_chains_too_long=len(ids) - len(short))
     return table
 
 

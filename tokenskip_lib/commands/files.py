@@ -168,6 +168,8 @@ def export(
         overrides = parse_overrides(assignments or [])
         given = {"scorer": scorer, "model": model, "ratios": ratios, "layout": layout}
         chosen = own_settings(profile, overrides, **given, kind=OwnRowSettings)
+        if chosen.execution.kind != "local":
+            raise InputError("export works in this process; leave execution out, or give it the rows that stage 3 made")
         target, drawn = TargetModel(chosen.target, chosen.prompts), chosen.training.seed
         found, pruned = prune_rows(chains, target, chosen.importance, chosen.pruning, seed=chosen.seed)
         rows = own_rows(

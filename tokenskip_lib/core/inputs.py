@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Given: TypeAlias = "str | Mapping[str, Any] | Record | Iterable[Any] | pd.DataFrame"
 S = TypeVar("S", bound=Settings)
+_FIELDS = {"chain", "output", "question"}  # one of them is in every row that is a dict
 
 
 def rows_of(given: Given, *, name: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,7 +55,7 @@ def items_of(given: Given, *, name: str) -> list[Any]:
     Raises:
         InputError: there is no item, or it is of another type.
     """
-    if isinstance(given, str | Mapping | Record):
+    if isinstance(given, str | Mapping | Record) or _is_row(given):
         return [given]
     if hasattr(given, "columns"):  # a DataFrame, asked without importing pandas
         given = cast("pd.DataFrame", given).to_dict("records")
@@ -76,13 +77,15 @@ def text_of(value: object, where: str) -> str:
         InputError: it is neither text nor number, or no text that UTF-8 can hold.
 
     Example:
-        >>> text_of("7", "rows[0]: id"), text_of(7, "rows[0]: id")
-        ('7', '7')
+        >>> text_of("7", "rows[0]: id"), text_of(7, "rows[0]: id"), text_of(7.0, "rows[0]: id")
+        ('7', '7', '7')
     """
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise InputError(f"{where}: a text or a number, not {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: a text or a number, not {value}")
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # pandas keeps whole numbers as floats where one is missing
     text = str(value)
     try:
         text.encode()
@@ -126,20 +129,29 @@ def _is_missing(value: object) -> bool:
     return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
 
 
-def check_ratios(ratios: Iterable[float], where: str) -> list[float]:
-    """The ratios in ascending order.
+def given_ratios(given: float | Iterable[float], where: str) -> list[float]:
+    """The ratios that were given, one or several, in their order and each once.
 
     Raises:
         InputError: there is none, or one is not a number above 0 and at most 1; `where` begins the message.
 
     Example:
-        >>> check_ratios([0.9, 0.5], "prune")
-        [0.5, 0.9]
+        >>> given_ratios([0.9, 0.5, 0.9], "prune"), given_ratios(0.5, "prune")
+        ([0.9, 0.5], [0.5])
     """
-    found = list(ratios)
-    for ratio in found:
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+    found: list[float] = []
+    several: Iterable[Any] = [given] if isinstance(given, Real) else cast("Iterable[Any]", given)
+    for ratio in several:
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < float(ratio) <= 1:
             raise InputError(f"{where}: ratio {ratio!r}; it is the fraction of tokens kept, above 0 and at most 1")
+        # A number of 32 bits is 0.7 to seven digits only.
+        found.append(float(ratio) if isinstance(ratio, int | float) else round(float(ratio), 6))
     if not found:
         raise InputError(f"{where}: no ratio; give at least one, for example 0.5")
-    return sorted(found)
+    return list(dict.fromkeys(found))
+
+
+def _is_row(given: object) -> bool:
+    """Whether this is one row of a DataFrame, by iloc or by itertuples; a column of texts is none."""
+    fields: Any = getattr(given, "_fields", None) or getattr(given, "index", ())
+    return not hasattr(given, "columns") and not callable(fields) and bool(_FIELDS & set(map(str, fields)))

@@ -97,13 +97,13 @@ def _check_continues(source: str, output: str, note: Path, settings: dict[str, A
     if differs is not None:
         raise InputError(f"{output}: made with other settings ({differs}); write to another file")
     # A source may have grown, but what was in it must be there still.
-    if _digest(source, before["source_bytes"])[1] != before["source_sha256"]:
+    if source_digest(source, before["source_bytes"])[1] != before["source_sha256"]:
         raise InputError(f"{output}: made from something else than {source} holds now; write to another file")
 
 
 def _write_note(source: str, note: Path, settings: dict[str, Any]) -> None:
     """Write how an output is made beside it, before its first record."""
-    size, digest = _digest(source)
+    size, digest = source_digest(source)
     made = {
         "settings": settings,
         "source": source,
@@ -126,7 +126,7 @@ def _read_note(note: Path) -> dict[str, Any] | None:
     return made if known else None
 
 
-def _digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
+def source_digest(source: str, size: int | None = None) -> tuple[int | None, str | None]:
     """Length and sha256 of a file's first `size` bytes, by default of all of it; (None, None) for a pipe."""
     if source == PIPE:
         return None, None

@@ -72,13 +72,14 @@ def read_answer(row: dict) -> GivenAnswer | str:
         >>> read_answer({"question": "9 x 2?", "output": "18"})
         "no 'answer' that is a text or a number"
     """
-    turns = row.get("messages", row.get("conversations"))
+    turns = row.get("messages") or row.get("conversations")
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     output = _first(_plain(row.get("output")), _plain(row.get("model_output")), _response(row), _said(turns, _ANSWERS))
     if output is None:
         return "no 'output' that is a text or a number"
-    gold = _first(_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
-    if gold is None or not gold.strip():
+    golds = (_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
+    gold = _first(*(text for text in golds if text and text.strip()))
+    if gold is None:
         return "no 'answer' that is a text or a number"
     question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
     ratio = row.get("ratio")

@@ -121,7 +121,7 @@ def markdown_table(metrics: pd.DataFrame) -> str:
     Args:
         metrics: the columns of MetricRow.
     """
-    columns = ["method", "ratio", "n", "accuracy % (95% interval)", "by the reference's rule", "chain tokens"]
+    columns = ["method", "ratio", "n", "accuracy % (95% interval)", "by the authors' rule", "chain tokens"]
     columns += ["actual ratio", "answer tokens", "cut off", "seconds a problem"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in metrics.to_dict("records"):

@@ -56,6 +56,8 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         InputError: bad settings, or bad input met inside a notebook.
     """
     profile = load_profile(name, overrides)
+    if name.endswith((".yaml", ".yml")):
+        name = str(Path(name).resolve())  # the kernels start in the notebooks' folder
     check_names(profile)
     if only is None or only > len(STAGES):  # the notebooks of the stages need no study
         check_studies(profile)

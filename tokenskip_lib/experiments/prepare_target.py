@@ -43,6 +43,7 @@ def prepare_target(profile: Profile) -> dict:
     folder = resolve_path(profile.target.adapter)
     assert profile.target_training is not None  # load_problems refused a profile without it
     settings = profile.target_training.training
+    seed = profile.seed if settings.seed is None else settings.seed
     _refuse_other_settings(folder, profile, profile.target_training)
     tokenizer = load_tokenizer(profile.target)
     count = token_counter(tokenizer)
@@ -54,10 +55,10 @@ def prepare_target(profile: Profile) -> dict:
             tokenizer,
             profile.prompts,
             held_out=settings.held_out,
-            seed=profile.seed,
+            seed=seed,
         )
         base = load_model(profile.target.model_copy(update={"adapter": None}))
-        train_adapter(base, tokenizer, rows, settings, folder, base_name=profile.target.model, seed=profile.seed)
+        train_adapter(base, tokenizer, rows, settings, folder, base_name=profile.target.model, seed=seed)
     engine = TransformersEngine(load_model(profile.target), tokenizer, profile.chains.batch_size)
     plan = [("original", 1.0, profile.chains.max_new_tokens)]
     batches = predict_all(engine, tokenizer, validation.problems, profile.prompts, plan, label="validation")

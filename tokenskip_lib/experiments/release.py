@@ -111,6 +111,9 @@ def _write_adapter(profile: Profile, adapter: Path, folder: Path) -> None:
     for name in (CONFIG, WEIGHTS, GENERATION, CARD):
         if (adapter / name).exists():
             shutil.copy(adapter / name, folder)
+    if not (folder / GENERATION).exists():  # the card reads it
+        base = load_model(profile.target.model_copy(update={"adapter": None}))
+        generation_config(base, load_tokenizer(profile.target)).save_pretrained(folder)
     if not (folder / CARD).exists():
         card = _card(profile, adapter, load_tokenizer(profile.target), merged=False)
         (folder / CARD).write_text(card, encoding="utf-8")

@@ -30,7 +30,7 @@ from tokenskip_lib.core.records import (
     pruned_keys,
 )
 from tokenskip_lib.core.settings import ImportanceSettings
-from tokenskip_lib.core.store import read_json
+from tokenskip_lib.core.store import read_json, write_whole
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.chains import graded_chain, kept_chains, scored_chains
@@ -157,7 +157,7 @@ def prune(run: Run) -> list[SFTRow]:
     lost = _prune_chains(run, target, chains)
     pruned = run.store(PRUNED, PrunedChain)
     rows = _training_rows(run, target, list(pruned), [chain.id for chain in chains])
-    run.store(SFT_ROWS, SFTRow).append(rows)
+    _write_rows(run, rows)
     run.note("prune", pruned=len(pruned), sft_rows=len(rows), held_out=sum(row.held_out for row in rows))
     note_lost(run, "prune", lost)
     if cut := {chain.id: chain.tokens_cut for chain in pruned if chain.tokens_cut}:
@@ -174,9 +174,31 @@ def _prune_chains(run: Run, target: TargetModel, chains: Sequence[Chain] | Seque
 
     if all(key in store for chain in chains for key in keys_of(chain)):
         return {}
+    if profile.pruning.mode == "threshold" and run.has_noted("prune"):
+        raise InputError(
+            f"{run.folder / PRUNED}: there are more chains than were pruned, and in mode threshold chains share a "
+            "threshold; `run --from 03` prunes all of them anew"
+        )
     build = partial(build_pruner, target, profile.pruning, profile.importance)
     where = profile.execution
     return write_windows(chains, store, build, keys_of, execution=where, total=len(chains), label="pruning")
+
+
+def _write_rows(run: Run, rows: Sequence[SFTRow]) -> None:
+    """Write the training rows, in place of those there may be: with more chains, all ratios are drawn anew.
+
+    Raises:
+        InputError: an adapter was trained on other rows.
+    """
+    path = run.folder / SFT_ROWS
+    if path.exists() and list(run.store(SFT_ROWS, SFTRow)) == rows:
+        return
+    if (run.folder / ADAPTER).exists():
+        raise InputError(
+            f"{path}: the chains have changed since the adapter was trained on these rows; `run --from 03` prunes and "
+            "trains anew"
+        )
+    write_whole(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())
 
 
 def _training_rows(run: Run, target: TargetModel, pruned: list[PrunedChain], ids: list[str]) -> list[SFTRow]:

@@ -116,7 +116,14 @@ def name_curves(axes: Axes, names: list[tuple]) -> None:
             va="center",
             annotation_clip=False,
             parse_math=False,  # a name may be anyone's text
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)},
+            arrowprops={  # dotted: not a part of the curve
+                "arrowstyle": "-",
+                "linestyle": (0, (1, 3)),
+                "color": colour,
+                "linewidth": 0.7,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+            },
         )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tqdm import tqdm
 
 from tokenskip_lib.core.executor import Work
-from tokenskip_lib.core.outputs import open_output, open_stream
+from tokenskip_lib.core.outputs import open_output, open_stream, source_digest
 from tokenskip_lib.core.records import (
     ChainText,
     InputError,
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from tokenskip_lib.models.loading import TargetModel
 
 # The settings that decide what is in the records. Ratios are not among them: they are in the records' keys.
-_TARGET = ("model", "adapter", "dtype")
-_IMPORTANCE = ("scorer", "classifier", "classifier_dtype", "whole_latex")
+_TARGET = ("model", "revision", "adapter", "dtype", "attention")
+_IMPORTANCE = ("scorer", "classifier", "classifier_revision", "classifier_dtype", "alpha", "whole_latex")
 _PRUNING = ("mode", *KeepSettings.model_fields)
 
 
@@ -114,6 +114,8 @@ def prune_file(
     name = pruned_by(pruning, importance)
     reads = () if pruning.mode == "llmlingua" else find_scorer(importance.scorer).reads
     made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
+    if pruning.mode == "threshold":  # the chains of a window share a threshold, so a longer source changes it
+        made_with["chains, in mode threshold"] = source_digest(source)[1]
 
     def open_output() -> AbstractContextManager[RecordSink[PrunedChain]]:
         return _open(source, output, PrunedChain, made_with)
