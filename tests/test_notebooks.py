@@ -151,3 +151,18 @@ def test_solutions_that_read_published_tables_print_what_is_shown(root, tmp_path
     )
     printed = ["".join(o["text"] for o in cell.outputs) for cell in executed.cells[-len(solutions) :]]
     assert len(solutions) >= 2 and printed == [shown for _, shown in solutions]
+
+
+def test_a_profile_of_ones_own_without_a_measurement_gets_through_notebook_02(root, tmp_path, monkeypatch):
+    """As a GPU profile has it: importance is compared, not measured. The path is relative to where one types."""
+    given = (root / "tokenskip_lib/profiles/smoke.yaml").read_text()
+    measured = "compare_with: [mist, leave_one_out, random]"
+    assert measured in given
+    (tmp_path / "own.yaml").write_text(given.replace(measured, "compare_with: [random]"))
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        run = run_notebooks("own.yaml", {"run_dir": str(tmp_path / "run")}, only=number)
+    notebook = nbformat.read(run.folder / "notebooks" / f"{NOTEBOOKS['score']}.ipynb", as_version=4)
+    said = str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
+    assert "not measured: this profile" in said and "no regret" in said
+    assert not (run.folder / "figures" / "regret.png").exists()
