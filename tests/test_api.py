@@ -98,6 +98,8 @@ def test_one_row_of_a_table_is_one_chain(model, chains):
         [scored] = ts.score(row, model, scorer="position")
         assert scored.text == chains[0]["chain"]
     assert [chain.text for chain in ts.score(table["chain"], model, scorer="position")] == list(table["chain"])
+    asked = pd.DataFrame({"problem": ["9 x 2?"], "answer": [18.0]})
+    assert len(ts.generate(asked.iloc[0], model, max_new_tokens=2)) == 1
 
 
 def test_a_gold_answer_that_pandas_made_a_float_stays_a_whole_number(model, chains):
@@ -426,8 +428,20 @@ def test_a_model_says_what_it_is(model):
 
 
 def test_training_goes_on_from_what_train_returned(pruned, model, tmp_path, monkeypatch):
-    first = ts.train(pruned[:4], model, tmp_path / "first", held_out=0, **QUICK)
-    monkeypatch.chdir(tmp_path)
-    for start in (first, tmp_path / "first", "first"):
-        folder = tmp_path / f"on-{type(start).__name__}"
-        assert ts.train(pruned[:4], model, folder, held_out=0, start_from=start, **QUICK).summary["steps"] > 0
+    for name in ("notebooks", "tokenskip_lib"):  # as in a checkout, where a setting's path begins at the root
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    first = ts.train(pruned[:4], model, "first", held_out=0, **QUICK)
+    folder = tmp_path / "notebooks" / "first"
+    for start in (first, folder, "first"):
+        further = tmp_path / f"on-{type(start).__name__}"
+        ts.train(pruned[:4], model, further, held_out=0, start_from=start, **QUICK)
+        assert json.loads((further / "settings.json").read_text())["start_from"] == str(folder)
+
+
+def test_a_classifiers_folder_is_relative_to_the_working_directory(chains, model, tmp_path, monkeypatch):
+    for name in ("notebooks/classifier", "tokenskip_lib"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(InputError, match="notebooks/classifier"):  # there, and not a classifier
+        ts.score(chains, model, scorer="llmlingua2", classifier="classifier")

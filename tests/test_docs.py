@@ -88,7 +88,7 @@ def test_the_commands_that_repeat_the_paper_find_its_rows(root):
     page = texts(root / "docs/paper.md")[0]
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
     lines += re.findall(r"`(tokenskip [^`]*)`", page)
-    found = set()
+    found, folders = set(), set[str]()
     for line in lines:
         if "--profile" not in line:
             continue
@@ -96,9 +96,14 @@ def test_the_commands_that_repeat_the_paper_find_its_rows(root):
         given = [word for before, word in pairwise(words) if before == "--set"]
         profile = load_profile(words[words.index("--profile") + 1], parse_overrides(given))
         rows = published_rows(profile)
-        assert len(rows), line
+        assert len(rows) and profile.run_dir not in folders, line
+        folders.add(profile.run_dir)
+        assert (profile.evaluation.budget == "scaled") == (profile.problems.test == "math500"), line
         found |= {(row.tested_on, row.source.rpartition(" ")[2]) for row in rows.itertuples()}
-    assert {table for _, table in found} == {"1", "2", "4", "5"} and ("commonsense-qa", "5") in found
+    assert {table for _, table in found} == {"1", "2", "4", "5"} and {
+        ("commonsense-qa", "5"),
+        ("mmlu-stem", "4"),
+    } < found
 
 
 def test_the_profile_to_copy_is_a_profile(root, tmp_path):

@@ -231,6 +231,7 @@ def test_own_chains_become_training_rows_for_another_trainer(
         (["--format", "alpaca"], "unknown format 'alpaca' (one of: trl, llamafactory, peft, merged)"),
         (["--format", "peft"], "takes no CHAINS"),
         (["--scorer", "position"], "own.jsonl:1: no 'question'"),
+        (["--set", "execution.kind=ray"], "export works in this process"),
     ],
 )
 def test_what_is_wrong_with_an_export_is_one_line(tokenskip, tmp_path, arguments, says):

@@ -193,3 +193,7 @@ def test_an_empty_field_does_not_hide_the_one_that_is_filled():
     turns = [{"from": "human", "value": ASKED}, {"from": "gpt", "value": SAID}]
     found = read_answer({"messages": None, "conversations": turns, "answer": "", "target": "7"})
     assert (found.question, found.output, found.gold) == (ASKED, SAID, "7")
+    row = {"question": "", "problem": ASKED, "output": "", "model_output": SAID, "answer": "7"}
+    found = read_answer({**row, "messages": [], "chain_tokens": None, "cot_length": 9})
+    assert (found.question, found.output, found.chain_tokens) == (ASKED, SAID, 9)
+    assert read_answer({"output": "", "answer": "7"}).output == ""  # an answer without a word is an answer

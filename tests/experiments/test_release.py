@@ -75,7 +75,8 @@ def test_an_adapter_without_a_card_gets_one(trained, make_adapter, tmp_path):
     plain = {"target.adapter": None, "evaluation.adapter": str(adapter), "run_dir": str(tmp_path / "no_run")}
     export_model(with_overrides(trained.profile, plain, where="test"), "peft", tmp_path / "made")
     assert "not evaluated" in (tmp_path / "made" / "README.md").read_text()
-    assert GenerationConfig.from_pretrained(tmp_path / "made").do_sample is False  # as its code reads it
+    written = GenerationConfig.from_pretrained(tmp_path / "made")  # as the card's code reads it
+    assert written.max_new_tokens == 512 and written.eos_token_id is not None
     assert not (tmp_path / "no_run").exists()
 
 

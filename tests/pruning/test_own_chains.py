@@ -169,8 +169,11 @@ def test_a_shared_threshold_is_not_gone_on_with_when_the_file_has_grown(tiny_pro
     prune_file(source, output, profile)
     with Path(source).open("a") as file:
         file.write(json.dumps({**rows[0], "id": "late"}) + "\n")
-    with pytest.raises(InputError, match="chains, in mode threshold"):
+    with pytest.raises(InputError, match="the whole source, in mode threshold"):
         prune_file(source, output, profile)
+    for missing in (str(tmp_path / "none.jsonl"), str(tmp_path)):
+        with pytest.raises(InputError, match=r"no such file|a folder"):
+            prune_file(missing, str(tmp_path / "other.jsonl"), profile)
 
 
 def test_what_changes_nothing_of_the_records_is_no_other_setting(tiny_profile, source, tmp_path):

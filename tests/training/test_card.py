@@ -51,7 +51,7 @@ def _run_its_code(text: str, folder, monkeypatch) -> str:
 @pytest.mark.parametrize("merged", [False, True])
 def test_the_code_of_the_card_asks_the_example(card, merged, make_adapter, tiny_model, tiny_tokenizer, monkeypatch):
     folder = make_adapter(1)
-    settings = generation_config(tiny_model, tiny_tokenizer)
+    settings = generation_config(tiny_model.generation_config, tiny_tokenizer)
     settings.max_new_tokens = 4
     if merged:
         tiny_model.save_pretrained(folder)

@@ -169,7 +169,9 @@ def export(
         given = {"scorer": scorer, "model": model, "ratios": ratios, "layout": layout}
         chosen = own_settings(profile, overrides, **given, kind=OwnRowSettings)
         if chosen.execution.kind != "local":
-            raise InputError("export works in this process; leave execution out, or give it the rows that stage 3 made")
+            raise InputError(
+                "export works in this process: --set execution.kind=local, or `prune` a run and export its rows"
+            )
         target, drawn = TargetModel(chosen.target, chosen.prompts), chosen.training.seed
         found, pruned = prune_rows(chains, target, chosen.importance, chosen.pruning, seed=chosen.seed)
         rows = own_rows(

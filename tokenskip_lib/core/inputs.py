@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Given: TypeAlias = "str | Mapping[str, Any] | Record | Iterable[Any] | pd.DataFrame"
 S = TypeVar("S", bound=Settings)
-_FIELDS = {"chain", "output", "question"}  # one of them is in every row that is a dict
+_FIELDS = {"chain", "output", "question", "problem"}  # one of them is in every row that is a dict
 
 
 def rows_of(given: Given, *, name: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,10 +82,12 @@ def text_of(value: object, where: str) -> str:
     """
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise InputError(f"{where}: a text or a number, not {type(value).__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where}: a text or a number, not {value}")
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # pandas keeps whole numbers as floats where one is missing
+    if isinstance(value, Real) and not isinstance(value, int):
+        number = float(value)
+        if not math.isfinite(number):
+            raise InputError(f"{where}: a text or a number, not {value}")
+        if number.is_integer() and abs(number) < 2**53:
+            value = int(number)  # pandas keeps whole numbers as floats where one is missing
     text = str(value)
     try:
         text.encode()

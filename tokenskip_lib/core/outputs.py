@@ -94,6 +94,8 @@ def _check_continues(source: str, output: str, note: Path, settings: dict[str, A
     if before is None:
         raise InputError(f"{output}: it is not known how this file was made; write to another file")
     differs = next((name for name in settings if before["settings"].get(name) != settings[name]), None)
+    if differs is not None and differs not in before["settings"]:
+        raise InputError(f"{output}: an earlier version made it, without a note of {differs}; write to another file")
     if differs is not None:
         raise InputError(f"{output}: made with other settings ({differs}); write to another file")
     # A source may have grown, but what was in it must be there still.

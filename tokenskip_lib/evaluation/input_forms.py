@@ -72,16 +72,16 @@ def read_answer(row: dict) -> GivenAnswer | str:
         >>> read_answer({"question": "9 x 2?", "output": "18"})
         "no 'answer' that is a text or a number"
     """
-    turns = row.get("messages") or row.get("conversations")
+    talks = (row.get("messages"), row.get("conversations"))
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
-    output = _first(_plain(row.get("output")), _plain(row.get("model_output")), _response(row), _said(turns, _ANSWERS))
+    said = (_said(turns, _ANSWERS) for turns in talks)
+    output = _first(_plain(row.get("output")), _plain(row.get("model_output")), _response(row), *said)
     if output is None:
         return "no 'output' that is a text or a number"
-    golds = (_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
-    gold = _first(*(text for text in golds if text and text.strip()))
-    if gold is None:
+    gold = _first(_plain(row.get("answer")), _plain(row.get("target")), _plain(doc.get("answer")))
+    if gold is None or not gold.strip():
         return "no 'answer' that is a text or a number"
-    question = _first(*(_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")))
+    asked = [_plain(place.get(name)) for place in (row, doc) for name in ("question", "problem")]
     ratio = row.get("ratio")
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 100):
         return "a 'ratio' that is not a small number"
@@ -90,19 +90,21 @@ def read_answer(row: dict) -> GivenAnswer | str:
         return "an 'id' that is neither a text nor a number"
     return GivenAnswer(
         id=str(named),
-        question=_first(question, _said(turns, _ASKS)) or "",
+        question=_first(*asked, *(_said(turns, _ASKS) for turns in talks)) or "",
         gold=_stated(gold),
         output=output,
         method=_plain(row.get("method")) or "",
         ratio=None if ratio is None else float(ratio),
-        chain_tokens=_count(row.get("chain_tokens", row.get("cot_length"))),
+        chain_tokens=_count(row.get("cot_length" if row.get("chain_tokens") is None else "chain_tokens")),
         first_call_tokens=_count(row.get("first_call_tokens")) or 0,
         further=max(0, len(_samples(row)) - 1) if output == _response(row) else 0,
     )
 
 
 def _first(*found: str | None) -> str | None:
-    return next((text for text in found if text is not None), None)
+    """The first text that is not blank; without one, the first text."""
+    texts = [text for text in found if text is not None]
+    return next((text for text in texts if text.strip()), texts[0] if texts else None)
 
 
 def _plain(value: Any) -> str | None:

@@ -16,14 +16,16 @@ from tokenskip_lib.core.store import file_errors, read_json, write_whole
 from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.experiments.steps import ADAPTER, METRICS
 from tokenskip_lib.models.adapters import CONFIG, WEIGHTS, find_adapter
-from tokenskip_lib.models.loading import load_model, load_tokenizer, weights_note
+from tokenskip_lib.models.loading import find_model, load_model, load_tokenizer, weights_note
 from tokenskip_lib.models.standalone import refuse_other_target
 from tokenskip_lib.training.adapter import DAMAGED, SUMMARY
 from tokenskip_lib.training.card import model_card
 from tokenskip_lib.training.lora import generation_config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from tokenskip_lib.core.settings import TargetSettings
 
 MODEL_STYLES = ("peft", "merged")
 CARD, GENERATION = "README.md", "generation_config.json"
@@ -111,18 +113,30 @@ def _write_adapter(profile: Profile, adapter: Path, folder: Path) -> None:
     for name in (CONFIG, WEIGHTS, GENERATION, CARD):
         if (adapter / name).exists():
             shutil.copy(adapter / name, folder)
-    if not (folder / GENERATION).exists():  # the card reads it
-        base = load_model(profile.target.model_copy(update={"adapter": None}))
-        generation_config(base, load_tokenizer(profile.target)).save_pretrained(folder)
     if not (folder / CARD).exists():
-        card = _card(profile, adapter, load_tokenizer(profile.target), merged=False)
+        tokenizer = load_tokenizer(profile.target)
+        if not (folder / GENERATION).exists():  # the card reads it
+            generation_config(_base_generation(profile.target), tokenizer).save_pretrained(folder)
+        card = _card(profile, adapter, tokenizer, merged=False)
         (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _base_generation(target: TargetSettings) -> GenerationConfig | None:
+    """How the base model says that it generates, without its weights."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(
+            find_model(target.model, target.cache_dir, target.revision), revision=target.revision
+        )
+    except OSError:  # it says nothing
+        return None
 
 
 def _write_merged(profile: Profile, adapter: Path, folder: Path) -> None:
     """The model with the adapter in its weights, and its tokenizer."""
     model, tokenizer = load_model(profile.target, adapter=adapter), load_tokenizer(profile.target)
-    model.generation_config = generation_config(model, tokenizer)
+    model.generation_config = generation_config(model.generation_config, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / CARD).write_text(_card(profile, adapter, tokenizer, merged=True), encoding="utf-8")

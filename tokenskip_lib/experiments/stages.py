@@ -172,9 +172,13 @@ def _prune_chains(run: Run, target: TargetModel, chains: Sequence[Chain] | Seque
     def keys_of(chain: Record) -> list[PrunedKey]:
         return pruned_keys(chain, profile.pruned_by, profile.pruning.ratios)
 
-    if all(key in store for chain in chains for key in keys_of(chain)):
+    missing = {chain.id for chain in chains if any(key not in store for key in keys_of(chain))}
+    if not missing:
         return {}
     if profile.pruning.mode == "threshold" and run.has_noted("prune"):
+        lost = run.state["stages"]["prune"].get(LEFT_OUT, {})
+        if missing <= set(lost):  # the others share a threshold without them
+            return dict(lost)
         raise InputError(
             f"{run.folder / PRUNED}: there are more chains than were pruned, and in mode threshold chains share a "
             "threshold; `run --from 03` prunes all of them anew"
@@ -195,7 +199,7 @@ def _write_rows(run: Run, rows: Sequence[SFTRow]) -> None:
         return
     if (run.folder / ADAPTER).exists():
         raise InputError(
-            f"{path}: the chains have changed since the adapter was trained on these rows; `run --from 03` prunes and "
+            f"{path}: the adapter was trained on these rows, and they would be others now; `run --from 03` prunes and "
             "trains anew"
         )
     write_whole(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())

@@ -114,10 +114,10 @@ def prune_file(
     name = pruned_by(pruning, importance)
     reads = () if pruning.mode == "llmlingua" else find_scorer(importance.scorer).reads
     made_with = {**_scoring(target, importance, seed), **_chosen("pruning", pruning, _PRUNING)}
-    if pruning.mode == "threshold":  # the chains of a window share a threshold, so a longer source changes it
-        made_with["chains, in mode threshold"] = source_digest(source)[1]
 
     def open_output() -> AbstractContextManager[RecordSink[PrunedChain]]:
+        if pruning.mode == "threshold" and output != PIPE:  # the chains of a window share one, so more chains change it
+            made_with["the whole source, in mode threshold"] = source_digest(source)[1]
         return _open(source, output, PrunedChain, made_with)
 
     def keys(chain: ChainText) -> list[PrunedKey]:

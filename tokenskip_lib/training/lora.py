@@ -91,7 +91,7 @@ def train_adapter(
         trainer, summary = _train(model, data, settings, folder, seed=seed)
         _save(trainer, folder, base_name, target, settings.start_from)
         if trainer.is_world_process_zero():
-            generation_config(model, tokenizer).save_pretrained(folder)
+            generation_config(model.generation_config, tokenizer).save_pretrained(folder)
             if card is not None:
                 write_whole(folder / "README.md", card(summary).encode())
             # The summary says that training is done; until the summary is there, the last checkpoint must be.
@@ -256,9 +256,9 @@ def _save(trainer: Trainer, folder: Path, base_name: str, target: Path | str | N
     save_adapter(folder, config, weights, target, includes)
 
 
-def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Greedy decoding, as the engine decodes, with the base model's end tokens."""
-    ends = model.generation_config.eos_token_id
+def generation_config(base: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Greedy decoding, as the engine decodes, with the base model's end tokens, or the tokenizer's if it has none."""
+    ends = None if base is None else base.eos_token_id
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=512,
