@@ -126,9 +126,8 @@ def _base_generation(target: TargetSettings) -> GenerationConfig | None:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(
-            find_model(target.model, target.cache_dir, target.revision), revision=target.revision
-        )
+        place = find_model(target.model, target.cache_dir, target.revision)
+        return GenerationConfig.from_pretrained(place, revision=target.revision or "main")
     except OSError:  # it says nothing
         return None
 
