@@ -35,6 +35,7 @@ demo: $(READY) ## set up, then the whole path on SmolLM2: notebooks, records, fi
 demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test problems, the studies of notebooks 06 and 07
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
+	$(BIN)/python -m tokenskip_lib run --profile demo-more
 
 figures: $(READY) ## run a profile and publish its figures, tables and notebooks: make figures PROFILE=qwen2.5-7b-gsm8k
 	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)

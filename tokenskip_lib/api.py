@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenskip_lib.core.inputs import Given, changed, given_ratios, rows_of
 from tokenskip_lib.core.paths import local_folder
-from tokenskip_lib.core.profiles import is_how, load_profile, profile_names
+from tokenskip_lib.core.profiles import is_how, load_profile, names_profile
 from tokenskip_lib.core.records import ChainText, InputError, PredictionKey, ScoredChain
 from tokenskip_lib.core.settings import (
     ImportanceSettings,
@@ -52,7 +52,7 @@ def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = Non
     from tokenskip_lib.models.loading import TargetModel
 
     name = os.fspath(source)
-    if name in profile_names() or name.endswith((".yaml", ".yml")):
+    if names_profile(name):
         profile = load_profile(name)
         target, prompts = profile.target, prompts or profile.prompts
     else:

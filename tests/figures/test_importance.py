@@ -155,8 +155,14 @@ def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
 
 
 def test_kinds_are_drawn_most_important_first():
-    table = pd.DataFrame(
-        {"scorer": ["s"] * 4, "kind": ["word", "number", "word", "number"], "rank": [0.2, 0.9, 0.3, 0.8]}
-    )
+    kinds, ranks = ["word", "number", "word", "number"], [0.2, 0.9, 0.3, 0.8]
+    table = pd.DataFrame({"id": ["a", "a", "b", "b"], "scorer": ["s"] * 4, "kind": kinds, "rank": ranks})
     axes = importance_figures.kind_figure(table).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]
+
+
+def test_the_intervals_of_kinds_are_over_chains():
+    """Fifty spans of one chain say no more than one of them."""
+    spans = pd.DataFrame({"id": ["a", "b", "c"], "scorer": "s", "kind": "word", "rank": [0.2, 0.5, 0.8]})
+    few, many = (importance_figures.kind_figure(table).axes[0] for table in (spans, pd.concat([spans] * 50)))
+    assert list(many.lines[0].get_xdata()) == pytest.approx(list(few.lines[0].get_xdata()))

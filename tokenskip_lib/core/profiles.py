@@ -83,6 +83,16 @@ def profile_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def is_profile_file(name: str) -> bool:
+    """Whether a profile's name is the path of a YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def names_profile(name: str) -> bool:
+    """Whether `load_profile` would look for a profile of this name: one that is there, or a YAML file."""
+    return is_profile_file(name) or name in profile_names()
+
+
 def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """Read a profile by name, or by the path of a YAML file, and apply overrides.
 
@@ -93,7 +103,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     Raises:
         InputError: unknown profile, unknown key (the nearest valid one is named), or a bad value.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_profile_file(name):
         with open_input(name) as file:
             content = file.read()
     elif name in profile_names():
@@ -106,7 +116,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
         raise InputError(f"{name}: not UTF-8; save the file in that encoding") from None
     if not isinstance(values, dict):
         raise InputError(f"{name}: a profile is a mapping of settings")
-    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    stem = Path(name).stem if is_profile_file(name) else name
     values = {"name": stem, "run_dir": f"data/runs/{stem}", **values}
     profile = apply_overrides(Profile, values, overrides or {}, where=name)
     profile._overrides = dict(overrides or {})

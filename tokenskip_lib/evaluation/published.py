@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
-from tokenskip_lib.core.profiles import Profile, load_profile, profile_names
+from tokenskip_lib.core.profiles import Profile, load_profile, names_profile
 from tokenskip_lib.core.records import InputError
 
 THE_PAPER = "TokenSkip paper"  # the publication that profiles repeat
@@ -74,7 +74,7 @@ def choose_published(against: str) -> tuple[pd.DataFrame, str, str]:
         >>> model, tested_on, sorted(rows["method"])
         ('Qwen/Qwen3-1.7B', 'math500', ['extra_cot', 'tokenskip'])
     """
-    if against in profile_names() or against.endswith((".yaml", ".yml")):
+    if names_profile(against):
         profile = load_profile(against)
         model, tested_on = profile.target.model, profile.problems.test
         rows = find_published(model, tested_on, profile.problems.train)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenskip_lib.core.live import WIDGET
 from tokenskip_lib.core.paths import need_checkout, relative
 from tokenskip_lib.core.plugins import need
-from tokenskip_lib.core.profiles import Profile, load_profile, profile_names
+from tokenskip_lib.core.profiles import Profile, is_profile_file, load_profile, profile_names
 from tokenskip_lib.core.progress import IN_LAB
 from tokenskip_lib.core.provenance import now
 from tokenskip_lib.core.records import InputError
@@ -56,7 +56,7 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
         InputError: bad settings, or bad input met inside a notebook.
     """
     profile = load_profile(name, overrides)
-    if name.endswith((".yaml", ".yml")):
+    if is_profile_file(name):
         name = str(Path(name).resolve())  # the kernels start in the notebooks' folder
     check_names(profile)
     if only is None or only > len(STAGES):  # the notebooks of the stages need no study

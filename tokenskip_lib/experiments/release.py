@@ -54,9 +54,10 @@ def adapter_card(
         f"{' with ' + ', '.join(f'`{name}`' for name in kept) if kept else ''}."
     )
     if profile.target.adapter is not None:
+        went_on = summary.get("recipe", {}).get("start_from")  # from weights that include the target model's already
         data += (
             " The target model is the base model with an adapter that taught it the task; the weights here include "
-            "that adapter, and their rank is the sum of both."
+            f"that adapter{'.' if went_on else ', and their rank is the sum of both.'}"
         )
     return model_card(
         profile.target.model,

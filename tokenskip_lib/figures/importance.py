@@ -105,12 +105,13 @@ def kind_figure(table: pd.DataFrame) -> Figure:
     """Which kinds of span score high, one panel's bar a scorer.
 
     Args:
-        table: columns scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
+        table: columns id (of the chain), scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
+            Whole chains are resampled for the intervals, because the spans of one chain are not independent.
     """
     first = table["scorer"].iloc[0]
     order = table[table["scorer"] == first].groupby("kind")["rank"].mean().sort_values(ascending=False).index
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 3.4))
+        figure, axes = plt.subplots(figsize=(7, 6))
         sns.barplot(
             table,
             y="kind",
@@ -118,6 +119,7 @@ def kind_figure(table: pd.DataFrame) -> Figure:
             hue="scorer",
             order=order,
             errorbar=("ci", 95),
+            units="id",
             seed=0,
             palette=colours_of(table["scorer"], SCORER_COLOURS),
             err_kws={"linewidth": 1},

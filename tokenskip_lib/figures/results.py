@@ -87,7 +87,7 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 
     Args:
         log: columns step, loss and eval_loss (NaN if not measured), in nats per response token.
-        longer: the log of a longer training by the same recipe; its held-out loss is drawn behind, and the
+        longer: the log of another, longer training; its held-out loss is drawn behind, and the
             steps are then on a logarithmic axis.
     """
     curves = [(log, "loss", "training", "-", PALETTE[0]), (log, "eval_loss", "held out", "o-", PALETTE[1])]
