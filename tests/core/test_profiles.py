@@ -29,10 +29,9 @@ def test_every_shipped_profile_is_valid(name):
     assert profile.name == name and profile.run_dir == f"data/runs/{name}" and profile.description
     assert pairs[0] == ("original", 1.0) and len(pairs) == len(set(pairs))
     assert {profile.problems.train, profile.problems.test} <= set(PROBLEM_SETS)
-    baselines = {"truncation", "be_concise", "lc_prompt"}
-    if name not in ("demo", "demo-more"):  # demo-full asks with all prompts
-        baselines |= {"only_numbers", "abbre_words"}
-    assert set(dict(pairs)) >= {"tokenskip", *baselines}
+    prompts = {"demo-more": set(), "demo": {"be_concise", "lc_prompt"}}  # demo-full asks with all of them
+    baselines = prompts.get(name, {"be_concise", "only_numbers", "abbre_words", "lc_prompt"})
+    assert set(dict(pairs)) >= {"tokenskip", "truncation", *baselines}
     # Models of the hub are named with their commit, so that a run years later has the same weights.
     assert profile.target.model in WHEEL_MODELS or len(profile.target.revision) == 40
     assert profile.importance.scorer != "llmlingua2" or len(profile.importance.classifier_revision) == 40
