@@ -117,12 +117,16 @@ def test_the_log_of_trials_has_the_figures_of_the_remedies():
     }  # fmt: skip
     assert (remedies["against_first_high"] >= 0).all()
     last = remedies[remedies["trial"] == adopted].set_index("ratio")
-    ends = {ratio: f"({row['points_low']:+.1f} to {row['points_high']:+.1f})" for ratio, row in last.iterrows()}
-    said = f"{last.loc[0.7, 'points']:+.1f} points away at 0.7 {ends[0.7]}, and {last.loc[0.5, 'points']:+.1f} points at 0.5"
-    assert f"{said} {ends[0.5]}" in " ".join(section.split())
-    gains = [
-        f"{row['against_first']:.1f} points at {ratio} ({row['against_first_low']:.1f} to {row['against_first_high']:.1f})"
+    said = {
+        (column, ratio): (f"{row[column]:+.1f}", f"({row[column + '_low']:+.1f} to {row[column + '_high']:+.1f})")
+        for column in ("points", "against_first")
         for ratio, row in last.iterrows()
+    }
+    (near, its_ends), (far, far_ends) = said["points", 0.7], said["points", 0.5]
+    words = " ".join(section.split())
+    assert f"{near} points away at 0.7 {its_ends}, and {far} points at 0.5 {far_ends}" in words
+    gains = [
+        f"{points} points at {ratio} {ends}" for (column, ratio), (points, ends) in said.items() if column != "points"
     ]
     assert f"it gains {' and '.join(gains)}" in " ".join(committed("docs/findings.md").split())
     before, after = remedies["held_out_loss"].dropna().unique(), remedies["result_loss"].dropna().unique()
