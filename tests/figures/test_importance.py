@@ -162,7 +162,7 @@ def test_kinds_are_drawn_most_important_first():
 
 
 def test_the_intervals_of_kinds_are_over_chains():
-    """Fifty spans of one chain say no more than one of them."""
+    """The intervals stay the same if every span is repeated fifty times."""
     spans = pd.DataFrame({"id": ["a", "b", "c"], "scorer": "s", "kind": "word", "rank": [0.2, 0.5, 0.8]})
     few, many = (importance_figures.kind_figure(table).axes[0] for table in (spans, pd.concat([spans] * 50)))
     assert list(many.lines[0].get_xdata()) == pytest.approx(list(few.lines[0].get_xdata()))
