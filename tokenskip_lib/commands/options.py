@@ -11,8 +11,8 @@ def complete_profile(begun: str) -> list[str]:
     """The names of profiles that a shell may complete a word to.
 
     Example:
-        >>> complete_profile("dem")
-        ['demo', 'demo-full']
+        >>> complete_profile("demo-")
+        ['demo-full', 'demo-more']
     """
     return [name for name in profile_names() if name.startswith(begun)]
 
