@@ -8,11 +8,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 from matplotlib.backends.backend_agg import RendererAgg
 from scipy.stats import spearmanr
 
 from tokenskip_lib.core.records import ScoredChain
-from tokenskip_lib.evaluation.importance_tables import disagreement_table, kept_table, rank_correlations, span_table
+from tokenskip_lib.evaluation.importance_tables import (
+    disagreement_table,
+    kept_table,
+    kind_ranks,
+    rank_correlations,
+    span_table,
+)
 from tokenskip_lib.figures import importance as importance_figures
 from tokenskip_lib.figures.style import write_figure
 from tokenskip_lib.pruning.display import importance_ranks
@@ -154,15 +161,40 @@ def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
     assert not any(label.get_parse_math() for label in axes.get_yticklabels())
 
 
-def test_kinds_are_drawn_most_important_first():
-    kinds, ranks = ["word", "number", "word", "number"], [0.2, 0.9, 0.3, 0.8]
-    table = pd.DataFrame({"id": ["a", "a", "b", "b"], "scorer": ["s"] * 4, "kind": kinds, "rank": ranks})
+def test_kinds_are_drawn_most_important_first_with_their_intervals():
+    table = pd.DataFrame(
+        [("s", "word", 0.25, 0.2, 0.3), ("s", "number", 0.85, 0.8, 0.9), ("t", "number", 0.5, 0.4, 0.6)],
+        columns=["scorer", "kind", "rank", "low", "high"],
+    )
     axes = importance_figures.kind_figure(table).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["number", "word"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["word", "number"]  # upwards
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["s", "t"]
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [pytest.approx([0.2, 0.3]), pytest.approx([0.8, 0.9])]
 
 
 def test_the_intervals_of_kinds_are_over_chains():
     """The intervals stay the same if every span is repeated fifty times."""
     spans = pd.DataFrame({"id": ["a", "b", "c"], "scorer": "s", "kind": "word", "rank": [0.2, 0.5, 0.8]})
-    few, many = (importance_figures.kind_figure(table).axes[0] for table in (spans, pd.concat([spans] * 50)))
-    assert list(many.lines[0].get_xdata()) == pytest.approx(list(few.lines[0].get_xdata()))
+    pd.testing.assert_frame_equal(kind_ranks(spans, seed=0), kind_ranks(pd.concat([spans] * 50), seed=0))
+
+
+def test_ranks_of_kinds_and_their_intervals_agree_with_seaborns():
+    random = np.random.default_rng(0)
+    chains = random.integers(0, 40, 600)
+    table = pd.DataFrame(
+        {
+            "id": chains.astype(str),
+            "scorer": random.choice(["s", "t"], 600),
+            "kind": random.choice(["word", "number"], 600),
+            "rank": (chains / 40 + random.random(600)) / 2,
+        }
+    )
+    axes = sns.barplot(table, y="kind", x="rank", hue="scorer", units="id", n_boot=2000, seed=1, errorbar=("ci", 95))
+    ours = kind_ranks(table, seed=0).set_index(["kind", "scorer"])
+    kinds = [label.get_text() for label in axes.get_yticklabels()]
+    for bars, scorer in zip(axes.containers, axes.get_legend().get_texts(), strict=True):
+        for bar, kind in zip(bars, kinds, strict=True):
+            assert ours.loc[(kind, scorer.get_text()), "rank"] == pytest.approx(bar.get_width())
+    theirs = sorted(tuple(line.get_xdata()) for line in axes.lines)
+    assert np.array(sorted(zip(ours["low"], ours["high"], strict=True))) == pytest.approx(np.array(theirs), abs=0.01)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tokenskip_lib.core.records import PrunedKey, ScoredChain
+from tokenskip_lib.evaluation.statistics import interval, resample
 from tokenskip_lib.models.tokens import CountTokens
 from tokenskip_lib.pruning.display import importance_ranks
 from tokenskip_lib.pruning.prune import prune_many
@@ -55,6 +56,24 @@ def rank_correlations(table: pd.DataFrame) -> pd.DataFrame:
     wide = table.pivot_table(index=["id", "position"], columns="scorer", values="rank", sort=False)
     wide = wide[list(table["scorer"].unique())]
     return wide.groupby(level="id", sort=False).corr().groupby(level="scorer", sort=False).mean()
+
+
+def kind_ranks(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Mean rank of each kind of span, a row for each scorer and kind: columns scorer, kind, rank, low, high.
+
+    Args:
+        table: the columns of `span_table`.
+
+    low and high are the 95% bootstrap interval. Whole chains are resampled, because the spans of one chain are not
+    independent.
+    """
+    rows = []
+    for (scorer, kind), spans in table.groupby(["scorer", "kind"], sort=False):
+        chains = spans.groupby("id")["rank"].agg(["sum", "count"])
+        drawn = resample(len(chains), seed)
+        low, high = interval((drawn @ chains["sum"]) / (drawn @ chains["count"]))
+        rows.append({"scorer": scorer, "kind": kind, "rank": spans["rank"].mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def disagreement_table(table: pd.DataFrame, number: int = 14) -> pd.DataFrame:

@@ -102,33 +102,33 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
 
 
 def kind_figure(table: pd.DataFrame) -> Figure:
-    """Which kinds of span score high, one panel's bar a scorer.
+    """Which kinds of span score high, one bar a scorer.
 
     Args:
-        table: columns id (of the chain), scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
-            Whole chains are resampled for the intervals, because the spans of one chain are not independent.
+        table: what `evaluation.importance_tables.kind_ranks` returns.
     """
-    first = table["scorer"].iloc[0]
-    order = table[table["scorer"] == first].groupby("kind")["rank"].mean().sort_values(ascending=False).index
+    scorers = list(table["scorer"].unique())
+    first = table[table["scorer"] == scorers[0]]
+    order = list(first.sort_values("rank")["kind"])  # upwards: the most important kind is on top
+    height = 0.8 / len(scorers)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 6))
-        sns.barplot(
-            table,
-            y="kind",
-            x="rank",
-            hue="scorer",
-            order=order,
-            errorbar=("ci", 95),
-            units="id",
-            seed=0,
-            palette=colours_of(table["scorer"], SCORER_COLOURS),
-            err_kws={"linewidth": 1},
-            ax=axes,
-        )
+        for number, (scorer, colour) in enumerate(colours_of(scorers, SCORER_COLOURS).items()):
+            rows = table[table["scorer"] == scorer].set_index("kind").reindex(order)
+            axes.barh(
+                np.arange(len(order)) + 0.4 - height * (number + 0.5),
+                rows["rank"],
+                height,
+                xerr=[rows["rank"] - rows["low"], rows["high"] - rows["rank"]],
+                color=colour,
+                error_kw={"elinewidth": 1},
+                label=scorer,
+            )
         axes.axvline(0.5, color="0.25", linestyle="--", linewidth=1)
-        axes.set(xlabel="mean importance rank in the chain (0.5 = no preference)", ylabel=None, xlim=(0, 1))
+        axes.set_yticks(range(len(order)), order)
+        axes.set(xlabel="mean importance rank in the chain (0.5 = no preference)", xlim=(0, 1))
         axes.set_title("Which kinds of token score high")
-        sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
