@@ -13,7 +13,7 @@ from tokenskip_lib.evaluation import predictions
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
 from tokenskip_lib.experiments import evaluate, stages, steps
 from tokenskip_lib.experiments.run import Run
-from tokenskip_lib.experiments.studies import check_studies, run_study, variant_profiles
+from tokenskip_lib.experiments.studies import check_studies, other_seeds, run_study, variant_profiles
 
 METHODS = {"original": [], "tokenskip": [0.5]}
 
@@ -223,3 +223,20 @@ def test_the_profiles_studies_are_settings_and_never_look_at_the_test_split_to_c
             assert variant.evaluation.split == "validation"
     kept = {variant.pruning.keep_digits for _, variant in variant_profiles(profile, "scorers")}
     assert kept == {True, False}
+
+
+def test_other_seeds_are_the_variants_that_change_nothing_else(tiny_profile):
+    seeds = [{"training.seed": 0}, {"training.seed": 3}]
+    studies = {
+        "seeds": {"common": {"evaluation.methods": METHODS}, "vary": seeds},
+        "shorter": {"common": {"training.rows": 1}, "vary": seeds},
+        "never": {"common": {}, "vary": seeds},  # was not run
+    }
+    run = Run.create(with_overrides(tiny_profile, {"studies": studies}, where="t"))
+    assert other_seeds(run).empty
+    answered = [("original", 0), ("tokenskip", 0), ("original", 3), ("tokenskip", 3)]
+    table = pd.DataFrame(answered, columns=["method", "training.seed"]).assign(accuracy=[0.9, 0.8, 0.9, 0.7])
+    for name in ("seeds", "shorter"):
+        run.write_result(table, f"{name}.csv")
+    others = other_seeds(run)
+    assert others[["label", "accuracy"]].to_numpy().tolist() == [["tokenskip, seed 3", 0.7]]

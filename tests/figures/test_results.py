@@ -151,6 +151,15 @@ def test_published_curves_have_their_labels_and_a_methods_first_one_shows_its_ra
     assert texts["again"] == to_rgb("red") and texts["the paper"] == texts["0.5"] == to_rgb(METHODS["tokenskip"].colour)
 
 
+def test_published_curves_and_other_seeds_are_drawn_behind_together():
+    metrics = _metrics(("original", 1.0, 0.5, 100.0), ("tokenskip", 0.5, 0.4, 50.0), ("tokenskip", 0.9, 0.5, 90.0))
+    published = _metrics(("tokenskip", 0.5, 0.35, 55.0), ("tokenskip", 0.9, 0.45, 92.0))
+    seed = published.assign(label="tokenskip, seed 1", accuracy=[0.38, 0.46])
+    [axes] = results.accuracy_figure(metrics, "t", pd.concat([published, seed])).axes
+    names = {"original", "tokenskip", "tokenskip, published", "tokenskip, seed 1"}
+    assert {text.get_text() for text in axes.texts} == names | {"0.5", "0.9"}
+
+
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():
     table = pd.DataFrame({"ratio": [0.5, 0.5, 0.9], "tokens": [4, 18, 91], "original_tokens": [10, 30, 100]})
     axes = results.ratio_figure(table, "t").axes[0]

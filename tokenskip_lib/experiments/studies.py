@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -99,6 +100,26 @@ def study_table(run: Run, study: str, *, rerun: bool) -> pd.DataFrame:
     table = run.find_result(f"{study}.csv")
     print(f"read from {relative(table)}")
     return pd.read_csv(table, keep_default_na=False, na_values=[""])
+
+
+def other_seeds(run: Run) -> pd.DataFrame:
+    """TokenSkip's rows of trainings that differ from the run's own in their seed alone, from a study of its profile.
+
+    Returns:
+        The columns of the study's table, and label. No rows if there is no such study, or if it was not run.
+    """
+    tables = []
+    for name, study in run.profile.studies.items():
+        if not {*study.common, *(key for varied in study.vary for key in varied)} <= {
+            "training.seed",
+            "evaluation.methods",
+        }:
+            continue
+        with suppress(InputError):  # neither run nor published
+            rows = pd.read_csv(run.find_result(f"{name}.csv"))
+            rows = rows[(rows["method"] == "tokenskip") & (rows["training.seed"] != run.profile.training_seed)]
+            tables.append(rows.assign(label="tokenskip, seed " + rows["training.seed"].astype(str)))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _open_variant(run: Run, profile: Profile, first: int) -> Run:

@@ -111,7 +111,7 @@ def loss_figure(log: pd.DataFrame, longer: pd.DataFrame | None = None) -> Figure
 
 
 def accuracy_figure(
-    metrics: pd.DataFrame, title: str, published: pd.DataFrame | None = None, styles: Styles | None = None
+    metrics: pd.DataFrame, title: str, behind: pd.DataFrame | None = None, styles: Styles | None = None
 ) -> Figure:
     """Accuracy against chain tokens: one curve a method with its name, and 95% intervals. Dotted: the original.
 
@@ -120,15 +120,17 @@ def accuracy_figure(
 
     Args:
         metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
-        published: published rows for the same experiment, drawn behind: columns method, ratio,
-            chain_tokens and accuracy (a fraction), and label if several publications are among them.
+        behind: rows to compare with, drawn hollow and behind: columns method, ratio, chain_tokens and accuracy (a
+            fraction), and label, the curve's name. A row without a label is called published.
         styles: colour and marker of curves by method or label, in place of those of `method_styles`.
     """
-    if published is not None:
-        published = published.assign(label=published.get("label", published["method"] + ", published"))
-    named = [*metrics["method"], *([] if published is None else published["method"])]
+    if behind is None or behind.empty:
+        behind = metrics[:0]
+    label = behind["method"] + ", published"
+    behind = behind.assign(label=behind["label"].fillna(label) if "label" in behind else label)
+    named = [*metrics["method"], *behind["method"]]
     styles = method_styles(named) | (styles or {})
-    everything = pd.concat([metrics.assign(label=metrics["method"]), published])
+    everything = pd.concat([metrics.assign(label=metrics["method"]), behind])
     below, (low, high) = _range(everything)
     own = [rows for rows in _by_method(metrics) if rows["method"].iloc[0] not in below]
     level = _as_long_as_the_original(own)
@@ -141,9 +143,9 @@ def accuracy_figure(
         axes.set_ylim(low, high)
         curves = [_draw_method(axes, rows, styles) for rows in own if rows["method"].iloc[0] not in level]
         labelled = set(metrics["method"])  # a second curve of a method near the first would hide its ratios
-        for rows in [] if published is None else _by_method(published, "label"):
+        for rows in _by_method(behind, "label"):
             if rows["label"].iloc[0] not in below:
-                curves.append(_draw_published(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
+                curves.append(_draw_behind(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
                 labelled |= set(rows["method"])
         for original in metrics.loc[metrics["method"] == "original", "accuracy"]:
             for panel in panels[0]:
@@ -227,8 +229,8 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple[tuple,
     return _end(rows, method + " (×)" * scaled, colour), labels
 
 
-def _draw_published(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple[tuple, list[tuple]]:
-    """Draw one published curve, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
+def _draw_behind(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple[tuple, list[tuple]]:
+    """Draw one curve to compare with, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
     label = rows["label"].iloc[0]
     colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
     axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{marker}--", color=colour, mfc="white", alpha=0.6,
