@@ -10,12 +10,13 @@ import pandas as pd
 import papermill
 import pytest
 
+from tokenskip_lib.core.profiles import load_profile
 from tokenskip_lib.core.records import InputError, Prediction
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS
 from tokenskip_lib.experiments import steps
-from tokenskip_lib.experiments.notebooks import NOTEBOOKS, run_notebooks
+from tokenskip_lib.experiments.notebooks import NOTEBOOKS, SHOWN_STUDIES, run_notebooks, steps_of
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.experiments.steps import STAGES, STEPS
 
@@ -154,11 +155,11 @@ def test_solutions_that_read_published_tables_print_what_is_shown(root, tmp_path
 
 
 def test_a_profile_of_ones_own_without_a_measurement_gets_through_notebook_02(root, tmp_path, monkeypatch):
-    """As a GPU profile has it: importance is compared, not measured. The path is relative to where one types."""
+    """One scorer alone: nothing is compared and nothing measured. The path is relative to where one types."""
     given = (root / "tokenskip_lib/profiles/smoke.yaml").read_text()
     measured = "compare_with: [mist, leave_one_out, random]"
     assert measured in given
-    (tmp_path / "own.yaml").write_text(given.replace(measured, "compare_with: [random]"))
+    (tmp_path / "own.yaml").write_text(given.replace(measured, "compare_with: []"))
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
         run = run_notebooks("own.yaml", {"run_dir": str(tmp_path / "run")}, only=number)
@@ -166,3 +167,12 @@ def test_a_profile_of_ones_own_without_a_measurement_gets_through_notebook_02(ro
     said = str([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
     assert "not measured: this profile" in said and "no regret" in said
     assert not (run.folder / "figures" / "regret.png").exists()
+
+
+def test_the_notebooks_of_studies_are_of_profiles_that_have_all_of_them(root):
+    sources = "".join((root / "notebooks" / f"{NOTEBOOKS[step]}.ipynb").read_text() for step in STEPS[len(STAGES) :])
+    assert set(re.findall(r'study_table\(run, \\"(\w+)', sources)) == set(SHOWN_STUDIES)
+    seeds = {"studies": {"seeds": {"common": {}, "vary": [{"training.seed": 1}]}}}
+    assert steps_of(load_profile("demo-full")) == STEPS and steps_of(load_profile("demo", seeds)) == STAGES
+    with pytest.raises(InputError, match=r"lacks studies .*scorers, random"):
+        run_notebooks("demo", seeds, only=6)

@@ -62,3 +62,7 @@ def test_windows_that_are_done_are_not_made_again(tmp_path):
     made.clear()
     _write(log, made)
     assert made == []  # nothing is loaded either
+
+
+def test_a_window_may_have_a_size_of_its_own():
+    assert [len(window) for window in windows.windows(CHAINS, 3)] == [3, 2]

@@ -124,7 +124,7 @@ def test_the_log_of_trials_has_the_figures_of_the_remedies():
     }
     (near, its_ends), (far, far_ends) = said["points", 0.7], said["points", 0.5]
     words = " ".join(section.split())
-    assert f"{near} points away at 0.7 {its_ends}, and {far} points at 0.5 {far_ends}" in words
+    assert f"less the target model's is {near} points at 0.7 {its_ends}, and {far} points at 0.5 {far_ends}" in words
     gains = [
         f"{points} points at {ratio} {ends}" for (column, ratio), (points, ends) in said.items() if column != "points"
     ]

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Prediction, Problem, PrunedChain, ScoredChain, SFTRow
 from tokenskip_lib.core.store import RecordStore
 from tokenskip_lib.evaluation.methods import method_ratios, truncation_budget
@@ -107,6 +108,17 @@ def test_a_training_question_in_the_test_set_stops_the_first_stage(tiny_profile,
     with pytest.raises(InputError, match="'twin'"):
         stages.generate(run)
     assert not list(run.folder.glob("01_*"))
+
+
+def test_a_question_of_the_training_that_is_gone_on_from_stops_the_first_stage(tiny_profile, problems, tmp_path):
+    earlier = problems[0].model_copy(
+        update={"id": "earlier", "question": "Nine pens are shared by three. How many each?"}
+    )
+    RecordStore(tmp_path / "before" / steps.TRAIN_PROBLEMS, Problem).append([earlier])
+    RecordStore(tmp_path / "test.jsonl", Problem).append([earlier.model_copy(update={"id": "twin"})])
+    settings = {"training.start_from": str(tmp_path / "before" / steps.ADAPTER)}
+    with pytest.raises(InputError, match="'twin' is also training problem 'earlier'"):
+        stages.generate(Run.create(with_overrides(tiny_profile, settings, where="test")))
 
 
 def test_scoring_scores_the_kept_chains_by_every_scorer(answered):

@@ -24,10 +24,10 @@ class Named(Protocol):
 C = TypeVar("C", bound=Named)  # a chain's text, a scored chain, or a prediction
 
 
-def windows(chains: Iterable[C]) -> Iterator[list[C]]:
-    """Groups of WINDOW chains, in order. Only one group is in memory at a time."""
+def windows(chains: Iterable[C], size: int | None = None) -> Iterator[list[C]]:
+    """Groups of `size` chains (None: WINDOW), in order. Only one group is in memory at a time."""
     remaining = iter(chains)
-    while window := list(islice(remaining, WINDOW)):
+    while window := list(islice(remaining, size or WINDOW)):
         yield window
 
 
@@ -41,6 +41,7 @@ def write_windows(
     total: int | None,
     label: str,
     unit: str = "chain",
+    size: int | None = None,
 ) -> dict[str, str]:
     """Make the records of each window of chains that is not done, and write them in the order of the windows.
 
@@ -53,6 +54,7 @@ def write_windows(
         total: how many chains there are, for the progress bar; None if that is not known.
         label: of the progress bar.
         unit: what an input is called there.
+        size: of a window; None: WINDOW.
 
     Returns:
         The ids of chains that are left out because they ended their worker each time, and why.
@@ -62,7 +64,7 @@ def write_windows(
         return all(key in sink for chain in window for key in keys(chain))
 
     lost: dict[str, str] = {}
-    groups, before = windows(chains), 0
+    groups, before = windows(chains, size), 0
     first = next(groups, [])
     while first and is_done(first):
         before += len(first)

@@ -81,14 +81,15 @@ def disagreement_table(table: pd.DataFrame, number: int = 14) -> pd.DataFrame:
 
     Args:
         table: columns scorer, span and rank, one row a span.
-        number: rows, of the spans that occur at least ten times (or of the most frequent tenth).
+        number: rows, of the spans that occur at least ten times and are one in a thousand (or of the most frequent
+            tenth): the rarer a span, the further luck alone parts its means.
 
     Returns:
         A row for each span: how many times it occurs, and a column for each scorer.
     """
     scorers = table["scorer"].unique()
     times = table["span"].value_counts().div(len(scorers)).rename("times")
-    frequent = times[times >= min(10, float(times.quantile(0.9)))].index
+    frequent = times[times >= min(max(10, 0.001 * times.sum()), float(times.quantile(0.9)))].index
     means = table[table["span"].isin(frequent)].pivot_table(index="span", columns="scorer", values="rank")[scorers]
     widest = (means.max(axis=1) - means.min(axis=1)).sort_values(ascending=False).index[:number]
     return means.loc[widest].assign(times=times).astype({"times": int})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tokenskip_lib.core.paths import resolve_path
 from tokenskip_lib.core.profiles import Profile, nearest
 from tokenskip_lib.core.records import FirstCall, InputError, Prediction, PredictionKey, Problem
 from tokenskip_lib.core.store import RecordStore
@@ -126,6 +127,13 @@ def plan_passes(profile: Profile, pairs: Sequence[tuple[str, float]], adapter: P
     return passes
 
 
+def earlier_problems(profile: Profile) -> list[Problem]:
+    """The problems of the training that `training.start_from` goes on from, if its run's records are beside it."""
+    if profile.training.start_from is None:
+        return []
+    return list(RecordStore(resolve_path(profile.training.start_from).parent / TRAIN_PROBLEMS, Problem))
+
+
 def _test_problems(run: Run) -> LoadedProblems:
     """The problems to evaluate on, without any that was trained on."""
     profile = run.profile
@@ -134,7 +142,7 @@ def _test_problems(run: Run) -> LoadedProblems:
         refuse_shared_questions(test.problems, load_problems(profile, "test").problems)
     # An adapter that was trained elsewhere met problems that are not here to compare with.
     if profile.evaluation.adapter is None:
-        trained = run.need(TRAIN_PROBLEMS, Problem, "generate")
+        trained = run.need(TRAIN_PROBLEMS, Problem, "generate") + earlier_problems(profile)
         if is_published(profile.problems.test or profile.problems.train):
             test = leave_out(test, trained, "question that was trained on")
         refuse_shared_questions(trained, test.problems)

@@ -40,6 +40,7 @@ NOTEBOOKS = dict(
         strict=True,
     )
 )
+SHOWN_STUDIES = ("scorers", "random", "control", "seeds", "budget", "untrained", "choice")  # in notebooks 06 and 07
 README_TABLE = re.compile(r"(<!-- metrics -->\n).*?(<!-- /metrics -->)", re.DOTALL)
 
 
@@ -61,13 +62,15 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     check_names(profile)
     if only is None or only > len(STAGES):  # the notebooks of the stages need no study
         check_studies(profile)
-    _refuse_beyond(profile, only, redo_from)
+    _refuse_beyond(profile, only)
+    if not profile.studies:  # without notebooks of their own, studies are still redone by --from 06
+        _refuse_beyond(profile, redo_from)
     need_checkout("the notebooks are")
     need("papermill", "notebooks")
     run = Run.create(profile, redo_from=redo_from)
     print(f"profile {profile.name} -> {relative(run.folder)}", flush=True)
     with run.writing():  # the kernels, which it starts, write too
-        for number, stage in enumerate(steps(profile), 1):
+        for number, stage in enumerate(steps_of(profile), 1):
             if only is not None and number != only:
                 continue
             if only is None and stage in run.timings():
@@ -85,14 +88,18 @@ def run_notebooks(name: str, overrides: dict, *, redo_from: int | None = None, o
     return run
 
 
-def steps(profile: Profile) -> tuple[str, ...]:
-    """What is run for a profile, a notebook each: the five stages, and what its studies show if it has any."""
-    return STEPS if profile.studies else STAGES
+def steps_of(profile: Profile) -> tuple[str, ...]:
+    """What is run for a profile, a notebook each: the five stages, and notebooks 06 and 07 if it has their studies."""
+    return STEPS if set(SHOWN_STUDIES) <= set(profile.studies) else STAGES
 
 
-def _refuse_beyond(profile: Profile, *numbers: int | None) -> None:
-    if any(number is not None and number > len(steps(profile)) for number in numbers):
-        raise InputError(f"profile '{profile.name}' has no studies, so it ends with notebook {len(steps(profile)):02}")
+def _refuse_beyond(profile: Profile, number: int | None) -> None:
+    if number is not None and number > len(steps_of(profile)):
+        lacking = ", ".join(study for study in SHOWN_STUDIES if study not in profile.studies)
+        raise InputError(
+            f"profile '{profile.name}' lacks studies that notebooks 06 and 07 show ({lacking}), so it ends with "
+            f"notebook {len(steps_of(profile)):02}"
+        )
 
 
 def _execute(run: Run, notebook: str, profile_name: str, overrides: dict) -> None:
@@ -164,7 +171,7 @@ def publish(profile: Profile, *, only: int | None = None) -> list[Path]:
     """
     _refuse_beyond(profile, only)
     root, run, name = need_checkout("published results are kept"), Run.open(profile), _published_name(profile)
-    wanted = [step for number, step in enumerate(steps(profile), 1) if only in (None, number)]
+    wanted = [step for number, step in enumerate(steps_of(profile), 1) if only in (None, number)]
     missing = [NOTEBOOKS[step] for step in wanted if step not in run.timings()]
     if missing:
         raise InputError(f"{relative(run.folder)}: {missing[0]} has not been run; finish the run first")
@@ -229,7 +236,7 @@ def _publish_notebook(run: Run, root: Path, notebook: str) -> Path:
 
 def _together(profile: Profile) -> list[str]:
     """The notebooks that are in the run's folder as well as in notebooks/."""
-    return [f"{NOTEBOOKS[step]}.ipynb" for step in steps(profile)]
+    return [f"{NOTEBOOKS[step]}.ipynb" for step in steps_of(profile)]
 
 
 def _publish_table(run: Run, root: Path) -> Path:

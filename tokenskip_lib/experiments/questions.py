@@ -116,7 +116,10 @@ def followed_scores(run: Run) -> dict[str, ScoredChain]:
 
 
 def followed_pruned(run: Run) -> list[PrunedChain]:
-    """The followed chain at every ratio of the profile, pruned as stage 3 prunes; ratios ascending."""
+    """The followed chain at every ratio of the profile, pruned as stage 3 prunes; ratios ascending.
+
+    In mode `threshold` it has a threshold of its own: stage 3 gives the chains of a window one in common.
+    """
     profile = run.profile
     chain = followed_chain(run) if profile.pruning.mode == "llmlingua" else followed_scores(run)[profile.pruned_by]
     prune_window = build_pruner(TargetModel(profile.target, profile.prompts), profile.pruning, profile.importance)

@@ -34,7 +34,7 @@ from tokenskip_lib.core.store import read_json, write_whole
 from tokenskip_lib.core.windows import write_windows
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.chains import graded_chain, kept_chains, scored_chains
-from tokenskip_lib.experiments.evaluate import asked_levels, evaluate
+from tokenskip_lib.experiments.evaluate import asked_levels, earlier_problems, evaluate
 from tokenskip_lib.experiments.failures import (
     LEFT_OUT,
     PROBLEMS_WITHOUT_ANSWER,
@@ -58,7 +58,7 @@ from tokenskip_lib.models.adapters import is_local
 from tokenskip_lib.models.loading import TargetModel, load_tokenizer
 from tokenskip_lib.models.tokens import token_counter
 from tokenskip_lib.problems.sets import load_problems, refuse_shared_questions
-from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers
+from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_scorers, find_scorer
 from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
@@ -83,7 +83,7 @@ def generate(run: Run) -> list[Chain]:
     """
     profile = run.profile
     train, test = load_problems(profile, "train"), load_problems(profile, "test")
-    refuse_shared_questions(train.problems, test.problems)
+    refuse_shared_questions(train.problems + earlier_problems(profile), test.problems)
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
     failed: dict[tuple, str] = {}
@@ -135,8 +135,8 @@ def score(run: Run) -> list[ScoredChain]:
             continue
         build = partial(_build_scoring, name, target, profile.importance, profile.seed)
         keys_of, label = partial(_scored_keys, name), f"importance: {name}"
-        where = profile.execution
-        lost |= write_windows(todo, store, build, keys_of, execution=where, total=len(todo), label=label)
+        where, size = profile.execution, find_scorer(name).window
+        lost |= write_windows(todo, store, build, keys_of, execution=where, total=len(todo), label=label, size=size)
     run.note("score", chains=len(chains), scorers=names)
     note_lost(run, "score", lost)
     return list(store)

@@ -73,8 +73,10 @@ def run_study(run: Run, study: str) -> pd.DataFrame:
     settings = list(dict.fromkeys(key for varied, _ in variants for key in varied))
     tables: list[pd.DataFrame] = []
     answered = run
-    for varied, profile in variants:
-        first = _first_stage_of({**common, **varied})
+    firsts = [_first_stage_of({**common, **varied}) for varied, _ in variants]
+    for stage in STAGES[: max(firsts, default=1) - 1]:  # what some variant shares
+        stages.STAGE_FUNCTIONS[stage](run)
+    for (_, profile), first in zip(variants, firsts, strict=True):
         variant = _open_variant(run, profile, first)
         for other in {run.folder: run, answered.folder: answered}.values():
             _share_answers(other, variant)
@@ -110,10 +112,8 @@ def other_seeds(run: Run) -> pd.DataFrame:
     """
     tables = []
     for name, study in run.profile.studies.items():
-        if not {*study.common, *(key for varied in study.vary for key in varied)} <= {
-            "training.seed",
-            "evaluation.methods",
-        }:
+        changed = {key for overrides in (study.common, *study.vary) for key in overrides}
+        if not changed <= {"training.seed", "evaluation.methods"}:
             continue
         with suppress(InputError):  # neither run nor published
             rows = pd.read_csv(run.find_result(f"{name}.csv"))
@@ -124,8 +124,6 @@ def other_seeds(run: Run) -> pd.DataFrame:
 
 def _open_variant(run: Run, profile: Profile, first: int) -> Run:
     """A variant's run, with links to the files of the stages before the first that its overrides change."""
-    for stage in STAGES[: first - 1]:
-        stages.STAGE_FUNCTIONS[stage](run)
     variant = Run.create(profile)
     shared = [run.folder / name for stage in range(1, first) for name in records_of(stage)]
     for path in shared:

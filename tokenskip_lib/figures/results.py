@@ -71,7 +71,7 @@ def ratio_figure(table: pd.DataFrame, title: str) -> Figure:
         axes.plot([0.4, 1.05], [0.4, 1.05], color="0.4", linestyle="--", linewidth=1)
         axes.annotate("as requested", (1.05, 1.05), color="0.4", ha="right", va="bottom")
         own = table["tokens"] / table["original_tokens"].clip(lower=1)
-        axes.scatter(table["ratio"] + jitter, own, s=8, alpha=0.35, color=PALETTE[0], linewidth=0)
+        axes.scatter(table["ratio"] + jitter, own, s=8, alpha=0.35, color=PALETTE[0], linewidth=0, rasterized=True)
         axes.plot(together.index, together, marker="o", color="black", linewidth=0)
         box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         for ratio, actual in together.items():
@@ -230,7 +230,7 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple[tuple,
 
 
 def _draw_behind(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple[tuple, list[tuple]]:
-    """Draw one curve to compare with, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
+    """Draw a curve to compare with, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
     label = rows["label"].iloc[0]
     colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
     axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{marker}--", color=colour, mfc="white", alpha=0.6,

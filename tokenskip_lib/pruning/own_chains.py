@@ -84,7 +84,10 @@ def score_file(
     def build() -> Work[ChainText, ScoredChain]:
         return build_scorer(importance.scorer, target, importance, seed=seed).score
 
-    _write(source, open_output, spec.reads, target.prompts, build, keys, execution=execution, label=spec.name)
+    size = spec.window
+    _write(
+        source, open_output, spec.reads, target.prompts, build, keys, execution=execution, label=spec.name, size=size
+    )
 
 
 def prune_file(
@@ -199,6 +202,7 @@ def _write(
     *,
     execution: ExecutionSettings | None,
     label: str,
+    size: int | None = None,
 ) -> None:
     """Make and write the records of every chain that is not done. Models are loaded only if there is such a chain.
 
@@ -208,6 +212,7 @@ def _write(
         prompts: how rows that have a whole output are split (layout, answer_phrases).
         build: loads what is needed, and returns the function from a window of chains to their records.
         keys: one chain -> the keys of its records.
+        size: how many chains are written together; None for the usual number.
     """
     outputs = Outputs(prompts.layout, prompts.answer_phrases)
     chains = read_chains(source, reads=reads, outputs=outputs)
@@ -227,7 +232,7 @@ def _write(
                 return
         everything = joined([first], chains)
         where = execution or ExecutionSettings()
-        lost = write_windows(everything, sink, build, keys, execution=where, total=total, label=label)
+        lost = write_windows(everything, sink, build, keys, execution=where, total=total, label=label, size=size)
     outputs.report()
     if lost:
         print(f"{label}: {say_lost(lost)}; the same command tries again", file=sys.stderr)

@@ -50,6 +50,11 @@ class ScorerSpec:
     build: BuildScorer
     deletes: bool = False
 
+    @property
+    def window(self) -> int | None:
+        """How many chains are written together; None for the usual number. Few, if each of them takes seconds."""
+        return 8 if self.deletes else None
+
 
 def _segmenter(importance: ImportanceSettings) -> Segmenter:
     return partial(segment, whole_latex=importance.whole_latex)

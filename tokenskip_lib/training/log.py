@@ -9,7 +9,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from tokenskip_lib.core.progress import Bar
-from tokenskip_lib.core.store import write_json
+from tokenskip_lib.core.store import write_json, write_whole
 
 
 def mean_loss(history: Sequence[dict]) -> float:
@@ -52,7 +52,7 @@ class LogWriter(TrainerCallback):
         if state.is_world_process_zero and self.path.exists():  # later steps are done, and logged, again
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
+            write_whole(self.path, "".join(kept if state.global_step else []).encode())
         self.bar = Bar(
             total=state.max_steps,
             initial=state.global_step,
