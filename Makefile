@@ -36,6 +36,8 @@ demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test pro
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-more
+	$(BIN)/python -m tokenskip_lib study seeds --profile demo-more
+	$(BIN)/python -m tokenskip_lib run --profile demo-more --only 05  # its figure, with the other seeds
 
 figures: $(READY) ## run a profile and publish its figures, tables and notebooks: make figures PROFILE=qwen2.5-7b-gsm8k
 	$(BIN)/python -m tokenskip_lib run --profile $(PROFILE)

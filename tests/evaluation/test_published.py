@@ -88,10 +88,12 @@ def test_a_notebook_of_studies_shows_one_whole_run_or_nothing(step):
     assert ("profile demo-full" in shown) == all(counts) and '"error"' not in shown
 
 
-@pytest.mark.parametrize("study", load_profile("demo-full").studies)
-def test_a_studys_results_are_those_of_the_profile(study):
-    results = pd.read_csv(io.StringIO(committed(f"data/results/demo-full_{study}.csv")), dtype=str).fillna("")
-    variants = variant_profiles(load_profile("demo-full"), study)
+@pytest.mark.parametrize(
+    ("name", "study"), [(name, study) for name in ("demo-full", "demo-more") for study in load_profile(name).studies]
+)
+def test_a_studys_results_are_those_of_the_profile(name, study):
+    results = pd.read_csv(io.StringIO(committed(f"data/results/{name}_{study}.csv")), dtype=str).fillna("")
+    variants = variant_profiles(load_profile(name), study)
     varied = list(dict.fromkeys(key for labels, _ in variants for key in labels))
     for _, profile in variants:
         rows = results[(results[varied] == [str(attrgetter(key)(profile)) for key in varied]).all(axis=1)]

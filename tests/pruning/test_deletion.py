@@ -78,6 +78,16 @@ def test_the_rest_is_all_after_the_gap_but_its_first_token(chains, tiny_model, t
     assert compared >= 4
 
 
+def test_both_measurements_from_the_same_passes_are_those_of_each_scorer(chains, tiny_model, tiny_tokenizer):
+    chains = [*chains, chains[0].model_copy(update={"id": "empty", "chain": ""})]
+    both = LeaveOneOutRestScorer(tiny_model, tiny_tokenizer, PromptSettings()).score_both(chains)
+    for place, scorer in enumerate((LeaveOneOutScorer, LeaveOneOutRestScorer)):
+        alone = scorer(tiny_model, tiny_tokenizer, PromptSettings()).score(chains)
+        for found, expected in zip(both[place::2], alone, strict=True):
+            assert found.importance == pytest.approx(expected.importance, abs=1e-4)
+            assert found.key == expected.key and found.spans == expected.spans
+
+
 def test_greedy_deletion_takes_the_cheapest_span_each_time(problems, chain_of, tiny_model, tiny_tokenizer):
     chain = chain_of(problems[0], "Tom has 3 + 4 = 7.")
     scorer = LeaveOneOutScorer(tiny_model, tiny_tokenizer, PromptSettings())

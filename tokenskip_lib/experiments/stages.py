@@ -6,10 +6,10 @@ Notebooks, the command line and any launcher call the same functions.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tokenskip_lib.core.executor import Work
 from tokenskip_lib.core.paths import relative
@@ -32,6 +32,7 @@ from tokenskip_lib.core.records import (
 from tokenskip_lib.core.settings import ImportanceSettings
 from tokenskip_lib.core.store import read_json, write_whole
 from tokenskip_lib.core.windows import write_windows
+from tokenskip_lib.evaluation.exact_importance import EXACT
 from tokenskip_lib.evaluation.predictions import build_requests
 from tokenskip_lib.experiments.chains import graded_chain, kept_chains, scored_chains
 from tokenskip_lib.experiments.evaluate import asked_levels, earlier_problems, evaluate
@@ -63,6 +64,9 @@ from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
 from tokenskip_lib.training.start import model_to_train
+
+if TYPE_CHECKING:
+    from tokenskip_lib.pruning.deletion import LeaveOneOutRestScorer
 
 
 def check_names(profile: Profile) -> None:
@@ -129,23 +133,31 @@ def score(run: Run) -> list[ScoredChain]:
     names = list(dict.fromkeys([profile.importance.scorer, *compared]))
     target = TargetModel(profile.target, profile.prompts)
     store, lost = run.store(SCORED, ScoredChain), dict[str, str]()
-    for name in names:
-        todo = scored_by[name]
-        if all(ScoredKey(chain.id, name) in store for chain in todo):
+    for group in _scored_together(scored_by, names):
+        todo, keys_of = scored_by[group[0]], partial(_scored_keys, group)
+        if all(key in store for chain in todo for key in keys_of(chain)):
             continue
-        build = partial(_build_scoring, name, target, profile.importance, profile.seed)
-        keys_of, label = partial(_scored_keys, name), f"importance: {name}"
-        where, size = profile.execution, find_scorer(name).window
+        build = partial(_build_scoring, group, target, profile.importance, profile.seed)
+        label = f"importance: {' and '.join(group)}"
+        where, size = profile.execution, find_scorer(group[0]).window
         lost |= write_windows(todo, store, build, keys_of, execution=where, total=len(todo), label=label, size=size)
     run.note("score", chains=len(chains), scorers=names)
     note_lost(run, "score", lost)
     return list(store)
 
 
+def _scored_together(scored_by: Mapping[str, Sequence[Chain]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The scorers one by one; only the two measurements share their forward passes, if they score the same chains."""
+    shared = set(EXACT) <= set(names) and scored_by[EXACT[0]] == scored_by[EXACT[1]]
+    groups = [EXACT if shared and name in EXACT else (name,) for name in names]
+    return list(dict.fromkeys(groups))
+
+
 def _build_scoring(
-    name: str, target: TargetModel, importance: ImportanceSettings, seed: int
+    group: tuple[str, ...], target: TargetModel, importance: ImportanceSettings, seed: int
 ) -> Work[Chain, ScoredChain]:
-    return build_scorer(name, target, importance, seed=seed).score
+    scorer = build_scorer(group[-1], target, importance, seed=seed)
+    return cast("LeaveOneOutRestScorer", scorer).score_both if len(group) > 1 else scorer.score
 
 
 @writes
@@ -279,5 +291,5 @@ def run_stage(profile: Profile, name: str) -> str:
     return f"{relative(run.folder)}: {json.dumps(counts, ensure_ascii=False)}"
 
 
-def _scored_keys(scorer: str, chain: Record) -> list[ScoredKey]:
-    return [ScoredKey(chain.id, scorer)]
+def _scored_keys(scorers: Sequence[str], chain: Record) -> list[ScoredKey]:
+    return [ScoredKey(chain.id, scorer) for scorer in scorers]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from tokenskip_lib.core.progress import tell
-from tokenskip_lib.core.records import ChainText, DeletionCurve, InputError
+from tokenskip_lib.core.records import ChainText, DeletionCurve, InputError, ScoredChain
 from tokenskip_lib.models.batching import common_length
 from tokenskip_lib.models.packing import EncodedRow, attending_in_rows, pack_rows
 from tokenskip_lib.pruning.layout import Layout
-from tokenskip_lib.pruning.spans import Spans
+from tokenskip_lib.pruning.spans import Spans, build_scored_chain
 from tokenskip_lib.pruning.target_scorers import TargetScorer, token_log_probs
 
 MOST_SPANS = 64  # of a chain for greedy deletion, whose time grows with the third power of the spans
@@ -114,22 +114,38 @@ class LeaveOneOutRestScorer(LeaveOneOutScorer):
 
     name = "leave_one_out_rest"
 
+    def score_both(self, window: Sequence[ChainText]) -> list[ScoredChain]:
+        """Each chain by LeaveOneOutScorer and by this scorer, from the same forward passes: half the time of both."""
+        scored = []
+        for number, chain in enumerate(window, 1):
+            spans = self.segment(chain.chain)
+            answer, rest = self._both(chain, spans) if spans else (np.zeros(0), np.zeros(0))
+            scored.append(build_scored_chain(chain, LeaveOneOutScorer.name, spans, answer))
+            scored.append(build_scored_chain(chain, self.name, spans, rest))
+            tell(number, len(window), "chains")
+        return scored
+
     def _losses(self, chain: ChainText, spans: Spans) -> np.ndarray:
+        return self._both(chain, spans)[1]
+
+    def _both(self, chain: ChainText, spans: Spans) -> tuple[np.ndarray, np.ndarray]:
+        """What the answer, and what everything after the gap, loses without each span."""
         tail, own = self.closing(chain)
         texts = _without_each(Layout(chain.chain, spans), np.arange(len(spans)))
         whole, *versions = self._encode([chain.chain, *texts])
         before, *after = self._log_probs(chain, [whole, *versions], tail)
         counted = np.zeros(len(tail), dtype=bool)
         counted[own] = True
-        losses = []
+        answer, losses = [], []
         for ids, values in zip(versions, after, strict=True):
+            answer.append((before[-len(tail) :] - values[-len(tail) :])[own].sum())
             new = len(values) - len(tail)  # of the version's own tokens, all after the gap
             same = min(common_length([whole[::-1], ids[::-1]]), new)  # of them, those that the whole chain ends with
             rest = np.concatenate([np.ones(same, dtype=bool), counted])
             if same == new > 0:
                 rest[0] = False  # the token after the gap
             losses.append((before[-len(rest) :] - values[-len(rest) :])[rest].sum())
-        return np.array(losses)
+        return np.array(answer), np.array(losses)
 
 
 def greedy_deletion(scorer: LeaveOneOutScorer, chain: ChainText) -> DeletionCurve:
