@@ -102,6 +102,24 @@ def test_a_studys_results_are_those_of_the_profile(name, study):
         assert set(rows["n"]) == {str(getattr(profile.problems, f"{profile.evaluation.split}_size"))}
 
 
+def test_the_findings_have_the_seeds_of_the_whole_training():
+    seeds = pd.read_csv(io.StringIO(committed("data/results/demo-more_seeds.csv")))
+    seeds = seeds[seeds["method"] == "tokenskip"]
+    findings = committed("docs/findings.md")
+    section = findings.partition("### Seeds change accuracy")[2].partition("\n### ")[0]
+    for seed, rows in seeds.sort_values("ratio", ascending=False).groupby("training.seed"):
+        assert (
+            f"| seed {seed}: accuracy % | " + " | ".join(f"{100 * value:.1f}" for value in rows["accuracy"]) in section
+        )
+    spread = seeds.groupby("ratio")[["accuracy", "actual_ratio"]].agg(lambda values: values.max() - values.min()).max()
+    apart = f"up to {100 * spread['accuracy']:.1f} points apart"
+    ratios = f"actual ratios up to {spread['actual_ratio']:.3f}"
+    for page in (section, committed("data/README.md")):
+        assert apart in " ".join(page.split()) and ratios in " ".join(page.split())
+    other = seeds[seeds["training.seed"] == 1].set_index("ratio")["accuracy"]
+    assert f"{100 * other[0.7]:.1f}% at 0.7 and {100 * other[0.5]:.1f}% at 0.5" in " ".join(findings.split())
+
+
 def test_the_log_of_trials_has_the_figures_of_the_remedies():
     table, page = (committed(name) for name in ("data/results/demo-full_remedies.csv", "docs/log-of-trials.md"))
     section = page.partition("## Going on from the first adapter")[2].partition("\n## ")[0]
