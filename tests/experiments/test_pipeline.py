@@ -63,7 +63,7 @@ def test_there_is_a_notebook_for_every_stage(root):
 
 @pytest.mark.parametrize("step", [{"only": 6}, {"redo_from": 7}])
 def test_a_notebook_of_studies_is_refused_where_there_are_none(step):
-    with pytest.raises(InputError, match="no studies"):
+    with pytest.raises(InputError, match="lacks studies"):
         run_notebooks("demo", {}, **step)
 
 

@@ -162,15 +162,13 @@ def test_the_span_that_scorers_rank_furthest_apart_stands_on_top(scored):
 
 
 def test_kinds_are_drawn_most_important_first_with_their_intervals():
-    table = pd.DataFrame(
-        [("s", "word", 0.25, 0.2, 0.3), ("s", "number", 0.85, 0.8, 0.9), ("t", "number", 0.5, 0.4, 0.6)],
-        columns=["scorer", "kind", "rank", "low", "high"],
-    )
+    spans = [("a", "s", "word", 0.2), ("a", "s", "number", 0.9), ("b", "s", "word", 0.4), ("b", "t", "number", 0.5)]
+    table = pd.DataFrame(spans, columns=["id", "scorer", "kind", "rank"])
     axes = importance_figures.kind_figure(table).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["word", "number"]  # upwards
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["s", "t"]
     ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
-    assert ends == [pytest.approx([0.2, 0.3]), pytest.approx([0.8, 0.9])]
+    assert ends == [pytest.approx([0.2, 0.4]), pytest.approx([0.9, 0.9])]
 
 
 def test_the_intervals_of_kinds_are_over_chains():

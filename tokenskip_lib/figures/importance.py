@@ -20,6 +20,7 @@ from matplotlib.font_manager import FontProperties
 
 from tokenskip_lib.core.records import ScoredChain
 from tokenskip_lib.evaluation.exact_importance import TOP
+from tokenskip_lib.evaluation.importance_tables import kind_ranks
 from tokenskip_lib.figures.style import (
     KIND_COLOURS,
     OUTCOME_COLOURS,
@@ -105,16 +106,17 @@ def kind_figure(table: pd.DataFrame) -> Figure:
     """Which kinds of span score high, one bar a scorer.
 
     Args:
-        table: what `evaluation.importance_tables.kind_ranks` returns.
+        table: columns id (of the chain), scorer, kind, rank (importance rank within the chain, 0 to 1), one row a span.
     """
-    scorers = list(table["scorer"].unique())
-    first = table[table["scorer"] == scorers[0]]
+    ranks = kind_ranks(table, seed=0)
+    scorers = list(ranks["scorer"].unique())
+    first = ranks[ranks["scorer"] == scorers[0]]
     order = list(first.sort_values("rank")["kind"])  # upwards: the most important kind is on top
     height = 0.8 / len(scorers)
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 6))
         for number, (scorer, colour) in enumerate(colours_of(scorers, SCORER_COLOURS).items()):
-            rows = table[table["scorer"] == scorer].set_index("kind").reindex(order)
+            rows = ranks[ranks["scorer"] == scorer].set_index("kind").reindex(order)
             axes.barh(
                 np.arange(len(order)) + 0.4 - height * (number + 0.5),
                 rows["rank"],

@@ -35,8 +35,7 @@ class ScorerSpec:
         name: in profiles, on the command line and in records.
         description: completes the sentence "a token is important if ...", for --help and docs.
         reads: which of `question` and `answer` must be there, beside the chain.
-        passes: forward passes of the target model a chain, 0 if it uses none. A backward pass to the inputs counts
-            as one more. A pass without the question or without the chain counts in full.
+        passes: forward passes of the target model a chain. A backward pass to the inputs counts as one more.
         deletes: whether these passes read the chain without each of its spans in turn, not the chain alone.
         classifier: whether it needs the LLMLingua-2 classifier of `importance.classifier`.
         build: target model, settings and seed -> the scorer, with the models it needs loaded.
@@ -223,8 +222,7 @@ def register_scorer(name: str, function: ScoreFunction, description: str = "your
 
     Args:
         name: any name that is not one of the library's scorers.
-        function: chains -> one list of scores a chain, one score for each span of
-            `segment(chain.chain)`. Spans with high scores are kept.
+        function: chains -> one list of scores a chain, a score for each span of `segment(chain.chain)`, high to keep.
         description: completes the sentence "a token is important if ...".
 
     Example:
