@@ -148,13 +148,30 @@ def test_the_log_of_trials_has_the_figures_of_the_remedies():
     gains = [
         f"{points} points at {ratio} {ends}" for (column, ratio), (points, ends) in said.items() if column != "points"
     ]
-    assert f"it gains {' and '.join(gains)}" in " ".join(committed("docs/findings.md").split())
+    findings = " ".join(committed("docs/findings.md").split())
+    assert f"it gains {' and '.join(gains)}" in findings
+    assert f"{near.lstrip('-')} points below the target model at 0.7 {its_ends}" in findings
+    assert f"and {far.lstrip('-')} points below at 0.5 {far_ends}" in findings
     before, after = remedies["held_out_loss"].dropna().unique(), remedies["result_loss"].dropna().unique()
     assert "fell from {:.4f} to {:.4f}".format(*before) in section
     assert "rose from {:.4f} to {:.4f}".format(*after) in " ".join(section.split())
     one_row = ["many problems, one ratio each", "the same, gone on with others", rounded, adopted]
     six_rows = remedies[~remedies["trial"].isin(["first adapter", *one_row])]
     assert six_rows.loc[six_rows["ratio"] == 0.5, "against_first"].max() < 2.4 and set(remedies["n"]) == {500}
+
+
+def test_the_readme_has_the_interval_of_the_findings_at_the_smallest_ratio():
+    row = re.search(r"\| committed: 95% interval of the points.*\| (\S+) to (\S+) \|\n", committed("docs/findings.md"))
+    assert row and f"difference is between {row[1]} and {row[2]} points" in " ".join(committed("README.md").split())
+
+
+def test_the_findings_have_what_gogi_and_mist_agree_with_on_400_chains():
+    table = pd.read_csv(io.StringIO(committed("data/results/demo-full_agreement.csv")))
+    findings = " ".join(committed("docs/findings.md").split())
+    for row in table[table["truth"] == "leave_one_out_rest"].itertuples():
+        if row.scorer in ("gogi", "mist", "random"):
+            ends = f"({row.correlation_low:+.2f} to {row.correlation_high:+.2f})"
+            assert f"`{row.scorer}` with {row.correlation:+.2f} {ends}" in findings
 
 
 def test_the_readme_is_short():

@@ -230,6 +230,7 @@ def test_other_seeds_are_the_variants_that_change_nothing_else(tiny_profile):
     studies = {
         "seeds": {"common": {"evaluation.methods": METHODS}, "vary": seeds},
         "shorter": {"common": {"training.rows": 1}, "vary": seeds},
+        "methods": {"common": {}, "vary": [{"evaluation.methods": METHODS}]},
         "never": {"common": {}, "vary": seeds},  # was not run
     }
     run = Run.create(with_overrides(tiny_profile, {"studies": studies}, where="t"))
@@ -238,5 +239,6 @@ def test_other_seeds_are_the_variants_that_change_nothing_else(tiny_profile):
     table = pd.DataFrame(answered, columns=["method", "training.seed"]).assign(accuracy=[0.9, 0.8, 0.9, 0.7])
     for name in ("seeds", "shorter"):
         run.write_result(table, f"{name}.csv")
+    run.write_result(table.drop(columns="training.seed"), "methods.csv")
     others = other_seeds(run)
     assert others[["label", "accuracy"]].to_numpy().tolist() == [["tokenskip, seed 3", 0.7]]

@@ -112,8 +112,8 @@ def other_seeds(run: Run) -> pd.DataFrame:
     """
     tables = []
     for name, study in run.profile.studies.items():
-        changed = {key for overrides in (study.common, *study.vary) for key in overrides}
-        if not changed <= {"training.seed", "evaluation.methods"}:
+        varied = {key for overrides in study.vary for key in overrides}
+        if "training.seed" not in varied or not {*study.common, *varied} <= {"training.seed", "evaluation.methods"}:
             continue
         with suppress(InputError):  # neither run nor published
             rows = pd.read_csv(run.find_result(f"{name}.csv"))

@@ -115,7 +115,7 @@ class LeaveOneOutRestScorer(LeaveOneOutScorer):
     name = "leave_one_out_rest"
 
     def score_both(self, window: Sequence[ChainText]) -> list[ScoredChain]:
-        """Each chain by LeaveOneOutScorer and by this scorer, from the same forward passes: half the time of both."""
+        """Each chain by LeaveOneOutScorer and by this scorer, from the same forward passes."""
         scored = []
         for number, chain in enumerate(window, 1):
             spans = self.segment(chain.chain)

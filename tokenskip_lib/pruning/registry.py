@@ -51,7 +51,7 @@ class ScorerSpec:
 
     @property
     def window(self) -> int | None:
-        """How many chains are written together; None for the usual number. Few, if each of them takes seconds."""
+        """The number of chains that are written together: 8 if each takes seconds, else None, the usual number."""
         return 8 if self.deletes else None
 
 
