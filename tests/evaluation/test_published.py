@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 from operator import attrgetter
 from pathlib import Path
