@@ -156,8 +156,9 @@ def test_published_curves_and_other_seeds_are_drawn_behind_together():
     published = _metrics(("tokenskip", 0.5, 0.35, 55.0), ("tokenskip", 0.9, 0.45, 92.0))
     seed = published.assign(label="tokenskip, seed 1", accuracy=[0.38, 0.46])
     [axes] = results.accuracy_figure(metrics, "t", pd.concat([published, seed])).axes
-    names = {"original", "tokenskip", "tokenskip, published", "tokenskip, seed 1"}
+    names = {"original", "tokenskip", "tokenskip, published ○", "tokenskip, seed 1 □"}
     assert {text.get_text() for text in axes.texts} == names | {"0.5", "0.9"}
+    assert [line.get_marker() for line in axes.lines if line.get_linestyle() == "--"] == ["o", "s"]
 
 
 def test_a_ratio_figure_prints_the_ratio_of_all_tokens_at_each_request():

@@ -3,6 +3,7 @@
 Text of models and problems is drawn as it is, without mathtext: `$18` stays `$18`.
 """
 
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -25,6 +26,7 @@ from tokenskip_lib.figures.style import (
 )
 
 Styles = dict[str, tuple[Any, str]]  # what `method_styles` returns
+SHAPES = {"o": "○", "s": "□", "^": "△", "D": "◇"}  # markers that tell curves of one colour apart, and their signs
 
 
 def chain_length_figure(chains: pd.DataFrame) -> Figure:
@@ -122,6 +124,7 @@ def accuracy_figure(
         metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
         behind: rows to compare with, drawn hollow and behind: columns method, ratio, chain_tokens and accuracy (a
             fraction), and label, the curve's name. A row without a label is called published.
+            Several labels of one method have a shape each.
         styles: colour and marker of curves by method or label, in place of those of `method_styles`.
     """
     if behind is None or behind.empty:
@@ -129,7 +132,8 @@ def accuracy_figure(
     label = behind["method"] + ", published"
     behind = behind.assign(label=behind["label"].fillna(label) if "label" in behind else label)
     named = [*metrics["method"], *behind["method"]]
-    styles = method_styles(named) | (styles or {})
+    given, of_methods = styles or {}, method_styles(named)
+    styles = of_methods | given | _shapes_behind(behind[~behind["label"].isin(given)], of_methods)
     everything = pd.concat([metrics.assign(label=metrics["method"]), behind])
     below, (low, high) = _range(everything)
     own = [rows for rows in _by_method(metrics) if rows["method"].iloc[0] not in below]
@@ -235,7 +239,18 @@ def _draw_behind(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool
     colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
     axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{marker}--", color=colour, mfc="white", alpha=0.6,
               zorder=1.5 if ratios else 1)  # fmt: skip
-    return _end(rows, label, colour), _ratio_labels(rows, colour) if ratios and len(rows) > 1 else []
+    sign = f" {SHAPES[marker]}" if label in styles and marker in SHAPES else ""
+    return _end(rows, label + sign, colour), _ratio_labels(rows, colour) if ratios and len(rows) > 1 else []
+
+
+def _shapes_behind(behind: pd.DataFrame, styles: Styles) -> Styles:
+    """Colour and marker of each label, for the methods that have more than one."""
+    shapes: Styles = {}
+    for method, labels in behind.groupby("method", sort=False)["label"]:
+        if labels.nunique() > 1:
+            colour = styles[str(method)][0]
+            shapes |= {label: (colour, marker) for label, marker in zip(labels.unique(), cycle(SHAPES))}
+    return shapes
 
 
 def _draw_columns(axes: Axes, methods: list[pd.DataFrame], styles: Styles) -> None:
