@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tokenskip_lib.core.profiles import with_overrides
 from tokenskip_lib.core.records import Chain, InputError, Problem
+from tokenskip_lib.core.store import read_json
 from tokenskip_lib.experiments import stages, steps
-from tokenskip_lib.experiments.release import export_model
+from tokenskip_lib.experiments.release import adapter_card, export_model
 from tokenskip_lib.experiments.run import Run
 from tokenskip_lib.models.loading import load_model
 
@@ -40,6 +41,14 @@ def test_training_writes_the_card_and_evaluation_adds_its_figures(trained):
     after = card.read_text()
     row = metrics[metrics["method"] == "tokenskip"].iloc[0]
     assert f"| tokenskip | 0.5 | {row['n']} | {100 * row['accuracy']:.1f} (" in after and "not evaluated" not in after
+
+
+def test_a_card_adds_the_ranks_of_two_adapters_only_where_training_did_not_go_on_from_both(trained, tiny_tokenizer):
+    summary = read_json(trained.folder / steps.ADAPTER / "summary.json", advice="train again")
+    assert "their rank is the sum of both" in adapter_card(trained.profile, tiny_tokenizer, summary)
+    summary["recipe"]["start_from"] = "data/runs/first/04_adapter"
+    went_on = adapter_card(trained.profile, tiny_tokenizer, summary)
+    assert "the weights here include that adapter." in went_on and "the sum of both" not in went_on
 
 
 def test_an_adapter_that_the_run_did_not_train_keeps_its_folder(trained, make_adapter):
