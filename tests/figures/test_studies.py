@@ -54,6 +54,15 @@ def test_control_is_drawn_a_line_a_number_of_rows_and_its_distance_a_line_a_trai
     assert [text.get_text() for text in distance.texts] == ["0.250", "0.000", "0.125"]
 
 
+def test_more_panels_than_fit_go_on_in_another_line():
+    rows = [{"training": "all", "rows_trained": number, "ratio": 0.5, "actual_ratio": 0.6} for number in range(1, 6)]
+    *panels, _ = study_figures.control_figure(
+        pd.DataFrame(rows).assign(actual_ratio_low=0.5, actual_ratio_high=0.7)
+    ).axes
+    assert [panel.get_title(loc="left") for panel in panels] == [f"{number} rows" for number in range(1, 6)]
+    assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 0, 0, 1]
+
+
 def test_a_line_a_curve_against_the_request_with_its_interval_and_the_diagonal():
     plain = pd.DataFrame({"ratio": [1.0, 0.5], "value": [1.0, 0.6]})
     figure = study_figures.by_ratio_figure({"a": plain, "b": plain.assign(low=0.1, high=0.9)}, "y", "t", diagonal=True)

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from tokenskip_lib.evaluation.token_complexity import ONE_RATIO, ORACLE, SHUFFLED
 from tokenskip_lib.figures.style import PALETTE, SCORER_COLOURS, STYLE, name_curves
 
+PANELS_A_LINE = 4
+
 
 def scorers_figure(table: pd.DataFrame, original: float) -> Figure:
     """Accuracy and actual ratio of models that were trained on chains pruned by different scorers.
@@ -62,18 +64,21 @@ def control_figure(table: pd.DataFrame) -> Figure:
     distances = table.assign(distance=(table["actual_ratio"] - table["ratio"]).abs())
     distance = distances.groupby(["training", "rows_trained"], sort=False)["distance"].mean()
     with plt.style.context(STYLE):
-        figure = plt.figure(figsize=(9, 4 + 0.28 * len(distance)))
-        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[3, 1 + 0.28 * len(distance)])[:, 0]
-        for axes, (rows, group) in zip(
-            upper.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
-        ):
+        lines = -(-len(panels) // PANELS_A_LINE)
+        heights = [1 + 2 * lines, 1 + 0.28 * len(distance)]
+        figure = plt.figure(figsize=(9, sum(heights)))
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
+        grid = upper.subplots(lines, min(len(panels), PANELS_A_LINE), sharex=True, sharey=True, squeeze=False).ravel()
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        for axes, (rows, group) in zip(grid, panels, strict=False):
             group = group.sort_values("ratio")
             ends = _lengths(group["actual_ratio"], group["actual_ratio_low"], group["actual_ratio_high"])
             axes.plot([0.45, 1.05], [0.45, 1.05], color="0.4", linestyle="--", linewidth=1)
             axes.errorbar(group["ratio"], group["actual_ratio"], ends, marker="o", capsize=2, elinewidth=0.8,
                           linewidth=1.4, color=PALETTE[0])  # fmt: skip
             axes.set_title(f"{rows:,} rows", fontsize="medium")
-        upper.axes[0].set_ylabel("actual ratio")
+        upper.supylabel("actual ratio", fontsize="medium")
         upper.supxlabel("requested ratio", fontsize="medium")
         upper.suptitle(f"What is written: {name}", x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
         axes, places = lower.subplots(), range(len(distance))
