@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tokenskip_lib.core.profiles import load_profile
+from tokenskip_lib.evaluation.curves import ratio_control
 from tokenskip_lib.evaluation.methods import method_ratios
 from tokenskip_lib.evaluation.metrics import METRIC_COLUMNS, markdown_table
 from tokenskip_lib.experiments.notebooks import NOTEBOOKS, README_TABLE
@@ -135,6 +136,28 @@ def test_the_findings_have_the_seeds_of_the_whole_training():
     lost = [f"{-mean[ratio]:.1f} points at {ratio} ({low:+.1f} to {high:+.1f})" for ratio, (low, high) in
             ((0.7, ends[3]), (0.5, ends[5]))]  # fmt: skip
     assert f"the loss is {' and '.join(lost)}" in findings
+
+
+def test_the_findings_say_from_how_many_rows_on_the_number_is_read():
+    table = pd.read_csv(io.StringIO(committed("data/results/demo-full_control.csv")))
+    paper = table[(table["training.ratios_a_problem"] == "all") & (table["prompts.marker"] == "eos")]
+    by_rows = paper[paper["method"] == "tokenskip"].groupby("rows_trained")
+    right = (100 * by_rows["accuracy"].mean()).round().astype(int)
+    share = (100 * by_rows[["ratio", "actual_ratio"]].apply(ratio_control)).round().astype(int)
+    blind = share.index[share < 10]
+    first, *others = share.index[share >= 10]
+    assert list(share.index) == [*blind, first, *others]
+    section = " ".join(committed("docs/findings.md").partition("### Control begins")[2].partition("\n### ")[0].split())
+    assert section.startswith(f"somewhere between {blind[-1]:,} and {first:,} rows ")
+    assert f"After {', '.join(f'{n:,}' for n in blind[:-1])} and {blind[-1]:,} rows the adapter does not" in section
+    below = paper[paper["rows_trained"].isin(blind) & (paper["ratio"] < 1)]["actual_ratio"]
+    assert f"Any request below 1.0 gives {below.min():.2f} to {below.max():.2f}." in section
+    assert f"Accuracy is {', '.join(f'{n}%' for n in right[blind[:-1]])} and {right[blind[-1]]}%" in section
+    assert (
+        f"{first:,} rows the answers follow {share[first]}% of a change in the request, and {right[first]}%" in section
+    )
+    for rows in others:
+        assert f"After {rows:,} rows they follow {share[rows]}%, and {right[rows]}% are right" in section
 
 
 def test_the_log_of_trials_has_the_figures_of_the_remedies():

@@ -148,6 +148,9 @@ def test_published_curves_have_their_labels_and_a_methods_first_one_shows_its_ra
     [axes] = results.accuracy_figure(metrics, "t", published, {"again": ("red", "v")}).axes
     texts = {text.get_text(): to_rgb(text.get_color()) for text in axes.texts}
     assert set(texts) == {"mine", "the paper", "again", "0.5", "0.9"}
+    chosen = {"the paper": ("green", "s"), "again": ("red", "o")}  # shapes that the caller chose have no sign
+    [axes] = results.accuracy_figure(metrics, "t", published, chosen).axes
+    assert {text.get_text() for text in axes.texts} == set(texts)
     assert texts["again"] == to_rgb("red") and texts["the paper"] == texts["0.5"] == to_rgb(METHODS["tokenskip"].colour)
 
 

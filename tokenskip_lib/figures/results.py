@@ -123,8 +123,8 @@ def accuracy_figure(
     Args:
         metrics: the columns of metrics.csv. A method that evaluation does not know gets a free colour and marker.
         behind: rows to compare with, drawn hollow and behind: columns method, ratio, chain_tokens and accuracy (a
-            fraction), and label, the curve's name. A row without a label is called published.
-            Several labels of one method have a shape each.
+            fraction), and label, the curve's name. A row without a label is called published. Several labels of
+            one method have a shape each, shown beside the name too, unless `styles` has them.
         styles: colour and marker of curves by method or label, in place of those of `method_styles`.
     """
     if behind is None or behind.empty:
@@ -132,8 +132,8 @@ def accuracy_figure(
     label = behind["method"] + ", published"
     behind = behind.assign(label=behind["label"].fillna(label) if "label" in behind else label)
     named = [*metrics["method"], *behind["method"]]
-    given, of_methods = styles or {}, method_styles(named)
-    styles = of_methods | given | _shapes_behind(behind[~behind["label"].isin(given)], of_methods)
+    styles = method_styles(named) | (styles or {})
+    shapes = _shapes_behind(behind[~behind["label"].isin(styles)])
     everything = pd.concat([metrics.assign(label=metrics["method"]), behind])
     below, (low, high) = _range(everything)
     own = [rows for rows in _by_method(metrics) if rows["method"].iloc[0] not in below]
@@ -149,7 +149,8 @@ def accuracy_figure(
         labelled = set(metrics["method"])  # a second curve of a method near the first would hide its ratios
         for rows in _by_method(behind, "label"):
             if rows["label"].iloc[0] not in below:
-                curves.append(_draw_behind(axes, rows, styles, ratios=rows["method"].iloc[0] not in labelled))
+                shown = rows["method"].iloc[0] not in labelled
+                curves.append(_draw_behind(axes, rows, styles, shapes.get(rows["label"].iloc[0]), ratios=shown))
                 labelled |= set(rows["method"])
         for original in metrics.loc[metrics["method"] == "original", "accuracy"]:
             for panel in panels[0]:
@@ -233,23 +234,24 @@ def _draw_method(axes: Axes, rows: pd.DataFrame, styles: Styles) -> tuple[tuple,
     return _end(rows, method + " (×)" * scaled, colour), labels
 
 
-def _draw_behind(axes: Axes, rows: pd.DataFrame, styles: Styles, *, ratios: bool) -> tuple[tuple, list[tuple]]:
+def _draw_behind(
+    axes: Axes, rows: pd.DataFrame, styles: Styles, shape: str | None, *, ratios: bool
+) -> tuple[tuple, list[tuple]]:
     """Draw a curve to compare with, hollow and dashed, with its ratios or without; return what `_draw_method` does."""
     label = rows["label"].iloc[0]
     colour, marker = styles.get(label, styles[rows["method"].iloc[0]])
-    axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{marker}--", color=colour, mfc="white", alpha=0.6,
-              zorder=1.5 if ratios else 1)  # fmt: skip
-    sign = f" {SHAPES[marker]}" if label in styles and marker in SHAPES else ""
-    return _end(rows, label + sign, colour), _ratio_labels(rows, colour) if ratios and len(rows) > 1 else []
+    axes.plot(rows["chain_tokens"], 100 * rows["accuracy"], f"{shape or marker}--", color=colour, mfc="white",
+              alpha=0.6, zorder=1.5 if ratios else 1)  # fmt: skip
+    name = f"{label} {SHAPES[shape]}" if shape else label
+    return _end(rows, name, colour), _ratio_labels(rows, colour) if ratios and len(rows) > 1 else []
 
 
-def _shapes_behind(behind: pd.DataFrame, styles: Styles) -> Styles:
-    """Colour and marker of each label, for the methods that have more than one."""
-    shapes: Styles = {}
-    for method, labels in behind.groupby("method", sort=False)["label"]:
+def _shapes_behind(behind: pd.DataFrame) -> dict[str, str]:
+    """The marker of each label, for the methods that have more than one label."""
+    shapes: dict[str, str] = {}
+    for _, labels in behind.groupby("method", sort=False)["label"]:
         if labels.nunique() > 1:
-            colour = styles[str(method)][0]
-            shapes |= {label: (colour, marker) for label, marker in zip(labels.unique(), cycle(SHAPES))}
+            shapes |= dict(zip(labels.unique(), cycle(SHAPES)))
     return shapes
 
 

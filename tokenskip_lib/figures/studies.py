@@ -68,7 +68,7 @@ def control_figure(table: pd.DataFrame) -> Figure:
         heights = [1 + 2 * lines, 1 + 0.28 * len(distance)]
         figure = plt.figure(figsize=(9, sum(heights)))
         upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-        grid = upper.subplots(lines, min(len(panels), PANELS_A_LINE), sharex=True, sharey=True, squeeze=False).ravel()
+        grid = upper.subplots(lines, min(len(panels), PANELS_A_LINE), sharey=True, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
             axes.remove()
         for axes, (rows, group) in zip(grid, panels, strict=False):
