@@ -29,7 +29,7 @@ def test_every_shipped_profile_is_valid(name):
     assert profile.name == name and profile.run_dir == f"data/runs/{name}" and profile.description
     assert pairs[0] == ("original", 1.0) and len(pairs) == len(set(pairs))
     assert {profile.problems.train, profile.problems.test} <= set(PROBLEM_SETS)
-    prompts = {"demo-more": set(), "demo": {"be_concise", "lc_prompt"}}  # demo-full asks with all of them
+    prompts = {"demo-more": set(), "demo": {"lc_prompt"}}  # demo-full asks with all of them
     baselines = prompts.get(name, {"be_concise", "only_numbers", "abbre_words", "lc_prompt"})
     assert set(dict(pairs)) >= {"tokenskip", "truncation", *baselines}
     # Models of the hub are named with their commit, so that a run years later has the same weights.
