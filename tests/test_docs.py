@@ -316,8 +316,8 @@ def test_the_tables_of_the_findings_are_those_of_the_results(root):
 
 def test_the_findings_on_measured_importance_are_those_of_the_results(root):
     page = texts(root / "docs/findings.md")[0]
-    table = pd.read_csv(root / "data/results/demo_agreement.csv")
-    assert f"measured on {table['n'].max()} chains" in page and table["n"].nunique() == 1
+    table = pd.read_csv(root / "data/results/demo-full_agreement.csv")
+    assert f"measured on {table['n'].max()} chains of demo-full" in page and table["n"].nunique() == 1
     shown = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", page, re.MULTILINE))
     for scorer, rows in table.groupby("scorer"):
         cells = {
@@ -332,12 +332,16 @@ def test_the_findings_on_measured_importance_are_those_of_the_results(root):
         ends = [f"{row[name]:.2f}" for name in ("regret", "regret_low", "regret_high")]
         assert f"{ends[0]} nats ({ends[1]} to {ends[2]}) for `{scorer}`" in words
         assert f"On {row['n']:.0f} chains of demo-full, this regret" in words
-    full = pd.read_csv(root / "data/results/demo-full_agreement.csv").set_index(["truth", "scorer"])
-    best = full.loc["leave_one_out"].drop("leave_one_out_rest")["correlation"].idxmax()
-    row = full.loc[("leave_one_out", best)]
-    ends = f"({row['correlation_low']:+.2f} to {row['correlation_high']:+.2f})"
-    assert f"On {row['n']:.0f} chains of demo-full the agreement" in words
-    assert f"`{best}` with {row['correlation']:+.2f} {ends}" in words
+    answer, rest = (
+        table[table["truth"] == truth].set_index("scorer") for truth in ("leave_one_out", "leave_one_out_rest")
+    )
+    best = answer["correlation"].drop("leave_one_out_rest").idxmax()
+    assert f"`{best}` is the best of the scorers that do not measure. `gogi` and `mist` cannot be told" in words
+    for name in ("gogi", "mist"):
+        assert answer.loc[name, "correlation_low"] <= answer.loc["random", "correlation_high"]
+    above = rest["correlation_low"] > rest.loc["random", "correlation_high"]
+    assert set(above[above].index) == {"cts", "mist", "gogi", "position", "leave_one_out"}
+    assert "`cts`, `mist` and `gogi` are a little above `random`" in words
 
 
 def test_the_findings_on_scorers_are_those_of_the_results(root):

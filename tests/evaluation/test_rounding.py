@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from tokenskip_lib.evaluation.rounding import SEEN, allowed, beside_lines, beside_published
+from tokenskip_lib.evaluation.rounding import SEEN, SEEN_ON, allowed, beside_lines, beside_published
 
 
 @pytest.fixture
 def published(root) -> pd.DataFrame:
-    return pd.read_csv(root / "data/results/demo_metrics.csv", keep_default_na=False)
+    return pd.read_csv(root / "data/results/demo_metrics.csv", keep_default_na=False).assign(n=SEEN_ON)
 
 
 def moved(metrics: pd.DataFrame, method: str, ratio: float, **by: float) -> pd.DataFrame:
@@ -52,6 +52,8 @@ def test_more_problems_leave_rounding_less_room():
 
 
 def test_an_adapter_that_was_trained_here_is_not_judged(published):
+    scaled = published[published["method"] == "tokenskip"].head(1).assign(method="adapter_scaling", ratio=0.75)
+    published = pd.concat([published, scaled], ignore_index=True)
     beside = beside_published(moved(published, "tokenskip", 0.5, accuracy=-0.2), published, trained=True)
     judged = beside.set_index("method")["rounding"]
     assert set(judged["tokenskip"]) == {None} and judged["adapter_scaling"] is None

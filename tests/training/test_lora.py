@@ -90,7 +90,9 @@ def test_training_learns_the_response_and_saves_an_adapter_for_the_base(
     assert len(modes) == 1 and modes.pop() & 0o400
     assert not (folder / "checkpoints").exists()
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    assert {"step", "epoch"} <= set(log[0]) and any("eval_loss" in line for line in log)
+    assert {"step", "epoch"} <= set(log[0])
+    ends = [line["eval_loss"] for line in log if "eval_loss" in line and line["step"] == trained["steps"]]
+    assert ends == [pytest.approx(trained["held_out_loss"], abs=1e-4)]  # measured once
 
     base = AutoModelForCausalLM.from_pretrained(fresh_model.name_or_path)
     adapted = PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()

@@ -201,7 +201,12 @@ def _run(trainer: _PackedTrainer, model: PeftModel, checkpoints: Path) -> float 
             # Autocast casts the adapter's weights; its inputs stay as they are.
             stack.enter_context(disable_input_dtype_casting(model))
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
-        return trainer.evaluate()["eval_loss"] if trainer.eval_dataset else None
+        if not trainer.eval_dataset:
+            return None
+        # Trainer itself measures after the last step. Before a restart that may not have been written down.
+        lines = [line for line in trainer.state.log_history if line["step"] == trainer.state.global_step]
+        measured = [line["eval_loss"] for line in lines if "eval_loss" in line]
+        return measured[-1] if measured else trainer.evaluate()["eval_loss"]
 
 
 def _last_checkpoint(folder: Path) -> str | None:
