@@ -138,7 +138,7 @@ def accuracy_figure(
     below, (low, high) = _range(everything)
     own = [rows for rows in _by_method(metrics) if rows["method"].iloc[0] not in below]
     level = _as_long_as_the_original(own)
-    widths = [9, 1 + len(level)] if level else [9]
+    widths = [9, max(3, 1 + len(level))] if level else [9]  # the title needs 3
     with plt.style.context(STYLE):
         figure, panels = plt.subplots(
             1, len(widths), sharey=True, squeeze=False, figsize=(9 if level else 8, 5), width_ratios=widths
