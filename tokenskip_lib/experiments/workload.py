@@ -29,7 +29,7 @@ from tokenskip_lib.pruning.registry import find_scorer
 from tokenskip_lib.training.arguments import EVALUATION_SHARE
 from tokenskip_lib.training.rows import draw_ratios, encode_rows
 
-EVALUATIONS = round(1 / EVALUATION_SHARE) + 1  # of the held-out rows in one training: also at its end
+EVALUATIONS = round(1 / EVALUATION_SHARE)  # of the held-out rows in one training, the last at its end
 
 
 @dataclass(frozen=True)
