@@ -203,7 +203,7 @@ def _run(trainer: _PackedTrainer, model: PeftModel, checkpoints: Path) -> float 
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
         if not trainer.eval_dataset:
             return None
-        # Trainer itself measures after the last step. Before a restart that may not have been written down.
+        # Trainer itself measures after the last step, but a training that was killed there has no such line.
         lines = [line for line in trainer.state.log_history if line["step"] == trainer.state.global_step]
         measured = [line["eval_loss"] for line in lines if "eval_loss" in line]
         return measured[-1] if measured else trainer.evaluate()["eval_loss"]
