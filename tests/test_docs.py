@@ -336,7 +336,7 @@ def test_the_findings_on_measured_importance_are_those_of_the_results(root):
         table[table["truth"] == truth].set_index("scorer") for truth in ("leave_one_out", "leave_one_out_rest")
     )
     best = answer["correlation"].drop("leave_one_out_rest").idxmax()
-    assert f"`{best}` is the best of the scorers that do not measure. `gogi` and `mist` cannot be told" in words
+    assert f"`{best}` is the best of the scorers that do not measure. `gogi` and `mist` are not told" in words
     for name in ("gogi", "mist"):
         assert answer.loc[name, "correlation_low"] <= answer.loc["random", "correlation_high"]
     above = rest["correlation_low"] > rest.loc["random", "correlation_high"]
@@ -361,7 +361,9 @@ def test_the_findings_on_scorers_are_those_of_the_results(root):
         cells = f"{said(scorer, False)} | {ratios[0]} | {said(scorer, True)} | {ratios[1]}"
         assert f"| `{scorer}` | {cells} |" in page
     words = page.replace("\n", " ")
-    assert f"solves {said('selective_context', True, True, sign='%')} at the same ratio" in words
+    lengths = [f"{table.loc[('selective_context', True, skips), 'actual_ratio']:.2f}" for skips in (True, False)]
+    ends = f"with {lengths[0]} of the tokens instead of {lengths[1]}"
+    assert f"solves {said('selective_context', True, True, sign='%')}, {ends}" in words
     for scorer in ("selective_context", "random"):
         assert all(said(scorer, keeps, sign="%") in words for keeps in (False, True))
     assert said("leave_one_out", False, sign="%") in words
