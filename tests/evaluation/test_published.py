@@ -110,7 +110,7 @@ def test_the_findings_have_the_seeds_of_the_whole_training():
     seeds = table[table["method"] == "tokenskip"].sort_values("ratio", ascending=False)
     names = ("docs/findings.md", "data/README.md", "notebooks/06_what_control_takes.ipynb")
     findings, data, notebook = (" ".join(committed(name).split()) for name in names)
-    section = findings.partition("### Seeds change accuracy")[2].partition(" ### ")[0]
+    section = findings.partition("### Three seeds differ")[2].partition(" ### ")[0]
     for seed, rows in seeds.groupby("training.seed"):
         accuracies = " | ".join(f"{100 * value:.1f}" for value in rows["accuracy"])
         assert f"| seed {seed}: accuracy % | {accuracies} |" in section
