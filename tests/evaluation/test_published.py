@@ -160,6 +160,40 @@ def test_the_findings_say_from_how_many_rows_on_the_number_is_read():
         assert f"After {rows:,} rows they follow {share[rows]}%, and {right[rows]}% are right" in section
 
 
+def test_the_findings_have_the_intervals_of_the_small_studies():
+    words = " ".join(committed("docs/findings.md").split())
+    tables = {
+        name: pd.read_csv(io.StringIO(committed(f"data/results/demo-full_{name}.csv")))
+        for name in ("control", "budget", "timings")
+    }
+    control = tables["control"]
+    original = control[control["method"] == "original"].iloc[0]
+    solved, low, high = (100 * original[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    said = f"The target model solves {solved:.1f}% ({low:.1f}-{high:.1f}) of these {original['n']} problems"
+    assert said in words
+    asked = control[control["method"] == "tokenskip"].groupby(["training.ratios_a_problem", "prompts.marker"])
+    share = {which: round(100 * ratio_control(rows[rows["rows_trained"] < 1000].query("rows_trained > 900")))
+             for which, rows in asked}  # fmt: skip
+    one, paper, token, text = (
+        share[which] for which in (("one", "eos"), ("all", "eos"), ("all", "token"), ("all", "words"))
+    )
+    assert f"follow {one}% of a change in the request, with six {paper}%" in words
+    assert f"follow {token}% of a change in the request for a special token, {paper}% for the paper's" in words
+    assert f"and {text}% for words" in words
+    half = tables["budget"].query("method == 'tokenskip' and ratio == 0.5").set_index("evaluation.budget")
+    ends = [
+        f"{100 * half.loc[rule, 'accuracy']:.1f}% ({100 * half.loc[rule, 'accuracy_low']:.1f}-"
+        f"{100 * half.loc[rule, 'accuracy_high']:.1f})" for rule in ("scaled", "fixed")
+    ]  # fmt: skip
+    assert f"gives {' instead of '.join(ends)}" in words
+    speed = tables["timings"].query("method == 'tokenskip'").set_index("ratio")
+    cells = [
+        f"{speed.loc[ratio, 'speedup']:.2f} ({speed.loc[ratio, 'speedup_low']:.2f}-"
+        f"{speed.loc[ratio, 'speedup_high']:.2f})" for ratio in (0.7, 0.6, 0.5)
+    ]  # fmt: skip
+    assert f"| measured | {' | '.join(cells)} |" in words
+
+
 def test_the_log_of_trials_has_the_figures_of_the_remedies():
     table, page = (committed(name) for name in ("data/results/demo-full_remedies.csv", "docs/log-of-trials.md"))
     section = page.partition("## Going on from the first adapter")[2].partition("\n## ")[0]
