@@ -46,7 +46,6 @@ def load(source: str | os.PathLike[str], *, prompts: PromptSettings | None = Non
 
     Raises:
         InputError: the model or its adapter is not there, or a setting is unknown.
-
     """
     from tokenskip_lib.models.adapters import find_adapter
     from tokenskip_lib.models.loading import TargetModel
@@ -222,6 +221,7 @@ def train(pruned: PrunedChains, model: TargetModel, folder: str | os.PathLike[st
         base_name=model.settings.model,
         seed=seed,
         target=model.settings.adapter,
+        prompts=model.prompts,
         card=partial(
             model_card,
             model.settings.model,

@@ -57,8 +57,9 @@ class PromptSettings(Settings):
     `layout`, of outputs: `answer`, a chain, then a closing phrase; `think`, a chain in `<think>` tags.
     `answer_phrases` announce an answer in another language, e.g. "Die Antwort ist"; English phrases always do.
     `marker`, how a chat prompt carries the ratio: `eos`, the paper's; `token`, one special token for each
-    tenth, of those that the model has and never uses; `words`, a sentence. `baseline_place`: where the
-    sentence of a prompt-only baseline stands: after the instruction, the question or the system message.
+    tenth, of those that the model has and never uses, whose embeddings are trained too; `words`, a sentence.
+    `baseline_place`: where the sentence of a prompt-only baseline stands: after the instruction, the question
+    or the system message.
     """
 
     format: Literal["chat", "reference_qwen", "reference_llama3"] = "chat"

@@ -258,6 +258,7 @@ def train(run: Run) -> dict:
             base_name=profile.target.model,
             seed=profile.training_seed,
             target=profile.target.adapter,
+            prompts=profile.prompts,
             card=partial(adapter_card, profile, tokenizer),
         )
     summary = read_json(folder / "summary.json", advice="put it back, or `run --from 04` redoes it")

@@ -81,15 +81,30 @@ def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: Pro
     return f"{end}{ratio:g}{end}"
 
 
-def _ratio_token(tokenizer: PreTrainedTokenizerBase, ratio: float) -> str:
-    """The special token for a tenth: one of the model's own that neither its chat template nor its texts use."""
+def ratio_tokens(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> list[int]:
+    """Ids of the special tokens that carry the ratios 0.1 to 0.9, as many as the model has; none for other markers.
+
+    A model was never trained on tokens that it does not use, and their embeddings are nearly the same. So a training
+    must train these embeddings too.
+    """
+    if settings.marker != "token":
+        return []
+    return cast(list[int], tokenizer.convert_tokens_to_ids(_spare_tokens(tokenizer)[:9]))
+
+
+def _spare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The model's special tokens, in the order of their ids, that neither its chat template nor its texts use."""
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    added = sorted(tokenizer.added_tokens_decoder.items())
-    spare = [
+    return [
         token.content
-        for _, token in added
+        for _, token in sorted(tokenizer.added_tokens_decoder.items())
         if token.special and token.content not in used and token.content not in (tokenizer.chat_template or "")
     ]
+
+
+def _ratio_token(tokenizer: PreTrainedTokenizerBase, ratio: float) -> str:
+    """The special token for a tenth."""
+    spare = _spare_tokens(tokenizer)
     tenth = round(10 * ratio)
     if abs(tenth - 10 * ratio) > 1e-9 or not 1 <= tenth <= len(spare):
         raise InputError(

@@ -109,7 +109,7 @@ def save_adapter(
         scales = (first_config["lora_alpha"] / first_config["r"], config.lora_alpha / config.r)
         weights = concatenated(load_file(first / WEIGHTS), weights, scales)
         config.r = config.lora_alpha = first_config["r"] + config.r
-        config.target_modules = [*{name.rpartition(".lora_")[0].rpartition(".")[2] for name in weights}]
+        config.target_modules = [*{name.rpartition(".")[2] for name in _layers(weights)}]
     config.target_modules = sorted(config.target_modules or ())  # a set, which peft would write in any order
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -123,7 +123,7 @@ def concatenated(first: Weights, second: Weights, scales: tuple[float, float]) -
 
     Args:
         first, second: weights by peft's names; A is (rank, inputs) and B is (outputs, rank). A layer that one of them
-            does not change gets zeros.
+            does not change gets zeros. What else the second has, embeddings of single tokens, stays as it is.
         scales: what each multiplies B A by, alpha / rank.
 
     Returns:
@@ -136,12 +136,17 @@ def concatenated(first: Weights, second: Weights, scales: tuple[float, float]) -
         >>> both["q.lora_B.weight"] @ both["q.lora_A.weight"]  # 3 * 1 * 1 + 1 * 2 * 2
         tensor([[7.]])
     """
-    made: Weights = {}
-    for layer in sorted({name.rpartition(".lora_")[0] for name in (*first, *second)}):
+    made = {name: value for name, value in second.items() if ".lora_" not in name}
+    for layer in _layers({**first, **second}):
         (a1, b1), (a2, b2) = _half(first, second, layer), _half(second, first, layer)
         made[f"{layer}.lora_A.weight"] = torch.cat([a1.float(), a2.float()])
         made[f"{layer}.lora_B.weight"] = torch.cat([b1.float() * scales[0], b2.float() * scales[1]], dim=1)
     return made
+
+
+def _layers(weights: Weights) -> list[str]:
+    """The linear layers that an adapter changes."""
+    return sorted({name.rpartition(".lora_")[0] for name in weights if ".lora_" in name})
 
 
 def _half(weights: Weights, other: Weights, layer: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,10 +31,11 @@ from transformers.integrations import TensorBoardCallback
 
 from tokenskip_lib.core.processes import only_writers
 from tokenskip_lib.core.records import InputError, SFTRow
-from tokenskip_lib.core.settings import TrainingSettings
+from tokenskip_lib.core.settings import PromptSettings, TrainingSettings
 from tokenskip_lib.core.store import file_errors, write_json, write_whole
 from tokenskip_lib.models.adapters import find_adapter
 from tokenskip_lib.models.packing import IGNORED, EncodedRow, pack_rows
+from tokenskip_lib.models.prompts import ratio_tokens
 from tokenskip_lib.models.standalone import included, plain_adapter, save_adapter
 from tokenskip_lib.training.arguments import need_trackers, training_arguments
 from tokenskip_lib.training.log import LogWriter, mean_loss
@@ -56,6 +57,7 @@ def train_adapter(
     base_name: str,
     seed: int,
     target: Path | str | None = None,
+    prompts: PromptSettings | None = None,
     card: Callable[[dict], str] | None = None,
 ) -> dict:
     """Train a LoRA adapter on rows and save it; a killed training continues at its last checkpoint.
@@ -69,6 +71,7 @@ def train_adapter(
         folder: receives adapter_model.safetensors, adapter_config.json, generation_config.json, training_log.jsonl
             (step, epoch, loss, eval_loss), README.md, summary.json, and checkpoints/ until training is done.
         target: the target model's adapter; None: the base model is the target model.
+        prompts: what the rows were built with. With marker `token`, the embeddings of the ratio tokens are trained too.
         card: summary -> the text of README.md, the model card; None: no card.
 
     Returns:
@@ -79,16 +82,17 @@ def train_adapter(
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
             all attend to everything before a token, the folder cannot be written, another process trains there, the
-            target's adapter is no plain LoRA adapter, the adapter to start from has another rank than the settings,
-            or a package of training.report_to is missing.
+            target's adapter is no plain LoRA adapter, the adapter to start from has another rank or marker than the
+            settings, or a package of training.report_to is missing.
     """
     if target is not None:
         plain_adapter(target)
-    check_start(settings)
+    tokens = [] if prompts is None else ratio_tokens(tokenizer, prompts)
+    check_start(settings, tokens)
     need_trackers(settings.report_to)
     data = _encode(rows, tokenizer, settings, folder)
     with only_writers(folder), _write_errors(folder):
-        trainer, summary = _train(model, data, settings, folder, seed=seed)
+        trainer, summary = _train(model, data, settings, folder, seed=seed, tokens=tokens)
         _save(trainer, folder, base_name, target, settings.start_from)
         if trainer.is_world_process_zero():
             generation_config(model.generation_config, tokenizer).save_pretrained(folder)
@@ -102,12 +106,18 @@ def train_adapter(
 
 
 def _train(
-    model: PreTrainedModel, data: _Data, settings: TrainingSettings, folder: Path, *, seed: int
+    model: PreTrainedModel,
+    data: _Data,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    seed: int,
+    tokens: Sequence[int],
 ) -> tuple[_PackedTrainer, dict]:
     """Train; returns what has trained, and the summary."""
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(model, settings, checkpoints, evaluate=bool(data.held_out), seed=seed)
-    adapted = add_adapter(model, settings, seed)
+    adapted = add_adapter(model, settings, seed, tokens)
     log = LogWriter(folder / "training_log.jsonl", settings.epochs)
     trainer = _build_trainer(adapted, arguments, data, settings, log, seed)
     held_out_loss = _run(trainer, adapted, checkpoints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,10 +36,15 @@ def model_to_train(target: TargetSettings, training: TrainingSettings) -> PreTra
     return load_model(target.model_copy(update={"adapter": None}))
 
 
-def check_start(settings: TrainingSettings) -> None:
-    """Raise InputError if the adapter to start from has another rank than the settings say."""
+def check_start(settings: TrainingSettings, ratio_tokens: Sequence[int] = ()) -> None:
+    """Raise InputError if the adapter to start from has another rank than the settings say, or no ratio tokens."""
     if settings.start_from is None:
         return
+    if ratio_tokens:
+        raise InputError(
+            f"training.start_from '{settings.start_from}': no adapter can go on with prompts.marker token, whose "
+            "embeddings only a fresh adapter trains; leave start_from out, or set another marker"
+        )
     _, config = plain_adapter(settings.start_from)
     if config["r"] != settings.rank:
         raise InputError(
@@ -46,12 +52,15 @@ def check_start(settings: TrainingSettings) -> None:
         )
 
 
-def add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, settings: TrainingSettings, seed: int, ratio_tokens: Sequence[int] = ()
+) -> PeftModel:
     """The model, attending as packed rows need it, with the adapter that is trained.
 
     Args:
         model: what `model_to_train` loads.
         seed: of a fresh adapter's weights.
+        ratio_tokens: ids of the tokens whose embeddings are trained too (see `models.prompts.ratio_tokens`).
     """
     from peft import get_peft_model
 
@@ -59,11 +68,17 @@ def add_adapter(model: PreTrainedModel, settings: TrainingSettings, seed: int) -
     if settings.start_from is not None:
         return trainable_adapter(model, settings.start_from, settings.alpha)
     torch.manual_seed(seed)
-    return get_peft_model(model, lora_config(settings))
+    return get_peft_model(model, lora_config(settings, ratio_tokens))
 
 
-def lora_config(settings: TrainingSettings) -> LoraConfig:
-    """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe."""
+def lora_config(settings: TrainingSettings, ratio_tokens: Sequence[int] = ()) -> LoraConfig:
+    """The adapter's shape: LoRA on every linear layer of the blocks, as in the paper's recipe, and some embeddings."""
     from peft import LoraConfig
 
-    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=list(ratio_tokens) or None,
+    )
