@@ -5,12 +5,15 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tokenskip_lib.core.records import InputError, PrunedChain
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings, TrainingSettings
+from tokenskip_lib.models.adapters import WEIGHTS
 from tokenskip_lib.models.loading import load_attached, load_model
 from tokenskip_lib.models.prompts import build_prompt, encode_prompt, ratio_tokens
+from tokenskip_lib.training.log import LogWriter
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows
 from tokenskip_lib.training.start import model_to_train
@@ -91,6 +94,27 @@ def test_a_training_moves_the_ratios_apart_and_every_way_to_load_it_agrees(
             assert torch.allclose(_logits(model, tokenizer, ratio), wanted, atol=1e-4)
     moved = _logits(merged, tokenizer, 0.5) - _logits(merged, tokenizer, 0.9)
     assert moved.abs().max() > 1e-3
+
+
+def test_a_killed_training_goes_on_with_the_embeddings_it_had(base, tokenizer, rows, tmp_path, monkeypatch):
+    every = SETTINGS.model_copy(update={"save_every": 1})
+    _train(base, tokenizer, rows, tmp_path / "whole", every)
+    step_end = LogWriter.on_step_end
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+        step_end(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LogWriter, "on_step_end", killed)
+        _train(base, tokenizer, rows, tmp_path / "killed", every)
+    assert (tmp_path / "killed/checkpoints/checkpoint-2").exists()
+    _train(base, tokenizer, rows, tmp_path / "killed", every)
+    whole, resumed = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
+    (moved,) = [name for name in whole if "trainable_tokens" in name]
+    assert whole.keys() == resumed.keys() and whole[moved].shape[0] == 9
+    assert all(torch.allclose(whole[name], resumed[name], atol=1e-5) for name in whole)
 
 
 def test_with_the_papers_marker_no_embedding_is_trained(base, tokenizer):
