@@ -32,9 +32,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## set up, then the whole path on SmolLM2: notebooks, records, figures (CPU, no hub)
 	$(BIN)/python -m tokenskip_lib run --profile demo
 
+FIRST := data/runs/demo-full/adapter_8bit
 demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test problems, the studies of notebooks 06 and 07
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
+	test -d $(FIRST) || $(BIN)/python -m tokenskip_lib export --profile demo-full --format peft-8bit -o $(FIRST)
 	$(BIN)/python -m tokenskip_lib run --profile demo-more
 	$(BIN)/python -m tokenskip_lib study seeds --profile demo-more
 	$(BIN)/python -m tokenskip_lib run --profile demo-more --only 05  # its figure, with the other seeds

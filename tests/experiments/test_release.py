@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tokenskip_lib.core.profiles import with_overrides
@@ -11,6 +12,7 @@ from tokenskip_lib.core.store import read_json
 from tokenskip_lib.experiments import stages, steps
 from tokenskip_lib.experiments.release import adapter_card, export_model
 from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.models.adapters import WEIGHTS
 from tokenskip_lib.models.loading import load_model
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -75,6 +77,24 @@ def test_both_exports_load_without_the_library_and_answer_alike(trained, tmp_pat
     assert sorted(path.name for path in (tmp_path / "peft").iterdir()) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "generation_config.json",
     ]  # fmt: skip
+
+
+def test_the_export_in_8_bits_is_half_the_file_and_changes_the_model_as_before(trained, tmp_path):
+    profile, whole, small = trained.profile, tmp_path / "peft", tmp_path / "small"
+    for style, folder in (("peft", whole), ("peft-8bit", small)):
+        export_model(profile, style, folder)
+    assert sorted(path.name for path in small.iterdir()) == sorted(path.name for path in whole.iterdir())
+    weights = load_file(small / WEIGHTS)
+    assert {value.dtype for value in weights.values()} == {torch.float8_e4m3fn}
+    assert weights.keys() == load_file(whole / WEIGHTS).keys()
+    base = load_model(profile.target.model_copy(update={"adapter": None})).state_dict()
+    exact, rounded = (load_model(profile.target, adapter=folder).state_dict() for folder in (whole, small))
+    changed = [name for name in base if not torch.equal(base[name], exact[name])]
+    assert changed
+    for name in changed:
+        change = exact[name] - base[name]
+        assert (rounded[name] - exact[name]).norm() < 0.1 * change.norm()
+    assert "rounded to 8-bit floats after the figures" in (small / "README.md").read_text()
 
 
 def test_an_adapter_without_a_card_gets_one(trained, make_adapter, tmp_path):

@@ -17,6 +17,7 @@ from tokenskip_lib.experiments.run import Run, find_trained
 from tokenskip_lib.experiments.steps import ADAPTER, METRICS
 from tokenskip_lib.models.adapters import CONFIG, WEIGHTS, find_adapter
 from tokenskip_lib.models.loading import find_model, load_model, load_tokenizer, weights_note
+from tokenskip_lib.models.rounding import round_adapter
 from tokenskip_lib.models.standalone import refuse_other_target
 from tokenskip_lib.training.adapter import DAMAGED, SUMMARY
 from tokenskip_lib.training.card import model_card
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from tokenskip_lib.core.settings import TargetSettings
 
-MODEL_STYLES = ("peft", "merged")
+MODEL_STYLES = ("peft", "peft-8bit", "merged")
 CARD, GENERATION = "README.md", "generation_config.json"
 
 
@@ -84,7 +85,8 @@ def export_model(profile: Profile, style: str, folder: Path) -> list[Path]:
     """Write the adapter that answers for TokenSkip, or the base model with it merged in, into a new folder.
 
     Args:
-        style: "peft" (the adapter) or "merged" (the whole model, its tokenizer too, in `target.dtype`).
+        style: "peft" (the adapter), "peft-8bit" (its weights in 8-bit floats, half the file) or "merged" (the whole
+            model, its tokenizer too, in `target.dtype`).
 
     Returns:
         The files that were written.
@@ -101,7 +103,11 @@ def export_model(profile: Profile, style: str, folder: Path) -> list[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
         try:
-            (_write_adapter if style == "peft" else _write_merged)(profile, adapter, partial)
+            (_write_merged if style == "merged" else _write_adapter)(profile, adapter, partial)
+            if style == "peft-8bit":
+                round_adapter(adapter, partial)
+                with (partial / CARD).open("a", encoding="utf-8") as card:
+                    card.write("\nThe weights were rounded to 8-bit floats after the figures above were measured.\n")
             partial.chmod(0o755)
             partial.replace(folder)  # whole, or not at all
         finally:

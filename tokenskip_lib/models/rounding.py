@@ -1,0 +1,60 @@
+"""An adapter in 8-bit floats: half the file of bfloat16, and peft loads it as any other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tokenskip_lib.core.store import write_json
+from tokenskip_lib.models.adapters import CONFIG, WEIGHTS
+from tokenskip_lib.models.standalone import Weights, plain_adapter
+
+
+def round_adapter(name: Path | str, folder: Path) -> None:
+    """Write an adapter's configuration and its weights in 8-bit floats into a folder.
+
+    Its alpha becomes 1, which lets the numbers be larger: the smallest ones have fewer digits.
+
+    Args:
+        name: a folder, or the hub's name.
+        folder: is there already.
+
+    Raises:
+        InputError: there is no such adapter, or it is more than low-rank changes of linear layers.
+    """
+    adapter, config = plain_adapter(name)
+    with safe_open(adapter / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(rounded(load_file(adapter / WEIGHTS), config["lora_alpha"]), folder / WEIGHTS, metadata=metadata)
+    write_json(folder / CONFIG, {**config, "lora_alpha": 1})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read its file
+
+
+def rounded(weights: Weights, alpha: float) -> Weights:
+    """LoRA weights as 8-bit floats (e4m3) that change the model as before, to rounding, with an alpha of 1.
+
+    Each rank's row of A and column of B are scaled to the same largest number, since neither may be small.
+
+    Args:
+        weights: by peft's names; A is (rank, inputs) and B is (outputs, rank).
+        alpha: of the adapter.
+
+    Example:
+        >>> a, b = torch.tensor([[0.001, 0.002]]), torch.tensor([[2.0]])
+        >>> made = rounded({"q.lora_A.weight": a, "q.lora_B.weight": b}, 4)
+        >>> made["q.lora_B.weight"].float() @ made["q.lora_A.weight"].float()  # about 4 * 2 * (0.001, 0.002)
+        tensor([[0.0078, 0.0156]])
+    """
+    made: Weights = {}
+    for a_name in (name for name in weights if "lora_A" in name):
+        b_name = a_name.replace("lora_A", "lora_B")
+        a, b = (weights[name].float() * alpha**0.5 for name in (a_name, b_name))
+        largest_a, largest_b = a.abs().amax(1), b.abs().amax(0)
+        scale = torch.where((largest_a > 0) & (largest_b > 0), (largest_b / largest_a).sqrt(), 1.0)
+        made[a_name] = (a * scale[:, None]).to(torch.float8_e4m3fn)
+        made[b_name] = (b / scale[None, :]).to(torch.float8_e4m3fn)
+    return made
