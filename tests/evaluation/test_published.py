@@ -234,6 +234,20 @@ def test_the_log_of_trials_has_the_figures_of_the_remedies():
     assert six_rows.loc[six_rows["ratio"] == 0.5, "against_first"].max() < 2.4 and set(remedies["n"]) == {500}
 
 
+def test_the_findings_have_the_committed_adapters_paired_intervals():
+    table = pd.read_csv(io.StringIO(committed("data/results/demo-more_comparison.csv")))
+    rows = table[table["method"] == "tokenskip"].sort_values("ratio", ascending=False)
+    assert list(rows["ratio"]) == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5] and set(rows["n"]) == {500}
+    ends = [
+        f"{100 * low:+.1f} to {100 * high:+.1f}"
+        for low, high in zip(rows["difference_low"], rows["difference_high"], strict=True)
+    ]
+    findings = committed("docs/findings.md")
+    assert f"| committed: 95% interval of the points, problem by problem | {' | '.join(ends)} |" in findings
+    points = re.findall(r"\(([+-]\d+\.\d)\)", re.search(r"\| committed: accuracy.*\n", findings)[0])
+    assert points == [f"{100 * difference:+.1f}" for difference in rows["difference"]]
+
+
 def test_the_readme_has_the_interval_of_the_findings_at_the_smallest_ratio():
     row = re.search(r"\| committed: 95% interval of the points.*\| (\S+) to (\S+) \|\n", committed("docs/findings.md"))
     assert row and f"difference is between {row[1]} and {row[2]} points" in " ".join(committed("README.md").split())
