@@ -36,7 +36,8 @@ FIRST := data/runs/demo-full/adapter_8bit
 demo-full: $(READY) ## hours: the demo's two adapters from nothing, 500 test problems, the studies of notebooks 06 and 07
 	$(BIN)/python -m tokenskip_lib prepare-target --profile demo-full
 	$(BIN)/python -m tokenskip_lib run --profile demo-full
-	test -d $(FIRST) || $(BIN)/python -m tokenskip_lib export --profile demo-full --format peft-8bit -o $(FIRST)
+	test $(FIRST)/adapter_model.safetensors -nt data/runs/demo-full/04_adapter/summary.json || { rm -rf $(FIRST); \
+	$(BIN)/python -m tokenskip_lib export --profile demo-full --format peft-8bit -o $(FIRST); }
 	$(BIN)/python -m tokenskip_lib run --profile demo-more
 	$(BIN)/python -m tokenskip_lib study seeds --profile demo-more
 	$(BIN)/python -m tokenskip_lib run --profile demo-more --only 05  # its figure, with the other seeds

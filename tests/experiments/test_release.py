@@ -87,6 +87,8 @@ def test_the_export_in_8_bits_is_half_the_file_and_changes_the_model_as_before(t
     weights = load_file(small / WEIGHTS)
     assert {value.dtype for value in weights.values()} == {torch.float8_e4m3fn}
     assert weights.keys() == load_file(whole / WEIGHTS).keys()
+    sizes = [sum(value.nbytes for value in load_file(folder / WEIGHTS).values()) for folder in (whole, small)]
+    assert sizes[1] <= sizes[0] / 2
     base = load_model(profile.target.model_copy(update={"adapter": None})).state_dict()
     exact, rounded = (load_model(profile.target, adapter=folder).state_dict() for folder in (whole, small))
     changed = [name for name in base if not torch.equal(base[name], exact[name])]
@@ -94,7 +96,11 @@ def test_the_export_in_8_bits_is_half_the_file_and_changes_the_model_as_before(t
     for name in changed:
         change = exact[name] - base[name]
         assert (rounded[name] - exact[name]).norm() < 0.1 * change.norm()
-    assert "rounded to 8-bit floats after the figures" in (small / "README.md").read_text()
+    assert "Figures in this card are of the adapter before rounding" in (small / "README.md").read_text()
+    again = with_overrides(profile, {"evaluation.adapter": str(small)}, where="test")
+    with pytest.raises(InputError, match="small: its weights are 8-bit floats already"):
+        export_model(again, "peft-8bit", tmp_path / "smaller")
+    assert not (tmp_path / "smaller").exists()
 
 
 def test_an_adapter_without_a_card_gets_one(trained, make_adapter, tmp_path):

@@ -8,11 +8,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tokenskip_lib.core.records import InputError, PrunedChain
+import tokenskip_lib as ts
+from tokenskip_lib.core.profiles import load_profile, with_overrides
+from tokenskip_lib.core.records import InputError, PrunedChain, SFTRow
 from tokenskip_lib.core.settings import PromptSettings, TargetSettings, TrainingSettings
+from tokenskip_lib.experiments import stages
+from tokenskip_lib.experiments.run import Run
+from tokenskip_lib.experiments.steps import ADAPTER, SFT_ROWS
 from tokenskip_lib.models.adapters import WEIGHTS
+from tokenskip_lib.models.averaging import average_adapters
 from tokenskip_lib.models.loading import load_attached, load_model
 from tokenskip_lib.models.prompts import build_prompt, encode_prompt, ratio_tokens
+from tokenskip_lib.models.rounding import round_adapter
 from tokenskip_lib.training.log import LogWriter
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows
@@ -113,13 +120,39 @@ def test_a_killed_training_goes_on_with_the_embeddings_it_had(base, tokenizer, r
     _train(base, tokenizer, rows, tmp_path / "killed", every)
     whole, resumed = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
     (moved,) = [name for name in whole if "trainable_tokens" in name]
-    assert whole.keys() == resumed.keys() and whole[moved].shape[0] == 9
+    assert whole.keys() == resumed.keys() and whole[moved].shape[0] == 2
     assert all(torch.allclose(whole[name], resumed[name], atol=1e-5) for name in whole)
 
 
-def test_with_the_papers_marker_no_embedding_is_trained(base, tokenizer):
-    assert ratio_tokens(tokenizer, PromptSettings()) == []
-    assert ratio_tokens(tokenizer, PROMPTS) == tokenizer.convert_tokens_to_ids([f"<spare_{n}>" for n in range(9)])
+def test_the_tokens_are_those_of_the_ratios_below_1_and_none_with_another_marker(tokenizer):
+    wanted = tokenizer.convert_tokens_to_ids(["<spare_4>", "<spare_8>"])
+    assert ratio_tokens(tokenizer, PROMPTS, [0.9, 0.5, 1.0, 0.5]) == wanted
+    assert ratio_tokens(tokenizer, PromptSettings(), [0.5]) == ratio_tokens(tokenizer, PROMPTS, [1.0]) == []
+    with pytest.raises(InputError, match=r"no spare special token for ratio 0\.75"):
+        ratio_tokens(tokenizer, PROMPTS, [0.75])
+
+
+def test_a_run_and_the_python_api_train_the_tokens_too(base, tiny_profile, rows, problems, tmp_path):
+    settings = {"target.model": base.model, "prompts.marker": "token", "training.epochs": 1}
+    run = Run.create(with_overrides(tiny_profile, settings, where="test"))
+    run.store(SFT_ROWS, SFTRow).append(rows)
+    stages.train(run)
+    model = ts.load(base.model, device="cpu", dtype="float32", prompts=PROMPTS)
+    chains = [{"question": p.question, "answer": p.answer, "chain": p.solution} for p in problems]
+    pruned = ts.prune(ts.score(chains, model, scorer="position"), ratios=[0.5, 0.9], model=model)
+    ts.train(pruned, model, tmp_path / "own", epochs=1, ratios_a_problem="all", held_out=0)
+    for folder in (run.folder / ADAPTER, tmp_path / "own"):
+        (moved,) = [value for name, value in load_file(folder / WEIGHTS).items() if "trainable_tokens" in name]
+        assert len(moved) == 2
+        assert "and the embeddings of the marker's tokens" in (folder / "README.md").read_text()
+
+
+def test_an_adapter_with_tokens_is_neither_averaged_nor_rounded(base, tokenizer, rows, tmp_path):
+    _train(base, tokenizer, rows, tmp_path / "adapter")
+    for use in (lambda: average_adapters([tmp_path / "adapter"] * 2, tmp_path / "mean"),
+                lambda: round_adapter(tmp_path / "adapter", tmp_path)):  # fmt: skip
+        with pytest.raises(InputError, match=r"trainable_token_indices is .*only a plain LoRA adapter can be"):
+            use()
 
 
 def test_a_training_that_goes_on_from_an_adapter_refuses_the_tokens(base, tokenizer, rows, tmp_path, make_adapter):
@@ -129,9 +162,7 @@ def test_a_training_that_goes_on_from_an_adapter_refuses_the_tokens(base, tokeni
 
 
 def test_the_demos_spare_tokens_are_alike_and_its_digits_are_not(real_tokenizer):
-    from tokenskip_lib.core.profiles import load_profile
-
     table = load_model(load_profile("demo").target).get_input_embeddings().weight.detach().float()
-    tokens = table[ratio_tokens(real_tokenizer, PROMPTS)[4:]]  # 0.5 to 0.9, the ratios of the study
+    tokens = table[ratio_tokens(real_tokenizer, PROMPTS, [0.5, 0.6, 0.7, 0.8, 0.9])]
     digits = table[real_tokenizer.convert_tokens_to_ids(list("56789"))]
     assert torch.pdist(tokens).max() < 0.01 and torch.pdist(digits).min() > 1

@@ -139,7 +139,9 @@ def place(
 def export(
     output: Annotated[str, typer.Option("--output", "-o", help="The folder to write into.")],
     chains: OwnChains = None,
-    style: Annotated[str, typer.Option("--format", help="trl or llamafactory: rows; peft or merged: a model.")] = "trl",
+    style: Annotated[
+        str, typer.Option("--format", help="trl or llamafactory: rows; peft, peft-8bit or merged: a model.")
+    ] = "trl",
     scorer: ScorerName = None,
     model: TargetName = None,
     ratios: Ratios = None,

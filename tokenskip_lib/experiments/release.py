@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from tokenskip_lib.core.settings import TargetSettings
 
 MODEL_STYLES = ("peft", "peft-8bit", "merged")
+ROUNDED = """
+## Rounding
+
+The weights were rounded to 8-bit floats after the training. Figures in this card are of the adapter before rounding.
+"""
 CARD, GENERATION = "README.md", "generation_config.json"
 
 
@@ -107,7 +112,7 @@ def export_model(profile: Profile, style: str, folder: Path) -> list[Path]:
             if style == "peft-8bit":
                 round_adapter(adapter, partial)
                 with (partial / CARD).open("a", encoding="utf-8") as card:
-                    card.write("\nThe weights were rounded to 8-bit floats after the figures above were measured.\n")
+                    card.write(ROUNDED)
             partial.chmod(0o755)
             partial.replace(folder)  # whole, or not at all
         finally:

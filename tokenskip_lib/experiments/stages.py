@@ -63,7 +63,7 @@ from tokenskip_lib.pruning.registry import build_pruner, build_scorer, check_sco
 from tokenskip_lib.training.export import export_rows
 from tokenskip_lib.training.lora import train_adapter
 from tokenskip_lib.training.rows import build_sft_rows, choose_chains, own_tails
-from tokenskip_lib.training.start import model_to_train
+from tokenskip_lib.training.start import check_start, model_to_train
 
 if TYPE_CHECKING:
     from tokenskip_lib.pruning.deletion import LeaveOneOutRestScorer
@@ -88,6 +88,8 @@ def generate(run: Run) -> list[Chain]:
     profile = run.profile
     train, test = load_problems(profile, "train"), load_problems(profile, "test")
     refuse_shared_questions(train.problems + earlier_problems(profile), test.problems)
+    if not (run.folder / ADAPTER / "summary.json").exists():
+        check_start(profile.training, profile.prompts)  # at once, and not after hours of answering
     store = run.store(CHAINS, Chain)
     problems = {problem.id: problem for problem in train.problems}
     failed: dict[tuple, str] = {}

@@ -11,6 +11,7 @@ literal formats.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
@@ -81,30 +82,30 @@ def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: Pro
     return f"{end}{ratio:g}{end}"
 
 
-def ratio_tokens(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> list[int]:
-    """Ids of the special tokens that carry the ratios 0.1 to 0.9, as many as the model has; none for other markers.
+def ratio_tokens(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, ratios: Iterable[float]) -> list[int]:
+    """Ids of the special tokens that carry these ratios; none for other markers.
 
-    A model was never trained on tokens that it does not use, and their embeddings are nearly the same. So a training
-    must train these embeddings too.
+    Nobody may have trained the embeddings of tokens that a model never used: those of SmolLM2's tokens for 0.5 to 0.9
+    are nearly the same. So a training must train them too.
+
+    Raises:
+        InputError: marker `token`, and the model has no spare special token for a ratio.
     """
     if settings.marker != "token":
         return []
-    return cast(list[int], tokenizer.convert_tokens_to_ids(_spare_tokens(tokenizer)[:9]))
-
-
-def _spare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The model's special tokens, in the order of their ids, that neither its chat template nor its texts use."""
-    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
-    return [
-        token.content
-        for _, token in sorted(tokenizer.added_tokens_decoder.items())
-        if token.special and token.content not in used and token.content not in (tokenizer.chat_template or "")
-    ]
+    tokens = [_ratio_token(tokenizer, ratio) for ratio in sorted(set(ratios)) if ratio < 1]
+    return cast(list[int], tokenizer.convert_tokens_to_ids(tokens))
 
 
 def _ratio_token(tokenizer: PreTrainedTokenizerBase, ratio: float) -> str:
-    """The special token for a tenth."""
-    spare = _spare_tokens(tokenizer)
+    """The special token for a tenth: one of the model's own that neither its chat template nor its texts use."""
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    spare = [
+        token.content
+        for _, token in added
+        if token.special and token.content not in used and token.content not in (tokenizer.chat_template or "")
+    ]
     tenth = round(10 * ratio)
     if abs(tenth - 10 * ratio) > 1e-9 or not 1 <= tenth <= len(spare):
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tokenskip_lib.core.records import InputError, few_of
 from tokenskip_lib.core.store import write_json
 from tokenskip_lib.models.adapters import CONFIG, WEIGHTS
 from tokenskip_lib.models.standalone import Weights, plain_adapter
@@ -24,12 +25,18 @@ def round_adapter(name: Path | str, folder: Path) -> None:
         folder: is there already.
 
     Raises:
-        InputError: there is no such adapter, or it is more than low-rank changes of linear layers.
+        InputError: there is no such adapter, it is more than low-rank changes of linear layers, or it is in 8-bit
+            floats already.
     """
     adapter, config = plain_adapter(name)
+    weights = load_file(adapter / WEIGHTS)
+    if strangers := [key for key in weights if ".lora_A." not in key and ".lora_B." not in key]:
+        raise InputError(f"{adapter}: cannot be rounded, it changes more than linear layers ({few_of(strangers)})")
+    if all(value.dtype == torch.float8_e4m3fn for value in weights.values()):
+        raise InputError(f"{adapter}: its weights are 8-bit floats already; export it with --format peft")
     with safe_open(adapter / WEIGHTS, framework="pt") as file:
         metadata = file.metadata()
-    save_file(rounded(load_file(adapter / WEIGHTS), config["lora_alpha"]), folder / WEIGHTS, metadata=metadata)
+    save_file(rounded(weights, config["lora_alpha"]), folder / WEIGHTS, metadata=metadata)
     write_json(folder / CONFIG, {**config, "lora_alpha": 1})
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets nobody else read its file
 
@@ -50,8 +57,8 @@ def rounded(weights: Weights, alpha: float) -> Weights:
         tensor([[0.0078, 0.0156]])
     """
     made: Weights = {}
-    for a_name in (name for name in weights if "lora_A" in name):
-        b_name = a_name.replace("lora_A", "lora_B")
+    for a_name in (name for name in weights if ".lora_A." in name):
+        b_name = a_name.replace(".lora_A.", ".lora_B.")
         a, b = (weights[name].float() * alpha**0.5 for name in (a_name, b_name))
         largest_a, largest_b = a.abs().amax(1), b.abs().amax(0)
         scale = torch.where((largest_a > 0) & (largest_b > 0), (largest_b / largest_a).sqrt(), 1.0)

@@ -80,8 +80,9 @@ def plain_adapter(name: Path | str) -> tuple[Path, dict[str, Any]]:
     for key, plain in _PLAIN.items():
         if (config.get(key) or plain) != plain:
             raise InputError(
-                f"{folder}: {key} is {config[key]}, and an adapter trained on top of it could not stand alone; merge "
-                "it into the model, and name the merged model's folder in target.model"
+                f"{folder}: {key} is {config[key]}, and only a plain LoRA adapter can be trained on, gone on from, "
+                "averaged or rounded; merge it into the model (`export --format merged`), and name the merged model's "
+                "folder in target.model"
             )
     return folder, config
 

@@ -70,7 +70,7 @@ def model_card(
         "## Prompt",
         _prompt(tokenizer, prompts, ratios),
         "## Training",
-        f"{data} {_recipe(summary)}".strip(),
+        f"{data} {_recipe(summary, prompts)}".strip(),
         "## Figures",
         _figures(metrics),
         "## Licence",
@@ -113,7 +113,7 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, prompts: PromptSettings, ratios:
     )
 
 
-def _recipe(summary: Mapping[str, Any]) -> str:
+def _recipe(summary: Mapping[str, Any], prompts: PromptSettings) -> str:
     if "recipe" not in summary:
         return ""
     recipe = summary["recipe"]
@@ -122,9 +122,10 @@ def _recipe(summary: Mapping[str, Any]) -> str:
         f"Rows: {summary['rows_trained']:,} trained, {summary['rows_held_out']:,} held out; {summary['steps']:,} "
         "steps. "
         + (f"It goes on from {recipe['start_from']}. " if recipe.get("start_from") else "")
-        + f"LoRA rank {recipe['rank']}, alpha {recipe['alpha']}, all linear layers; learning rate "
-        f"{recipe['learning_rate']:g}, cosine, warm-up {recipe['warmup']:g}; epochs {recipe['epochs']:g}, batch "
-        f"{recipe['batch_size'] * recipe['accumulation']}, seed {summary['seed']}. "
+        + f"LoRA rank {recipe['rank']}, alpha {recipe['alpha']}, all linear layers"
+        + (", and the embeddings of the marker's tokens" if prompts.marker == "token" else "")
+        + f"; learning rate {recipe['learning_rate']:g}, cosine, warm-up {recipe['warmup']:g}; epochs "
+        f"{recipe['epochs']:g}, batch {recipe['batch_size'] * recipe['accumulation']}, seed {summary['seed']}. "
         + (f"Held-out loss: {held_out} nats a response token. " if held_out is not None else "")
         + "The loss counts the response alone."
     )

@@ -82,13 +82,13 @@ def train_adapter(
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
             all attend to everything before a token, the folder cannot be written, another process trains there, the
-            target's adapter is no plain LoRA adapter, the adapter to start from has another rank or marker than the
-            settings, or a package of training.report_to is missing.
+            target's adapter is no plain LoRA adapter, the adapter to start from has another rank than the settings, or
+            no adapter can go on with marker `token`, or a package of training.report_to is missing.
     """
     if target is not None:
         plain_adapter(target)
-    tokens = [] if prompts is None else ratio_tokens(tokenizer, prompts)
-    check_start(settings, tokens)
+    check_start(settings, prompts)
+    tokens = [] if prompts is None else ratio_tokens(tokenizer, prompts, {row.ratio for row in rows})
     need_trackers(settings.report_to)
     data = _encode(rows, tokenizer, settings, folder)
     with only_writers(folder), _write_errors(folder):

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tokenskip_lib.core.records import InputError
-from tokenskip_lib.core.settings import TargetSettings, TrainingSettings
+from tokenskip_lib.core.settings import PromptSettings, TargetSettings, TrainingSettings
 from tokenskip_lib.models.adapters import trainable_adapter
 from tokenskip_lib.models.loading import load_model
 from tokenskip_lib.models.packing import attend_in_rows
@@ -36,11 +36,14 @@ def model_to_train(target: TargetSettings, training: TrainingSettings) -> PreTra
     return load_model(target.model_copy(update={"adapter": None}))
 
 
-def check_start(settings: TrainingSettings, ratio_tokens: Sequence[int] = ()) -> None:
-    """Raise InputError if the adapter to start from has another rank than the settings say, or no ratio tokens."""
+def check_start(settings: TrainingSettings, prompts: PromptSettings | None) -> None:
+    """Raise InputError if no training can go on from `training.start_from`.
+
+    There is no such adapter, it has another rank than the settings say, or the marker is `token`.
+    """
     if settings.start_from is None:
         return
-    if ratio_tokens:
+    if prompts is not None and prompts.marker == "token":
         raise InputError(
             f"training.start_from '{settings.start_from}': no adapter can go on with prompts.marker token, whose "
             "embeddings only a fresh adapter trains; leave start_from out, or set another marker"
