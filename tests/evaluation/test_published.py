@@ -110,7 +110,7 @@ def test_the_findings_have_the_seeds_of_the_whole_training():
     seeds = table[table["method"] == "tokenskip"].sort_values("ratio", ascending=False)
     names = ("docs/findings.md", "data/README.md", "notebooks/06_what_control_takes.ipynb")
     findings, data, notebook = (" ".join(committed(name).split()) for name in names)
-    section = findings.partition("### Three seeds differ")[2].partition(" ### ")[0]
+    section = findings.partition("### Three seeds of the last training differ")[2].partition(" ### ")[0]
     for seed, rows in seeds.groupby("training.seed"):
         accuracies = " | ".join(f"{100 * value:.1f}" for value in rows["accuracy"])
         assert f"| seed {seed}: accuracy % | {accuracies} |" in section
@@ -124,7 +124,7 @@ def test_the_findings_have_the_seeds_of_the_whole_training():
     mean = points.mean(axis=1).sort_index(ascending=False)
     shown = " | ".join(f"{value:+.1f}" for value in mean)
     assert f"| mean of the seeds: points from the target model | {shown} |" in section
-    intervals = section.partition("| mean of the seeds: 95% interval |")[2].partition(" | *")[0].split(" | ")
+    intervals = section.partition("| mean of the seeds: 95% interval |")[2].partition(" | Three seeds")[0].split(" | ")
     ends = [[float(end) for end in interval.strip(" |").split(" to ")] for interval in intervals[:6]]
     assert len(ends) == len(mean)  # the answers of single problems, which give the intervals, are not published
     assert all(low < value < high for (low, high), value in zip(ends, mean, strict=True))
@@ -138,26 +138,42 @@ def test_the_findings_have_the_seeds_of_the_whole_training():
     assert f"the loss is {' and '.join(lost)}" in findings
 
 
-def test_the_findings_say_from_how_many_rows_on_the_number_is_read():
-    table = pd.read_csv(io.StringIO(committed("data/results/demo-full_control.csv")))
-    paper = table[(table["training.ratios_a_problem"] == "all") & (table["prompts.marker"] == "eos")]
-    by_rows = paper[paper["method"] == "tokenskip"].groupby("rows_trained")
-    right = (100 * by_rows["accuracy"].mean()).round().astype(int)
-    share = (100 * by_rows[["ratio", "actual_ratio"]].apply(ratio_control)).round().astype(int)
-    blind = share.index[share < 10]
-    first, *others = share.index[share >= 10]
-    assert list(share.index) == [*blind, first, *others]
-    section = " ".join(committed("docs/findings.md").partition("### Control begins")[2].partition("\n### ")[0].split())
-    assert section.startswith(f"somewhere between {blind[-1]:,} and {first:,} rows ")
-    assert f"After {', '.join(f'{n:,}' for n in blind[:-1])} and {blind[-1]:,} rows the adapter does not" in section
-    below = paper[paper["rows_trained"].isin(blind) & (paper["ratio"] < 1)]["actual_ratio"]
-    assert f"Any request below 1.0 gives {below.min():.2f} to {below.max():.2f}." in section
-    assert f"Accuracy is {', '.join(f'{n}%' for n in right[blind[:-1]])} and {right[blind[-1]]}%" in section
-    assert (
-        f"{first:,} rows the answers follow {share[first]}% of a change in the request, and {right[first]}%" in section
+def _control_line(rows: pd.DataFrame, label: str) -> str:
+    """A line of the findings' tables of control."""
+    half, most = (rows[rows["ratio"] == ratio].iloc[0] for ratio in (0.5, 0.9))
+    lengths = " | ".join(
+        f"{row['actual_ratio']:.2f} ({row['actual_ratio_low']:.2f}-{row['actual_ratio_high']:.2f})"
+        for row in (half, most)
     )
-    for rows in others:
-        assert f"After {rows:,} rows they follow {share[rows]}%, and {right[rows]}% are right" in section
+    right = f"{100 * half['accuracy']:.0f} ({100 * half['accuracy_low']:.0f}-{100 * half['accuracy_high']:.0f})"
+    share = f"{ratio_control(rows[['ratio', 'actual_ratio']]):+.2f}"
+    return f"| {label} | {lengths} | {share} | {right} | {100 * rows['accuracy'].mean():.0f} |"
+
+
+def test_the_findings_have_the_tables_of_control():
+    table = pd.read_csv(io.StringIO(committed("data/results/demo-full_control.csv")))
+    table = table[table["method"] == "tokenskip"]
+    findings = committed("docs/findings.md")
+    kinds = table.groupby(["training.ratios_a_problem", "prompts.marker"])
+    paper = kinds.get_group(("all", "eos"))
+    lines = [_control_line(rows, f"{count:,}") for count, rows in paper.groupby("rows_trained")]
+    assert "\n".join(lines) in findings
+    by_rows = paper.groupby("rows_trained")
+    share = by_rows[["ratio", "actual_ratio"]].apply(ratio_control)
+    blind, reads = share.index[share < 0.1], share.index[share >= 0.1]
+    assert f"### Control begins somewhere between {blind[-1]:,} and {reads[0]:,} rows" in findings
+    assert f"Up to {blind[-2]:,} rows the answers to 0.5 and to 0.9 have the same length" in findings
+    half, most = (paper[paper["ratio"] == ratio].set_index("rows_trained") for ratio in (0.5, 0.9))
+    apart = half["actual_ratio_high"] < most["actual_ratio_low"]
+    assert list(apart.index[apart]) == list(reads)
+    for (ratios, marker), label in {
+        ("all", "eos"): "six ratios a problem, the paper's marker",
+        ("one", "eos"): "one ratio a problem, the paper's marker",
+        ("all", "words"): "six ratios a problem, words",
+        ("all", "token"): "six ratios a problem, a special token",
+    }.items():
+        rows = kinds.get_group((ratios, marker)).query("900 < rows_trained < 1000")
+        assert _control_line(rows, label) in findings and abs(ratio_control(rows[["ratio", "actual_ratio"]])) < 0.1
 
 
 def test_the_findings_have_the_intervals_of_the_small_studies():
@@ -171,15 +187,6 @@ def test_the_findings_have_the_intervals_of_the_small_studies():
     solved, low, high = (100 * original[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
     said = f"The target model solves {solved:.1f}% ({low:.1f}-{high:.1f}) of these {original['n']} problems"
     assert said in words
-    asked = control[control["method"] == "tokenskip"].groupby(["training.ratios_a_problem", "prompts.marker"])
-    share = {which: round(100 * ratio_control(rows[rows["rows_trained"] < 1000].query("rows_trained > 900")))
-             for which, rows in asked}  # fmt: skip
-    one, paper, token, text = (
-        share[which] for which in (("one", "eos"), ("all", "eos"), ("all", "token"), ("all", "words"))
-    )
-    assert f"follow {one}% of a change in the request, with six {paper}%" in words
-    assert f"follow {token}% of a change in the request for a special token, {paper}% for the paper's" in words
-    assert f"and {text}% for words" in words
     half = tables["budget"].query("method == 'tokenskip' and ratio == 0.5").set_index("evaluation.budget")
     ends = [
         f"{100 * half.loc[rule, 'accuracy']:.1f}% ({100 * half.loc[rule, 'accuracy_low']:.1f}-"
@@ -246,6 +253,38 @@ def test_the_findings_have_the_committed_adapters_paired_intervals():
     assert f"| committed: 95% interval of the points, problem by problem | {' | '.join(ends)} |" in findings
     points = re.findall(r"\(([+-]\d+\.\d)\)", re.search(r"\| committed: accuracy.*\n", findings)[0])
     assert points == [f"{100 * difference:+.1f}" for difference in rows["difference"]]
+
+
+def test_the_findings_say_how_many_lost_answers_have_a_false_equation():
+    losses = pd.read_csv(io.StringIO(committed("data/results/demo-more_losses.csv")))
+    rows = losses[losses["method"] == "tokenskip"].set_index("ratio")
+    long, short = rows[rows.index >= 0.7], rows[rows.index < 0.7].sum()
+    words = " ".join(committed("docs/findings.md").split())
+    assert (long["lost"] == long["wrong_equation"]).all()
+    assert f"{rows.loc[0.7, 'wrong_equation']} of {rows.loc[0.7, 'lost']} at 0.7" in words
+    assert f"At 0.6 and 0.5 it is {short['wrong_equation']} of {short['lost']} " in words
+    assert f"The other {short['uncheckable']} cannot be checked" in words
+    assert short["lost"] == short["wrong_equation"] + short["uncheckable"]
+
+
+def test_the_findings_have_the_loss_against_new_rows():
+    remedies = pd.read_csv(io.StringIO(committed("data/results/demo-full_remedies.csv")))
+    trials = {
+        "none": "first adapter",
+        "new problems, one ratio each": "many problems, one ratio each",
+        "the same, gone on with others": "the same, gone on with others",
+        "all in one training (the committed adapter)": "5,000 problems in one training, rounded to 8 bits",
+    }
+    count = 0
+    for label, trial in trials.items():
+        rows = remedies[remedies["trial"] == trial].set_index("ratio")
+        new = 0 if label == "none" else int(rows.loc[0.5, "rows_trained"])
+        count = count + new if "gone on" in label else new
+        cells = [
+            f"{row['points']:+.1f} ({row['points_low']:+.1f} to {row['points_high']:+.1f})"
+            for row in (rows.loc[0.7], rows.loc[0.5])
+        ]
+        assert f"| {label} | {count:,} | {cells[0]} | {cells[1]} |" in committed("docs/findings.md")
 
 
 def test_the_readme_has_the_interval_of_the_findings_at_the_smallest_ratio():

@@ -26,8 +26,9 @@ RECORDS = (
 # Tables of a run, in the folder RESULTS. A study adds one of its own, `<study>.csv`.
 METRICS, TIMINGS, RECOVERY, POLICY = "metrics.csv", "timings.csv", "recovery.csv", "policy.csv"
 COMPLEXITY, ORACLE = "token_complexity.csv", "oracle.csv"
-AGREEMENT, REGRET, COMPARISON = "agreement.csv", "regret.csv", "comparison.csv"
-TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE, AGREEMENT, REGRET, COMPARISON)
+AGREEMENT, REGRET = "agreement.csv", "regret.csv"
+COMPARISON, LOSSES = "comparison.csv", "losses.csv"
+TABLES = (METRICS, TIMINGS, RECOVERY, POLICY, COMPLEXITY, ORACLE, AGREEMENT, REGRET, COMPARISON, LOSSES)
 FIGURES, RESULTS, STUDIES, STATE = "figures", "results", "studies", "profile.json"
 
 # The first stage that a change of a setting makes stale, by section or by dotted name; the longer name wins.
