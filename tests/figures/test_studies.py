@@ -15,6 +15,19 @@ def _close_figures():
     plt.close("all")
 
 
+def test_a_loss_is_drawn_against_rows_with_its_interval_for_each_request():
+    table = pd.DataFrame(
+        {"rows": [100, 0, 0, 100], "ratio": [0.5, 0.5, 0.7, 0.7], "points": [-3.0, -7.0, -4.0, -1.0],
+         "points_low": [-5.0, -9.0, -6.0, -3.0], "points_high": [-1.0, -4.0, -2.0, 1.0]}
+    )  # fmt: skip
+    (axes,) = study_figures.loss_figure(table).axes
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == ["asked for 0.5", "asked for 0.7"]
+    data, _, (bars,) = handles[0].lines
+    assert list(data.get_ydata()) == [-7.0, -3.0]
+    assert [(low, high) for (_, low), (_, high) in bars.get_segments()] == [(-9.0, -4.0), (-5.0, -1.0)]
+
+
 def test_scorers_stand_in_the_order_of_their_best_accuracy():
     table = pd.DataFrame(
         {

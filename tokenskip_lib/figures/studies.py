@@ -96,6 +96,26 @@ def control_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def loss_figure(table: pd.DataFrame) -> Figure:
+    """Points lost against the rows that an adapter went on learning from, a line for each requested ratio.
+
+    Args:
+        table: columns rows, ratio, and points from the target model's accuracy with points_low and points_high.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.6))
+        for number, (ratio, rows) in enumerate(table.sort_values("rows").groupby("ratio")):
+            errors = _lengths(rows["points"], rows["points_low"], rows["points_high"])
+            places = rows["rows"] + 40 * number  # no error bar hides another
+            axes.errorbar(places, rows["points"], errors, fmt="os"[number % 2] + "-", color=PALETTE[number], capsize=2,
+                          elinewidth=0.8, linewidth=1.4, markersize=5, label=f"asked for {ratio:g}")  # fmt: skip
+        axes.axhline(0, color="black", linestyle=":", linewidth=1)
+        axes.annotate("target model", (0, 0), (0, 3), textcoords="offset points")
+        axes.set(xlabel="rows on top of the first adapter", ylabel="points of accuracy, 95% interval")
+        axes.legend(loc="lower right")
+    return figure
+
+
 def by_ratio_figure(
     curves: Mapping[str, pd.DataFrame],
     ylabel: str,
