@@ -81,6 +81,7 @@ bench: $(READY) ## the claims about speed, each against its peer
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training --against  # the commit before
 	$(BIN)/python -m benchmarks.memory
 
 book: $(READY) ## notebooks, pages and API as a site in docs/_build/html; once set up, it needs no network

@@ -1,6 +1,6 @@
 """LoRA training on mixed-ratio rows: the plain way of the authors' code against this library's.
 
-    python -m benchmarks.training [--quick] [--against REVISION]
+    python -m benchmarks.training [--quick] [--against [REVISION]]
 
 Both sides train an adapter of the same shape and start on the demo's target model, on the same rows
 in the same optimiser steps of 8: worked solutions of gsm_symbolic, each pruned at six ratios. The plain way takes
@@ -8,7 +8,8 @@ one row at a time, accumulates eight, and computes logits of every position. Thi
 computes once what rows share, and computes logits of the response alone. The sides take turns (A B A B) on blocks
 of problems, and the loss of every step is compared.
 
-With --against, the other side is this library as it was at a revision of git (9bda3b6 or later).
+With --against, the other side is this library as it was at a revision of git (9bda3b6 or later; the commit before if
+none is named).
 """
 
 import argparse
@@ -225,7 +226,10 @@ def compare_with_revision(revision: str, problems: list[Problem], turns: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer problems: under 50 seconds on 2 cores")
-    parser.add_argument("--against", metavar="REVISION", help="compare with this library at a revision of git")
+    parser.add_argument(
+        "--against", metavar="REVISION", nargs="?", const="HEAD~1",
+        help="compare with this library at a revision of git; without a name, at the commit before",
+    )  # fmt: skip
     given = parser.parse_args()
     quick = given.quick
     profile = load_profile("demo")

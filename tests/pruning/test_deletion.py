@@ -88,8 +88,9 @@ def test_both_measurements_from_the_same_passes_are_those_of_each_scorer(chains,
             assert found.key == expected.key and found.spans == expected.spans
 
 
-def test_greedy_deletion_takes_the_cheapest_span_each_time(problems, chain_of, tiny_model, tiny_tokenizer):
-    chain = chain_of(problems[0], "Tom has 3 + 4 = 7.")
+@pytest.mark.parametrize("text", ["Tom has 3 + 4 = 7.", "So 12 - 5 = 7 remain.", "It costs 6 * 2 = 12."])
+def test_greedy_deletion_takes_the_cheapest_span_each_time(text, problems, chain_of, tiny_model, tiny_tokenizer):
+    chain = chain_of(problems[0], text)
     scorer = LeaveOneOutScorer(tiny_model, tiny_tokenizer, PromptSettings())
     curve = greedy_deletion(scorer, chain)
     assert len(segment(chain.chain)) == 8 == len(curve.texts) == len(curve.answer_log_probs) == len(curve.removed) + 1
