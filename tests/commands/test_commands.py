@@ -228,7 +228,7 @@ def test_own_chains_become_training_rows_for_another_trainer(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--format", "alpaca"], "unknown format 'alpaca' (one of: trl, llamafactory, peft, merged)"),
+        (["--format", "alpaca"], "unknown format 'alpaca' (one of: trl, llamafactory, peft, peft-8bit, merged)"),
         (["--format", "peft"], "takes no CHAINS"),
         (["--scorer", "position"], "own.jsonl:1: no 'question'"),
         (["--set", "execution.kind=ray"], "export works in this process"),
