@@ -83,10 +83,10 @@ def ratio_marker(tokenizer: PreTrainedTokenizerBase, ratio: float, settings: Pro
 
 
 def ratio_tokens(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, ratios: Iterable[float]) -> list[int]:
-    """Ids of the special tokens that carry these ratios; none for other markers.
+    """Find the ids of the special tokens that stand for these ratios. The list is empty for other markers.
 
-    Nobody may have trained the embeddings of tokens that a model never used: those of SmolLM2's tokens for 0.5 to 0.9
-    are nearly the same. So a training must train them too.
+    The model never used these tokens, so their embeddings may be untrained. SmolLM2's tokens for 0.5 to 0.9 have nearly
+    the same embedding. That is why a training trains these embeddings too.
 
     Raises:
         InputError: marker `token`, and the model has no spare special token for a ratio.

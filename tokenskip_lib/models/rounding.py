@@ -18,7 +18,7 @@ from tokenskip_lib.models.standalone import Weights, plain_adapter
 def round_adapter(name: Path | str, folder: Path) -> None:
     """Write an adapter's configuration and its weights in 8-bit floats into a folder.
 
-    Its alpha becomes 1, which lets the numbers be larger: the smallest ones have fewer digits.
+    The written alpha is 1. So the numbers in the file are larger; 8-bit floats store very small ones less exactly.
 
     Args:
         name: a folder, or the hub's name.
@@ -42,9 +42,9 @@ def round_adapter(name: Path | str, folder: Path) -> None:
 
 
 def rounded(weights: Weights, alpha: float) -> Weights:
-    """LoRA weights as 8-bit floats (e4m3) that change the model as before, to rounding, with an alpha of 1.
+    """LoRA weights in 8-bit floats (e4m3). With an alpha of 1 they change the model as before, up to rounding.
 
-    Each rank's row of A and column of B are scaled to the same largest number, since neither may be small.
+    Each rank's row of A and column of B are scaled to the same largest number, so that neither is stored less exactly.
 
     Args:
         weights: by peft's names; A is (rank, inputs) and B is (outputs, rank).

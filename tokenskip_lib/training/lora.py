@@ -82,8 +82,8 @@ def train_adapter(
     Raises:
         InputError: no row is left to train on, the processes cannot share a batch evenly, the model's blocks do not
             all attend to everything before a token, the folder cannot be written, another process trains there, the
-            target's adapter is no plain LoRA adapter, the adapter to start from has another rank than the settings, or
-            no adapter can go on with marker `token`, or a package of training.report_to is missing.
+            target's adapter is no plain LoRA adapter, the adapter to start from has another rank than the settings,
+            training.start_from is set with marker `token`, or a package of training.report_to is missing.
     """
     if target is not None:
         plain_adapter(target)
