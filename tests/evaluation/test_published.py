@@ -184,6 +184,33 @@ def test_the_findings_have_the_tables_of_control():
             assert f"{distance.mean():.2f} {distance[rows['ratio'] == 0.5].item():.2f}" == "0.01 0.04"
 
 
+def test_the_log_of_trials_says_how_fast_training_is():
+    log = " ".join(committed("docs/log-of-trials.md").split())
+    table = pd.read_csv(io.StringIO(committed("data/results/training.csv")))
+    pairs = {name: (rows.iloc[0], rows.iloc[1]) for name, rows in table.groupby("comparison")}
+    times = {name: other["seconds"] / ours["seconds"] for name, (other, ours) in pairs.items()}
+    labels = {
+        "9bda3b6": "commit 9bda3b6",
+        "one ratio a problem": "transformers' Trainer, one ratio a problem",
+        "six ratios a problem": "transformers' Trainer, six ratios a problem",
+    }
+    for name, label in labels.items():
+        other, ours = pairs[name]
+        assert (
+            f"| {label} | {ours['rows']:.0f} | {ours['steps']:.0f} | {other['seconds']} | {ours['seconds']} | "
+            f"{times[name]:.2f} |" in log
+        )
+        assert other["mean_loss"] == ours["mean_loss"]
+    _, six = pairs["six ratios a problem"]
+    shares = [f"{100 * pairs[name][1]['share_of_peak']:.0f}%" for name in list(labels)[1:]]
+    assert f"reaches {shares[0]} of the processor's peak with one ratio a problem, and {shares[1]} with six" in log
+    linear, reached = six["linear_layers"], six["share_of_peak"]
+    assert f"take {100 * linear:.0f}% of a step" in log
+    assert f"{1 / linear:.2f} times as fast as now, and reach {100 * reached / linear:.0f}% of the peak" in log
+    assert f"takes {times['one product']:.0f} times as long as in float32" in log
+    assert f"makes a step {times['one step']:.2f} times as fast" in log
+
+
 def test_the_findings_have_the_intervals_of_the_small_studies():
     words = " ".join(committed("docs/findings.md").split())
     tables = {
