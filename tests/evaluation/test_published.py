@@ -166,17 +166,17 @@ def test_the_findings_have_the_tables_of_control():
     half, most = (paper[paper["ratio"] == ratio].set_index("rows_trained") for ratio in (0.5, 0.9))
     apart = half["actual_ratio_high"] < most["actual_ratio_low"]
     assert list(apart.index[apart]) == list(reads)
-    kept = {
+    labels = {
         ("all", "eos"): "six ratios a problem, the paper's marker",
         ("one", "eos"): "one ratio a problem, the paper's marker",
         ("all", "words"): "six ratios a problem, words",
         ("all", "token"): "six ratios a problem, a special token",
     }
     few, many = table.query("900 < rows_trained < 1000"), table.query("rows_trained == 11610")
-    compared = [(few, kind) for kind in kept] + [(many, ("all", marker)) for marker in ("eos", "token")]
+    compared = [(few, kind) for kind in labels] + [(many, ("all", marker)) for marker in ("eos", "token")]
     for rows, (ratios, marker) in compared:
         rows = rows[(rows["training.ratios_a_problem"] == ratios) & (rows["prompts.marker"] == marker)]
-        assert _control_line(rows, f"{rows['rows_trained'].iloc[0]:,} | {kept[ratios, marker]}") in findings
+        assert _control_line(rows, f"{rows['rows_trained'].iloc[0]:,} | {labels[ratios, marker]}") in findings
         distance = (rows["actual_ratio"] - rows["ratio"]).abs()
         if rows["rows_trained"].iloc[0] < 1000:
             assert abs(ratio_control(rows[["ratio", "actual_ratio"]])) < 0.1
